@@ -1,0 +1,1 @@
+//! What every program shows its operator: config file, logs, metrics, status.

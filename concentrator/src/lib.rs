@@ -1,0 +1,1 @@
+//! sipcast-concentrator: decapsulate, SIP proxy and registrar, relay control.

@@ -1,0 +1,1 @@
+//! sipcast-ingress: capture, mark, encapsulate.

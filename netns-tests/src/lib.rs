@@ -1,0 +1,1 @@
+//! sipcast-lab: topologies of network namespaces, real peers, demo, scenarios, benchmarks.

@@ -1,0 +1,1 @@
+//! sipcast-rtp-agent: RTP relay under remote control.

@@ -1,0 +1,1 @@
+//! TUN devices and raw tunnel sockets: the only crate with unsafe.

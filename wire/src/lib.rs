@@ -1,0 +1,1 @@
+//! Bytes to types and back for everything that crosses a machine border; pure.

@@ -1,1 +1,4 @@
 //! SIP as state machines: messages, transactions, proxy, registrar; pure.
+#![forbid(unsafe_code)]
+
+pub mod hop;

@@ -1,1 +1,5 @@
 //! Bytes to types and back for everything that crosses a machine border; pure.
+#![forbid(unsafe_code)]
+
+pub mod gre;
+pub mod mark;

@@ -1,0 +1,97 @@
+//! Where a message came from and where one goes.
+//!
+//! A [`Flow`] is how to reach a user agent: for UDP the pair of addresses, for a stream transport
+//! the connection as well. A [`Hop`] is a flow together with the relay that the edge's mark named
+//! on the way in. A [`Transmit`] is what the machines of this crate produce: bytes for a flow.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use wire::mark::RelayId;
+
+/// A SIP transport (RFC 3261 section 18, RFC 7118).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A TCP connection.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// WebSocket over TCP.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
+}
+
+impl Transport {
+    /// True where the transport retransmits by itself, so that the transaction timers that
+    /// retransmit stay off (RFC 3261 section 17).
+    pub const fn is_reliable(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp | Self::Tls | Self::Ws | Self::Wss => true,
+        }
+    }
+
+    /// The name in a Via header: `UDP`, `TCP`, `TLS`, `WS`, `WSS`.
+    pub const fn via_name(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::Ws => "WS",
+            Self::Wss => "WSS",
+        }
+    }
+
+    /// The transport that a name in a Via header or a `transport` parameter means, in any case.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        [Self::Udp, Self::Tcp, Self::Tls, Self::Ws, Self::Wss]
+            .into_iter()
+            .find(|transport| name.eq_ignore_ascii_case(transport.via_name().as_bytes()))
+    }
+}
+
+/// One accepted connection, unique for the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+/// How to reach a user agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// The transport.
+    pub transport: Transport,
+    /// The user agent's address as we see it: behind a NAT, the NAT's.
+    pub peer: SocketAddr,
+    /// The service address and port it talks to.
+    pub local: SocketAddr,
+    /// The connection, for every transport but UDP.
+    pub connection: Option<ConnectionId>,
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport.via_name(), self.peer)
+    }
+}
+
+/// Where a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// The flow that the message used.
+    pub flow: Flow,
+    /// The relay of the edge that carried it; `None` when it did not come through a tunnel or
+    /// the edge has no relay of its own.
+    pub relay: Option<RelayId>,
+}
+
+/// A message to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub flow: Flow,
+    /// The whole message.
+    pub bytes: Bytes,
+}

@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod hop;
+pub mod timer;
+pub mod transaction;

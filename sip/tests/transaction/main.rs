@@ -1,0 +1,10 @@
+//! The transactions of RFC 3261 section 17 and RFC 6026, in virtual time.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod clock;
+mod timetables;
+mod transitions;

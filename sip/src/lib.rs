@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod hop;
+pub mod message;
 pub mod timer;
 pub mod transaction;

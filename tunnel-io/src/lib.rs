@@ -1,1 +1,27 @@
-//! TUN devices and raw tunnel sockets: the only crate with unsafe.
+//! What the programs open in the kernel: TUN devices, GRE sockets, marked UDP sockets, routes.
+//!
+//! This is the only crate with unsafe code, and the only one that knows tokio's `AsyncFd`
+//! ([`watched`]), `sendmmsg`/`recvmmsg` ([`mmsg`]) and netlink ([`rtnetlink`]). It decides nothing:
+//! bytes in, bytes out, and failures as counts, because a failed send is an ordinary event for a
+//! program that talks to the whole Internet.
+//!
+//! * [`tun`]: a TUN device with its MTU, read in batches.
+//! * [`routes`]: routes into a device and addresses on `lo`, taken away again when dropped.
+//! * [`system`]: the kernel settings that the tunnel needs, set or checked with clear messages.
+//! * [`gre_socket`]: GRE over IPv4 or IPv6, one `sendmmsg` a batch and no copy of the packet.
+//! * [`udp_socket`]: UDP with the ToS octet of every datagram.
+//! * [`tcp`]: a listener with a lowered MSS.
+
+pub mod gre_socket;
+mod mmsg;
+pub mod packet_batch;
+pub mod routes;
+mod rtnetlink;
+pub mod send_report;
+pub mod system;
+pub mod tcp;
+pub mod tun;
+pub mod udp_socket;
+mod watched;
+
+pub use mmsg::{Datagram, DatagramBatch, MAX_BATCH};

@@ -1,0 +1,199 @@
+//! The few rtnetlink requests that the tunnel needs, written by hand; rtnetlink(7), netlink(7).
+//!
+//! A request is a netlink header, a fixed part, then attributes of type, length and value, each
+//! padded to four bytes. The kernel answers with one error message, where error 0 means done.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
+
+const HEADER_LEN: usize = 16;
+
+/// Sets the MTU and brings the link up, in one request.
+pub(crate) fn set_link_up(index: u32, mtu: u32) -> io::Result<()> {
+    let up = libc::IFF_UP as u32;
+    // struct ifinfomsg: family, pad, type, index, flags, mask of flags to change.
+    let mut fixed = vec![libc::AF_UNSPEC as u8, 0, 0, 0];
+    fixed.extend(index.to_ne_bytes());
+    fixed.extend(up.to_ne_bytes());
+    fixed.extend(up.to_ne_bytes());
+    Request::new(libc::RTM_NEWLINK, 0, &fixed)
+        .attribute(libc::IFLA_MTU, &mtu.to_ne_bytes())
+        .send()
+}
+
+/// Adds a route for exactly this address into the device; fails if there is one.
+pub(crate) fn add_route(destination: IpAddr, index: u32) -> io::Result<()> {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    route(libc::RTM_NEWROUTE, flags, destination, index)
+}
+
+/// Removes the route that [`add_route`] added.
+pub(crate) fn remove_route(destination: IpAddr, index: u32) -> io::Result<()> {
+    route(libc::RTM_DELROUTE, 0, destination, index)
+}
+
+fn route(kind: u16, flags: i32, destination: IpAddr, index: u32) -> io::Result<()> {
+    let (family, octets) = octets(destination);
+    let scope = if destination.is_ipv4() {
+        libc::RT_SCOPE_LINK
+    } else {
+        libc::RT_SCOPE_UNIVERSE
+    };
+    // struct rtmsg: family, prefix lengths, tos, table, protocol, scope, type, flags.
+    let mut fixed = vec![family, octets.len() as u8 * 8, 0, 0];
+    fixed.extend([
+        libc::RT_TABLE_MAIN,
+        libc::RTPROT_STATIC,
+        scope,
+        libc::RTN_UNICAST,
+    ]);
+    fixed.extend([0; 4]);
+    Request::new(kind, flags, &fixed)
+        .attribute(libc::RTA_DST, &octets)
+        .attribute(libc::RTA_OIF, &index.to_ne_bytes())
+        .send()
+}
+
+/// Adds the address, alone in its prefix, to the device; fails if it is there.
+pub(crate) fn add_address(address: IpAddr, index: u32) -> io::Result<()> {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    local_address(libc::RTM_NEWADDR, flags, address, index)
+}
+
+/// Removes the address from the device.
+pub(crate) fn remove_address(address: IpAddr, index: u32) -> io::Result<()> {
+    local_address(libc::RTM_DELADDR, 0, address, index)
+}
+
+fn local_address(kind: u16, flags: i32, address: IpAddr, index: u32) -> io::Result<()> {
+    let (family, octets) = octets(address);
+    // Without duplicate address detection an IPv6 address can be bound at once.
+    let address_flags = if address.is_ipv6() {
+        libc::IFA_F_NODAD as u8
+    } else {
+        0
+    };
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let mut fixed = vec![
+        family,
+        octets.len() as u8 * 8,
+        address_flags,
+        libc::RT_SCOPE_UNIVERSE,
+    ];
+    fixed.extend(index.to_ne_bytes());
+    Request::new(kind, flags, &fixed)
+        .attribute(libc::IFA_LOCAL, &octets)
+        .attribute(libc::IFA_ADDRESS, &octets)
+        .send()
+}
+
+fn octets(address: IpAddr) -> (u8, Vec<u8>) {
+    match address {
+        IpAddr::V4(v4) => (libc::AF_INET as u8, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (libc::AF_INET6 as u8, v6.octets().to_vec()),
+    }
+}
+
+/// A netlink message under construction.
+struct Request(Vec<u8>);
+
+impl Request {
+    fn new(kind: u16, flags: i32, fixed: &[u8]) -> Self {
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
+        let mut bytes = vec![0; 4];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(1u32.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(fixed);
+        Self(bytes)
+    }
+
+    fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = (4 + value.len()) as u16;
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let length = (self.0.len() as u32).to_ne_bytes();
+        self.0[..4].copy_from_slice(&length);
+        self.0
+    }
+
+    fn send(self) -> io::Result<()> {
+        let protocol = SockProtocol::NetlinkRoute;
+        let kernel = NetlinkAddr::new(0, 0);
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
+        )?;
+        sendto(
+            socket.as_raw_fd(),
+            &self.finish(),
+            &kernel,
+            MsgFlags::empty(),
+        )?;
+        let mut answer = [0; 4_096];
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        acknowledgement(&answer[..length])
+    }
+}
+
+/// Reads the answer: a header of type NLMSG_ERROR, then a negative errno or 0.
+fn acknowledgement(answer: &[u8]) -> io::Result<()> {
+    let unexpected = || io::Error::other("unexpected answer from netlink");
+    let kind = answer
+        .get(4..6)
+        .and_then(|b| b.first_chunk().copied())
+        .ok_or_else(unexpected)?;
+    let code = answer
+        .get(HEADER_LEN..)
+        .and_then(|b| b.first_chunk().copied());
+    match (
+        i32::from(u16::from_ne_bytes(kind)),
+        code.map(i32::from_ne_bytes),
+    ) {
+        (libc::NLMSG_ERROR, Some(0)) => Ok(()),
+        (libc::NLMSG_ERROR, Some(code)) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        _ => Err(unexpected()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_carries_its_length_and_padded_attributes() {
+        let bytes = Request::new(libc::RTM_NEWADDR, 0, &[1; 8])
+            .attribute(7, &[9; 5])
+            .finish();
+        assert_eq!(bytes.len(), HEADER_LEN + 8 + 12);
+        assert_eq!(bytes[..4], (bytes.len() as u32).to_ne_bytes());
+        assert_eq!(bytes[24..26], 9u16.to_ne_bytes());
+        assert_eq!(bytes[28..], [9, 9, 9, 9, 9, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_answer_is_done_or_an_errno() {
+        let mut answer = vec![0; 36];
+        answer[4] = libc::NLMSG_ERROR as u8;
+        assert!(acknowledgement(&answer).is_ok());
+        answer[16..20].copy_from_slice(&(-libc::EEXIST).to_ne_bytes());
+        let error = acknowledgement(&answer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(acknowledgement(&answer[..10]).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! The kernel settings that a tunnel end needs: set where the setting belongs to our own device,
+//! checked with a clear message where it belongs to the whole machine.
+
+use std::fs;
+use std::io;
+
+/// A setting of the machine that keeps the tunnel from working.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} is {found}: {consequence}; {remedy}")]
+pub struct SystemError {
+    setting: String,
+    found: String,
+    consequence: &'static str,
+    remedy: String,
+}
+
+/// Switches the reverse path filter of our device off.
+///
+/// Packets from the whole Internet come out of the tunnel device, while the way back to their
+/// senders is another one: the filter would drop them all. The kernel uses the larger of the
+/// device's value and that of `all`, so a non-zero `all` is an error.
+pub fn switch_reverse_path_filter_off(device: &str) -> Result<(), SystemError> {
+    let own = format!("net.ipv4.conf.{}.rp_filter", device.replace('.', "/"));
+    set(&own, "0").map_err(|error| SystemError {
+        setting: own.clone(),
+        found: format!("not writable ({error})"),
+        consequence: "the kernel may drop packets that come out of the tunnel",
+        remedy: format!("run with CAP_NET_ADMIN, or set it beforehand: sysctl -w {own}=0"),
+    })?;
+    require(
+        "net.ipv4.conf.all.rp_filter",
+        |value| value == "0",
+        "the kernel drops packets that come out of the tunnel, because the way back to their \
+         senders is another one",
+        "0",
+    )
+}
+
+/// Requires that the kernel forwards IPv4 packets, or nothing reaches the tunnel device.
+pub fn require_ipv4_forwarding() -> Result<(), SystemError> {
+    require(
+        "net.ipv4.ip_forward",
+        |value| value != "0",
+        "the kernel does not forward packets to the service address into the tunnel",
+        "1",
+    )
+}
+
+/// The same for IPv6.
+pub fn require_ipv6_forwarding() -> Result<(), SystemError> {
+    require(
+        "net.ipv6.conf.all.forwarding",
+        |value| value != "0",
+        "the kernel does not forward packets to the service address into the tunnel",
+        "1",
+    )
+}
+
+fn require(
+    setting: &str,
+    is_good: impl Fn(&str) -> bool,
+    consequence: &'static str,
+    wanted: &str,
+) -> Result<(), SystemError> {
+    let found = match get(setting) {
+        Ok(value) if is_good(&value) => return Ok(()),
+        Ok(value) => value,
+        Err(error) => format!("not readable ({error})"),
+    };
+    Err(SystemError {
+        setting: setting.to_owned(),
+        found,
+        consequence,
+        remedy: format!("run: sysctl -w {setting}={wanted}"),
+    })
+}
+
+fn get(setting: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(path(setting))?.trim().to_owned())
+}
+
+fn set(setting: &str, value: &str) -> io::Result<()> {
+    fs::write(path(setting), value)
+}
+
+/// As sysctl(8) does it: dots are slashes, and a slash is a dot of a device name.
+fn path(setting: &str) -> String {
+    let swapped = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    format!(
+        "/proc/sys/{}",
+        setting.chars().map(swapped).collect::<String>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_setting_is_reported_with_its_consequence_and_remedy() {
+        let error = require(
+            "kernel.ostype",
+            |value| value == "BSD",
+            "nothing works",
+            "BSD",
+        );
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "kernel.ostype is Linux: nothing works; run: sysctl -w kernel.ostype=BSD"
+        );
+    }
+}

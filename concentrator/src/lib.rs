@@ -1,1 +1,4 @@
 //! sipcast-concentrator: decapsulate, SIP proxy and registrar, relay control.
+
+pub mod config;
+pub mod flows;

@@ -1,0 +1,312 @@
+//! The configuration: `concentrator.toml` as checked types.
+//!
+//! [`Config::load`] reads the file ([`file::File`] is its shape) and then judges what TOML cannot:
+//! that (key, mark) names one relay world-wide, that an outer source belongs to one edge, that
+//! certificates are there. An error names file, line and key and says what to change; the program
+//! then ends with exit code 2 and has opened nothing.
+//!
+//! Relative paths in the file start at the folder of the file.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use admin::config::{ConfigError, LogSection};
+use ipnetwork::IpNetwork;
+use wire::gre::TunnelKey;
+use wire::mark::{Mark, RelayId};
+
+mod checks;
+pub mod file;
+
+use checks::{
+    check_domains, check_edges, check_media, check_registrar, check_relay_control,
+    check_service_addresses, check_sip, check_tunnel,
+};
+use file::File;
+
+/// Where the admin pages are when the file does not say.
+const DEFAULT_ADMIN_PORT: u16 = 9102;
+/// A cookie key that is shorter is no match for HMAC-SHA-256.
+const MIN_COOKIE_KEY: usize = 32;
+
+/// Everything the program was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of this concentrator.
+    pub name: String,
+    /// The anycast addresses.
+    pub service_addresses: Vec<IpAddr>,
+    /// The domains that this service is the registrar of, in lower case.
+    pub domains: Vec<String>,
+    /// The tunnel's end.
+    pub tunnel: Tunnel,
+    /// The edges.
+    pub edges: Vec<Edge>,
+    /// SIP transports.
+    pub sip: Sip,
+    /// Registrar limits.
+    pub registrar: Registrar,
+    /// Which relay carries media, and when.
+    pub media: Media,
+    /// The key of the signed state; `None`: make one at the start.
+    pub cookie_key: Option<CookieKey>,
+    /// Where the rtp-agents connect to; always there when an edge has relays.
+    pub relay_control: Option<RelayControl>,
+    /// The operator's HTTP listener.
+    pub admin_listen: SocketAddr,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// The concentrator's end of the tunnels.
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// The address that the edges send to.
+    pub listen: IpAddr,
+    /// The largest inner packet.
+    pub mtu: u16,
+    /// The name of the TUN device.
+    pub device: String,
+}
+
+/// One edge node.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// The name in logs and metrics.
+    pub name: String,
+    /// The outer source addresses.
+    pub sources: Vec<IpNetwork>,
+    /// The tunnel key, which names the edge.
+    pub key: TunnelKey,
+    /// The key before a rotation, still accepted.
+    pub old_key: Option<TunnelKey>,
+    /// Which user agents may come through this edge; empty means all.
+    pub allowed_sources: Vec<IpNetwork>,
+    /// The relays, in the order in which they stand in for each other.
+    pub relays: Vec<EdgeRelay>,
+}
+
+impl Edge {
+    /// The world-wide name of one of its relays.
+    pub fn relay_id(&self, relay: &EdgeRelay) -> RelayId {
+        RelayId {
+            key: self.key,
+            mark: relay.mark,
+        }
+    }
+}
+
+/// One relay of an edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeRelay {
+    /// Its mark, 1..=63.
+    pub mark: Mark,
+    /// The name in the rtp-agent's certificate.
+    pub agent: String,
+}
+
+/// SIP transports and their limits.
+#[derive(Debug, Clone)]
+pub struct Sip {
+    /// The port on every service address.
+    pub port: u16,
+    /// Listen on UDP.
+    pub udp: bool,
+    /// Listen on TCP.
+    pub tcp: bool,
+    /// Limits of the connections.
+    pub limits: TcpLimits,
+}
+
+/// What connections may cost.
+#[derive(Debug, Clone)]
+pub struct TcpLimits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one source address.
+    pub connections_per_source: usize,
+    /// A connection that says nothing for so long is closed.
+    pub idle: Duration,
+    /// A message that is not complete after so long closes its connection.
+    pub message: Duration,
+    /// The largest message.
+    pub message_bytes: usize,
+}
+
+/// Registrar limits (RFC 3261 section 10.3).
+#[derive(Debug, Clone)]
+pub struct Registrar {
+    /// A shorter registration is answered 423.
+    pub min_expires: Duration,
+    /// Where the phone names none.
+    pub default_expires: Duration,
+    /// A longer one is shortened.
+    pub max_expires: Duration,
+    /// Bindings in all.
+    pub max_bindings: usize,
+    /// Contacts of one address-of-record.
+    pub max_contacts_per_user: usize,
+}
+
+/// Which relay carries the media of a call, and when one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Media {
+    /// Whose edge gives the relay.
+    pub anchor: Anchor,
+    /// When a relay is used.
+    pub relay: RelayUse,
+}
+
+/// Whose edge gives the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Anchor {
+    /// The edge that the caller's INVITE came through.
+    Caller,
+}
+
+/// When a relay is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayUse {
+    /// When a party is behind NAT or the address families differ.
+    Auto,
+    /// For every call.
+    Always,
+    /// Never: media go directly.
+    Never,
+}
+
+/// A secret; printing it prints nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CookieKey(pub Vec<u8>);
+
+impl fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CookieKey({} bytes)", self.0.len())
+    }
+}
+
+/// Where the rtp-agents connect to.
+#[derive(Debug, Clone)]
+pub struct RelayControl {
+    /// The listener.
+    pub listen: SocketAddr,
+    /// PEM, this concentrator's certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM, its private key.
+    pub private_key: PathBuf,
+    /// PEM, the authorities whose rtp-agents are believed.
+    pub ca: PathBuf,
+}
+
+impl admin::run::Config for Config {
+    fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file: File = admin::config::load(path)?;
+        let mut config = Self::check(path, &file)?;
+        config.read_files(path, &file)?;
+        Ok(config)
+    }
+
+    fn log(&self) -> &LogSection {
+        &self.log
+    }
+}
+
+impl Config {
+    /// Judges the values; touches no other file.
+    pub fn check(path: &Path, file: &File) -> Result<Self, ConfigError> {
+        let place = |problem: Problem| ConfigError::invalid(path, &problem.key, problem.message);
+        let admin_listen = file.admin.listen(path, DEFAULT_ADMIN_PORT)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::from_file(file, admin_listen, folder).map_err(place)
+    }
+
+    fn from_file(file: &File, admin_listen: SocketAddr, folder: &Path) -> Result<Self, Problem> {
+        if file.name.trim().is_empty() {
+            return problem("name", "is empty; give this concentrator a name");
+        }
+        check_service_addresses(file)?;
+        let edges = check_edges(file)?;
+        check_relay_control(file.relay_control.as_ref(), &edges)?;
+        Ok(Self {
+            name: file.name.clone(),
+            service_addresses: file.service_addresses.clone(),
+            domains: check_domains(&file.domains)?,
+            tunnel: check_tunnel(&file.tunnel)?,
+            edges,
+            sip: check_sip(&file.sip)?,
+            registrar: check_registrar(&file.registrar)?,
+            media: check_media(&file.media)?,
+            cookie_key: None,
+            relay_control: file.relay_control.as_ref().map(|control| RelayControl {
+                listen: control.listen,
+                certificate: folder.join(&control.certificate),
+                private_key: folder.join(&control.private_key),
+                ca: folder.join(&control.ca),
+            }),
+            admin_listen,
+            log: file.log.clone(),
+        })
+    }
+
+    /// Reads the cookie key, and sees that the certificates are there.
+    fn read_files(&mut self, path: &Path, file: &File) -> Result<(), ConfigError> {
+        let place = |problem: Problem| ConfigError::invalid(path, &problem.key, problem.message);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if let Some(key_file) = &file.cookie.key_file {
+            let key = "cookie.key_file";
+            let bytes = read(key, &folder.join(key_file)).map_err(place)?;
+            if bytes.len() < MIN_COOKIE_KEY {
+                let message = format!(
+                    "{} has {} bytes; make one of {MIN_COOKIE_KEY} or more, for example with \
+                     `openssl rand -out {} 32`",
+                    key_file.display(),
+                    bytes.len(),
+                    key_file.display()
+                );
+                return Err(ConfigError::invalid(path, key, message));
+            }
+            self.cookie_key = Some(CookieKey(bytes));
+        }
+        if let Some(control) = &self.relay_control {
+            read("relay_control.certificate", &control.certificate).map_err(place)?;
+            read("relay_control.private_key", &control.private_key).map_err(place)?;
+            read("relay_control.ca", &control.ca).map_err(place)?;
+        }
+        Ok(())
+    }
+
+    /// The relays of all edges, with the index of their edge.
+    pub fn relays(&self) -> impl Iterator<Item = (RelayId, &EdgeRelay, &Edge)> {
+        self.edges.iter().flat_map(|edge| {
+            let relays = edge.relays.iter();
+            relays.map(move |relay| (edge.relay_id(relay), relay, edge))
+        })
+    }
+}
+
+/// One value that cannot be used.
+#[derive(Debug)]
+struct Problem {
+    key: String,
+    message: String,
+}
+
+fn problem<T>(key: impl Into<String>, message: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem {
+        key: key.into(),
+        message: message.into(),
+    })
+}
+
+fn read(key: &str, path: &Path) -> Result<Vec<u8>, Problem> {
+    match std::fs::read(path) {
+        Ok(bytes) if bytes.is_empty() => problem(key, format!("{} is empty", path.display())),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => problem(key, format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

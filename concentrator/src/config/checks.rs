@@ -1,0 +1,357 @@
+//! The checks of each section: the value, or the key and what to change about it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use wire::gre::TunnelKey;
+use wire::mark::Mark;
+
+use super::file::{
+    EdgeFile, File, MediaFile, RegistrarFile, RelayControlFile, SipFile, TunnelFile,
+};
+use super::{
+    Anchor, Edge, EdgeRelay, Media, Problem, Registrar, RelayUse, Sip, TcpLimits, Tunnel, problem,
+};
+
+/// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
+const MIN_MTU: u16 = 1280;
+/// Longer names do not fit an interface (IFNAMSIZ).
+const MAX_DEVICE_NAME: usize = 15;
+/// From the least that RFC 3261 section 18.1.1 wants a receiver to take, to what nobody needs.
+const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 65_535..=1 << 20;
+
+pub(super) fn check_service_addresses(file: &File) -> Result<(), Problem> {
+    if file.service_addresses.is_empty() {
+        return problem("service_addresses", "is empty; name the anycast address");
+    }
+    let mut known = HashSet::new();
+    for (index, address) in file.service_addresses.iter().enumerate() {
+        let key = format!("service_addresses[{index}]");
+        if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+            return problem(key, format!("{address} cannot be an anycast address"));
+        }
+        if *address == file.tunnel.listen {
+            return problem(
+                key,
+                format!("{address} is also tunnel.listen; the tunnel needs an address of its own"),
+            );
+        }
+        if !known.insert(address) {
+            return problem(key, format!("{address} is there twice; remove one"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check_domains(domains: &[String]) -> Result<Vec<String>, Problem> {
+    if domains.is_empty() {
+        return problem("domains", "is empty; name the domain of your users");
+    }
+    let mut known = HashSet::new();
+    for (index, domain) in domains.iter().enumerate() {
+        let key = format!("domains[{index}]");
+        let is_address = domain.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        if !is_address && !is_host_name(domain) {
+            return problem(
+                key,
+                format!("{domain:?} is not a domain; write it without scheme, user and port"),
+            );
+        }
+        if !known.insert(domain.to_ascii_lowercase()) {
+            return problem(key, format!("{domain:?} is there twice; remove one"));
+        }
+    }
+    Ok(domains.iter().map(|d| d.to_ascii_lowercase()).collect())
+}
+
+/// Letters, digits and hyphens in labels of 1 to 63 (RFC 1123 section 2.1).
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+pub(super) fn check_tunnel(tunnel: &TunnelFile) -> Result<Tunnel, Problem> {
+    let listen = tunnel.listen;
+    if listen.is_unspecified() || listen.is_multicast() {
+        return problem(
+            "tunnel.listen",
+            format!("{listen} is not one address; name the address that the edges send to"),
+        );
+    }
+    if tunnel.mtu < MIN_MTU {
+        return problem(
+            "tunnel.mtu",
+            format!(
+                "{} is below {MIN_MTU}, which IPv6 needs; raise it",
+                tunnel.mtu
+            ),
+        );
+    }
+    let device = &tunnel.device;
+    let fits = (1..=MAX_DEVICE_NAME).contains(&device.len());
+    if !fits || device.contains(['/', ' ', ':']) || device == "." || device == ".." {
+        return problem(
+            "tunnel.device",
+            format!("{device:?} cannot name a device; use 1 to {MAX_DEVICE_NAME} letters"),
+        );
+    }
+    Ok(Tunnel {
+        listen,
+        mtu: tunnel.mtu,
+        device: device.clone(),
+    })
+}
+
+pub(super) fn check_edges(file: &File) -> Result<Vec<Edge>, Problem> {
+    if file.edges.is_empty() {
+        return problem("edges", "no edge is configured; add an [[edges]] section");
+    }
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    let mut keys: HashMap<u32, String> = HashMap::new();
+    for (index, edge) in file.edges.iter().enumerate() {
+        let at = format!("edges[{index}]");
+        if edge.name.trim().is_empty() {
+            return problem(format!("{at}.name"), "is empty; give the edge a name");
+        }
+        if let Some(other) = names.insert(&edge.name, index) {
+            return problem(
+                format!("{at}.name"),
+                format!(
+                    "{:?} is also the name of edges[{other}]; change one",
+                    edge.name
+                ),
+            );
+        }
+        let own = [("key", Some(edge.key)), ("old_key", edge.old_key)];
+        for (name, key) in own.into_iter().filter_map(|(name, key)| Some((name, key?))) {
+            if let Some(other) = keys.insert(key, format!("{at}.{name}")) {
+                return problem(
+                    format!("{at}.{name}"),
+                    format!("{key:#06x} is also {other}; a key, old or new, names one edge"),
+                );
+            }
+        }
+        check_sources(&file.edges, index, file.tunnel.listen)?;
+        check_networks(&edge.allowed_sources, &format!("{at}.allowed_sources"))?;
+    }
+    let edges = file.edges.iter().enumerate();
+    edges.map(|(index, edge)| check_edge(index, edge)).collect()
+}
+
+fn check_sources(edges: &[EdgeFile], index: usize, listen: IpAddr) -> Result<(), Problem> {
+    let edge = &edges[index];
+    let key = format!("edges[{index}].sources");
+    if edge.sources.is_empty() {
+        return problem(key, "is empty; name the address that this edge sends from");
+    }
+    check_networks(&edge.sources, &key)?;
+    for (position, source) in edge.sources.iter().enumerate() {
+        let key = format!("{key}[{position}]");
+        if source.is_ipv4() != listen.is_ipv4() {
+            return problem(
+                key,
+                format!("{source} and tunnel.listen {listen} are of different IP versions"),
+            );
+        }
+        let earlier = edges[..index].iter().enumerate();
+        for (other, earlier) in earlier {
+            if let Some(same) = earlier.sources.iter().find(|s| overlap(**s, *source)) {
+                return problem(
+                    key,
+                    format!(
+                        "{source} overlaps {same} of edges[{other}]; an outer source belongs to one edge"
+                    ),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_networks(networks: &[IpNetwork], key: &str) -> Result<(), Problem> {
+    for (position, network) in networks.iter().enumerate() {
+        if network.ip() != network.network() {
+            return problem(
+                format!("{key}[{position}]"),
+                format!(
+                    "{network} has bits behind its prefix; write {}/{} or {}/{}",
+                    network.network(),
+                    network.prefix(),
+                    network.ip(),
+                    if network.is_ipv4() { 32 } else { 128 },
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
+    let mut relays: Vec<EdgeRelay> = Vec::new();
+    for (position, relay) in edge.relays.iter().enumerate() {
+        let at = format!("edges[{index}].relays[{position}]");
+        let mark = Mark::new(relay.mark).filter(|mark| !mark.is_unmarked());
+        let Some(mark) = mark else {
+            return problem(
+                format!("{at}.mark"),
+                format!("{} is not a mark; use 1 to {}", relay.mark, Mark::MAX),
+            );
+        };
+        if let Some(other) = relays.iter().find(|other| other.mark == mark) {
+            return problem(
+                format!("{at}.mark"),
+                format!(
+                    "{mark} is already {:?} of this edge; give each relay its own mark",
+                    other.agent
+                ),
+            );
+        }
+        if !is_host_name(&relay.agent) {
+            return problem(
+                format!("{at}.agent"),
+                format!(
+                    "{:?} is not a name as in a certificate (a DNS name)",
+                    relay.agent
+                ),
+            );
+        }
+        relays.push(EdgeRelay {
+            mark,
+            agent: relay.agent.clone(),
+        });
+    }
+    Ok(Edge {
+        name: edge.name.clone(),
+        sources: edge.sources.clone(),
+        key: TunnelKey(edge.key),
+        old_key: edge.old_key.map(TunnelKey),
+        allowed_sources: edge.allowed_sources.clone(),
+        relays,
+    })
+}
+
+pub(super) fn check_sip(sip: &SipFile) -> Result<Sip, Problem> {
+    if sip.port == 0 {
+        return problem("sip.port", "0 is not a port; use 5060");
+    }
+    if !sip.udp && !sip.tcp {
+        return problem("sip", "udp and tcp are both off; switch one on");
+    }
+    for (name, value) in [
+        ("max_tcp_connections", sip.max_tcp_connections as u64),
+        (
+            "max_tcp_connections_per_source",
+            sip.max_tcp_connections_per_source as u64,
+        ),
+        ("tcp_idle_timeout_s", sip.tcp_idle_timeout_s),
+        ("tcp_message_timeout_s", sip.tcp_message_timeout_s),
+    ] {
+        if value == 0 {
+            return problem(format!("sip.{name}"), "is 0; use 1 or more");
+        }
+    }
+    if !MESSAGE_BYTES.contains(&sip.max_message_bytes) {
+        let (least, most) = (MESSAGE_BYTES.start(), MESSAGE_BYTES.end());
+        return problem("sip.max_message_bytes", format!("use {least} to {most}"));
+    }
+    Ok(Sip {
+        port: sip.port,
+        udp: sip.udp,
+        tcp: sip.tcp,
+        limits: TcpLimits {
+            connections: sip.max_tcp_connections,
+            connections_per_source: sip.max_tcp_connections_per_source,
+            idle: Duration::from_secs(sip.tcp_idle_timeout_s),
+            message: Duration::from_secs(sip.tcp_message_timeout_s),
+            message_bytes: sip.max_message_bytes,
+        },
+    })
+}
+
+pub(super) fn check_registrar(registrar: &RegistrarFile) -> Result<Registrar, Problem> {
+    let (min, default, max) = (
+        registrar.min_expires_s,
+        registrar.default_expires_s,
+        registrar.max_expires_s,
+    );
+    if min > default || default > max {
+        return problem(
+            "registrar.default_expires_s",
+            format!("{default} is not between min_expires_s {min} and max_expires_s {max}"),
+        );
+    }
+    if default == 0 {
+        return problem("registrar.default_expires_s", "is 0; use 3600");
+    }
+    for (name, value) in [
+        ("max_bindings", registrar.max_bindings),
+        ("max_contacts_per_user", registrar.max_contacts_per_user),
+    ] {
+        if value == 0 {
+            return problem(format!("registrar.{name}"), "is 0; use 1 or more");
+        }
+    }
+    Ok(Registrar {
+        min_expires: Duration::from_secs(u64::from(min)),
+        default_expires: Duration::from_secs(u64::from(default)),
+        max_expires: Duration::from_secs(u64::from(max)),
+        max_bindings: registrar.max_bindings,
+        max_contacts_per_user: registrar.max_contacts_per_user,
+    })
+}
+
+pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {
+    let anchor = match media.anchor.as_str() {
+        "caller" => Anchor::Caller,
+        other => {
+            return problem(
+                "media.anchor",
+                format!("{other:?} is not known; this release knows \"caller\""),
+            );
+        }
+    };
+    let relay = match media.relay.as_str() {
+        "auto" => RelayUse::Auto,
+        "always" => RelayUse::Always,
+        "never" => RelayUse::Never,
+        other => {
+            return problem(
+                "media.relay",
+                format!("{other:?} is not known; use \"auto\", \"always\" or \"never\""),
+            );
+        }
+    };
+    Ok(Media { anchor, relay })
+}
+
+pub(super) fn check_relay_control(
+    control: Option<&RelayControlFile>,
+    edges: &[Edge],
+) -> Result<(), Problem> {
+    let Some(control) = control else {
+        if edges.iter().all(|edge| edge.relays.is_empty()) {
+            return Ok(());
+        }
+        return problem(
+            "relay_control",
+            "is missing, but edges have relays; add [relay_control] with listen, certificate, private_key and ca",
+        );
+    };
+    if control.listen.port() == 0 {
+        return problem("relay_control.listen", "0 is not a port; use 7060");
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! `concentrator.toml` as it is written: every key with its default, nothing checked yet.
+//!
+//! [`super::Config`] is what the program works with; this is only what serde reads. An unknown
+//! key is an error, so that a misspelt limit does not silently stay at its default.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use admin::config::{AdminSection, LogSection};
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// The name of this concentrator.
+    pub name: String,
+    /// The anycast addresses.
+    pub service_addresses: Vec<IpAddr>,
+    /// The domains that this service is the registrar of.
+    pub domains: Vec<String>,
+    /// The tunnel's end.
+    pub tunnel: TunnelFile,
+    /// The edges and their relays.
+    #[serde(default)]
+    pub edges: Vec<EdgeFile>,
+    /// SIP transports.
+    #[serde(default)]
+    pub sip: SipFile,
+    /// Registrar limits.
+    #[serde(default)]
+    pub registrar: RegistrarFile,
+    /// Which relay carries media, and when.
+    #[serde(default)]
+    pub media: MediaFile,
+    /// The key of the signed state.
+    #[serde(default)]
+    pub cookie: CookieFile,
+    /// Where the rtp-agents connect to.
+    pub relay_control: Option<RelayControlFile>,
+    /// The operator's HTTP listener.
+    #[serde(default)]
+    pub admin: AdminSection,
+    /// Logs.
+    #[serde(default)]
+    pub log: LogSection,
+}
+
+/// `[tunnel]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelFile {
+    /// The address that the edges send the tunnel to.
+    pub listen: IpAddr,
+    /// The largest inner packet.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// The name of the TUN device.
+    #[serde(default = "default_device")]
+    pub device: String,
+}
+
+fn default_mtu() -> u16 {
+    1472
+}
+
+fn default_device() -> String {
+    "sipcast0".to_owned()
+}
+
+/// `[[edges]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeFile {
+    /// The name in logs and metrics.
+    pub name: String,
+    /// The outer source addresses.
+    pub sources: Vec<IpNetwork>,
+    /// The tunnel key.
+    pub key: u32,
+    /// The key before a rotation.
+    pub old_key: Option<u32>,
+    /// Which user agents may come through this edge; all where absent.
+    #[serde(default)]
+    pub allowed_sources: Vec<IpNetwork>,
+    /// The edge's relays, in the order in which they stand in for each other.
+    #[serde(default)]
+    pub relays: Vec<RelayFile>,
+}
+
+/// `[[edges.relays]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayFile {
+    /// The mark, 1..=63.
+    pub mark: u8,
+    /// The name in the rtp-agent's certificate.
+    pub agent: String,
+}
+
+/// `[sip]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SipFile {
+    /// The port on every service address.
+    pub port: u16,
+    /// Listen on UDP.
+    pub udp: bool,
+    /// Listen on TCP.
+    pub tcp: bool,
+    /// Connections in all.
+    pub max_tcp_connections: usize,
+    /// Connections of one source address.
+    pub max_tcp_connections_per_source: usize,
+    /// A connection that says nothing for so long is closed.
+    pub tcp_idle_timeout_s: u64,
+    /// A message that is not complete after so long closes its connection.
+    pub tcp_message_timeout_s: u64,
+    /// The largest message over a connection.
+    pub max_message_bytes: usize,
+}
+
+impl Default for SipFile {
+    fn default() -> Self {
+        Self {
+            port: 5060,
+            udp: true,
+            tcp: true,
+            max_tcp_connections: 10_000,
+            max_tcp_connections_per_source: 200,
+            // Longer than the default registration, so that a phone without keepalives keeps
+            // its connection from one REGISTER to the next.
+            tcp_idle_timeout_s: 3900,
+            tcp_message_timeout_s: 15,
+            max_message_bytes: 65_535,
+        }
+    }
+}
+
+/// `[registrar]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrarFile {
+    /// A shorter registration is answered 423 (RFC 3261 section 10.3).
+    pub min_expires_s: u32,
+    /// Where the phone names none.
+    pub default_expires_s: u32,
+    /// A longer one is shortened.
+    pub max_expires_s: u32,
+    /// Bindings in all.
+    pub max_bindings: usize,
+    /// Contacts of one address-of-record.
+    pub max_contacts_per_user: usize,
+}
+
+impl Default for RegistrarFile {
+    fn default() -> Self {
+        Self {
+            min_expires_s: 60,
+            default_expires_s: 3600,
+            max_expires_s: 7200,
+            max_bindings: 200_000,
+            max_contacts_per_user: 10,
+        }
+    }
+}
+
+/// `[media]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MediaFile {
+    /// `caller`.
+    pub anchor: String,
+    /// `auto`, `always` or `never`.
+    pub relay: String,
+}
+
+impl Default for MediaFile {
+    fn default() -> Self {
+        Self {
+            anchor: "caller".to_owned(),
+            relay: "auto".to_owned(),
+        }
+    }
+}
+
+/// `[cookie]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CookieFile {
+    /// A file of 32 bytes or more.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[relay_control]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayControlFile {
+    /// Where the rtp-agents connect to.
+    pub listen: SocketAddr,
+    /// PEM, this concentrator's certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM, its private key.
+    pub private_key: PathBuf,
+    /// PEM, the authorities whose rtp-agents are believed.
+    pub ca: PathBuf,
+}

@@ -1,0 +1,315 @@
+use admin::run::Config as _;
+
+use super::*;
+
+/// Every section once; the tests replace a line.
+const GOOD: &str = r#"
+name = "c1"
+service_addresses = ["198.51.100.1", "2001:db8::1"]
+domains = ["Example.com"]
+[tunnel]
+listen = "10.0.9.2"
+[[edges]]
+name = "edge1"
+sources = ["10.0.1.2/32"]
+key = 0x1001
+old_key = 0x0f01
+[[edges.relays]]
+mark = 1
+agent = "relay1"
+[[edges.relays]]
+mark = 2
+agent = "relay1b"
+[[edges]]
+name = "edge2"
+sources = ["10.0.2.0/24"]
+key = 0x1002
+[[edges.relays]]
+mark = 1
+agent = "relay2"
+[relay_control]
+listen = "10.0.9.2:7060"
+certificate = "c1.pem"
+private_key = "c1.key"
+ca = "ca.pem"
+"#;
+
+#[test]
+fn a_good_file_becomes_checked_types() {
+    let config = checked(GOOD).unwrap();
+    assert_eq!(config.domains, ["example.com"]);
+    assert_eq!(config.tunnel.mtu, 1472);
+    assert_eq!(config.sip.port, 5060);
+    let relays: Vec<String> = config
+        .relays()
+        .map(|(id, relay, edge)| format!("{id} {} {}", relay.agent, edge.name))
+        .collect();
+    assert_eq!(
+        relays,
+        [
+            "0x1001/1 relay1 edge1",
+            "0x1001/2 relay1b edge1",
+            "0x1002/1 relay2 edge2"
+        ]
+    );
+}
+
+#[test]
+fn the_example_that_we_ship_is_in_order() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/concentrator.toml");
+    let file: File = admin::config::load(&path).unwrap();
+    let config = Config::check(&path, &file).unwrap();
+    assert!(config.relays().count() > 0);
+}
+
+/// Each row: what is replaced in the good file, by what, and what the message must name.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    (
+        "mark = 2",
+        "mark = 1",
+        &["edges[0].relays[1].mark", "relay1", "own mark"],
+    ),
+    (
+        "mark = 2",
+        "mark = 64",
+        &["edges[0].relays[1].mark", "1 to 63"],
+    ),
+    (
+        "mark = 2",
+        "mark = 0",
+        &["edges[0].relays[1].mark", "1 to 63"],
+    ),
+    (
+        "key = 0x1002",
+        "key = 0x1001",
+        &["edges[1].key", "0x1001", "edges[0].key"],
+    ),
+    (
+        "key = 0x1002",
+        "key = 0x0f01",
+        &["edges[1].key", "edges[0].old_key"],
+    ),
+    (
+        "old_key = 0x0f01",
+        "old_key = 0x1001",
+        &["edges[0].old_key", "edges[0].key"],
+    ),
+    (
+        "10.0.2.0/24",
+        "10.0.1.0/24",
+        &["edges[1].sources[0]", "10.0.1.2/32", "edges[0]"],
+    ),
+    (
+        "10.0.2.0/24",
+        "10.0.2.7/24",
+        &["edges[1].sources[0]", "10.0.2.0/24", "10.0.2.7/32"],
+    ),
+    (
+        "10.0.2.0/24",
+        "2001:db8::/64",
+        &["edges[1].sources[0]", "10.0.9.2"],
+    ),
+    ("[\"10.0.2.0/24\"]", "[]", &["edges[1].sources", "empty"]),
+    (
+        "name = \"edge2\"",
+        "name = \"edge1\"",
+        &["edges[1].name", "edges[0]"],
+    ),
+    (
+        "\"2001:db8::1\"",
+        "\"198.51.100.1\"",
+        &["service_addresses[1]", "twice"],
+    ),
+    (
+        "\"2001:db8::1\"",
+        "\"10.0.9.2\"",
+        &["service_addresses[1]", "tunnel.listen"],
+    ),
+    (
+        "\"2001:db8::1\"",
+        "\"224.0.0.1\"",
+        &["service_addresses[1]", "224.0.0.1"],
+    ),
+    (
+        "\"198.51.100.1\", \"2001:db8::1\"",
+        "",
+        &["service_addresses", "empty"],
+    ),
+    ("\"Example.com\"", "", &["domains", "empty"]),
+    (
+        "Example.com",
+        "sip:example.com",
+        &["domains[0]", "without scheme"],
+    ),
+    (
+        "\"Example.com\"",
+        "\"a.net\", \"A.net\"",
+        &["domains[1]", "twice"],
+    ),
+    (
+        "\"10.0.9.2\"",
+        "\"0.0.0.0\"",
+        &["tunnel.listen", "the edges send to"],
+    ),
+    (
+        "[[edges]]\nname = \"edge1\"",
+        "mtu = 1000\n[[edges]]\nname = \"edge1\"",
+        &["tunnel.mtu", "1280"],
+    ),
+    (
+        "[relay_control]",
+        "[sip]\nport = 0\n[relay_control]",
+        &["sip.port", "5060"],
+    ),
+    (
+        "[relay_control]",
+        "[sip]\nudp = false\ntcp = false\n[relay_control]",
+        &["sip", "switch one on"],
+    ),
+    (
+        "[relay_control]",
+        "[sip]\nmax_tcp_connections = 0\n[relay_control]",
+        &["sip.max_tcp_connections"],
+    ),
+    (
+        "[relay_control]",
+        "[media]\nrelay = \"maybe\"\n[relay_control]",
+        &["media.relay", "\"always\""],
+    ),
+    (
+        "[relay_control]",
+        "[media]\nanchor = \"callee\"\n[relay_control]",
+        &["media.anchor", "\"caller\""],
+    ),
+    (
+        "[relay_control]",
+        "[registrar]\nmin_expires_s = 9000\n[relay_control]",
+        &["registrar.default_expires_s", "9000"],
+    ),
+    (
+        "10.0.9.2:7060",
+        "10.0.9.2:0",
+        &["relay_control.listen", "7060"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay 2\"",
+        &["edges[1].relays[0].agent", "certificate"],
+    ),
+];
+
+#[test]
+fn each_mistake_is_named_with_file_line_key_and_a_way_out() {
+    for (from, to, parts) in MISTAKES {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD, "{from:?} is not in the good file");
+        let Err(error) = loaded(&text) else {
+            panic!("{to:?} was accepted");
+        };
+        for part in parts.iter().chain(&["concentrator.toml:"]) {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+    }
+}
+
+#[test]
+fn a_misspelt_key_is_refused() {
+    let error = loaded(&GOOD.replacen("sources", "source", 1)).unwrap_err();
+    assert!(error.contains("source"), "{error}");
+}
+
+#[test]
+fn relays_without_relay_control_are_refused() {
+    let text = GOOD.split("[relay_control]").next().unwrap();
+    let error = loaded(text).unwrap_err();
+    assert!(error.contains("[relay_control]"), "{error}");
+}
+
+#[test]
+fn each_missing_pem_file_is_named() {
+    for (missing, key) in [
+        ("c1.pem", "relay_control.certificate"),
+        ("c1.key", "relay_control.private_key"),
+        ("ca.pem", "relay_control.ca"),
+    ] {
+        let folder = Folder::new();
+        folder.write("concentrator.toml", GOOD.as_bytes());
+        for name in ["c1.pem", "c1.key", "ca.pem"] {
+            if name != missing {
+                folder.write(name, b"pem");
+            }
+        }
+        let error = folder.load().unwrap_err();
+        assert!(error.contains(key) && error.contains(missing), "{error}");
+    }
+}
+
+#[test]
+fn a_cookie_key_needs_32_bytes_and_is_never_printed() {
+    let folder = Folder::new();
+    for name in ["c1.pem", "c1.key", "ca.pem"] {
+        folder.write(name, b"pem");
+    }
+    folder.write(
+        "concentrator.toml",
+        format!("{GOOD}[cookie]\nkey_file = \"cookie.key\"\n").as_bytes(),
+    );
+    folder.write("cookie.key", &[7; 31]);
+    let error = folder.load().unwrap_err();
+    assert!(
+        error.contains("cookie.key_file") && error.contains("32"),
+        "{error}"
+    );
+    folder.write("cookie.key", &[7; 32]);
+    let config = folder.load().unwrap();
+    assert_eq!(config.cookie_key, Some(CookieKey(vec![7; 32])));
+    assert_eq!(
+        format!("{:?}", config.cookie_key),
+        "Some(CookieKey(32 bytes))"
+    );
+}
+
+fn checked(text: &str) -> Result<Config, String> {
+    let path = Path::new("concentrator.toml");
+    let file: File = admin::config::parse(path, text).map_err(|error| error.to_string())?;
+    Config::check(path, &file).map_err(|error| error.to_string())
+}
+
+fn loaded(text: &str) -> Result<Config, String> {
+    let folder = Folder::new();
+    folder.write("concentrator.toml", text.as_bytes());
+    for name in ["c1.pem", "c1.key", "ca.pem"] {
+        folder.write(name, b"pem");
+    }
+    folder.load()
+}
+
+/// A folder of its own for each test, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sipcast-config-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.0.join(name), bytes).unwrap();
+    }
+
+    fn load(&self) -> Result<Config, String> {
+        Config::load(&self.0.join("concentrator.toml")).map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder left behind in the temporary directory harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,7 +1,9 @@
 //! SIP as state machines: messages, transactions, proxy, registrar; pure.
 #![forbid(unsafe_code)]
 
+pub mod cookie;
 pub mod hop;
 pub mod message;
+pub mod sdp;
 pub mod timer;
 pub mod transaction;

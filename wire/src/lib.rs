@@ -3,3 +3,4 @@
 
 pub mod gre;
 pub mod mark;
+pub mod relay_control;

@@ -3,6 +3,7 @@
 
 pub mod cookie;
 pub mod hop;
+pub mod key;
 pub mod message;
 pub mod sdp;
 pub mod timer;

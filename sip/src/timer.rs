@@ -197,3 +197,59 @@ impl Deadlines {
         self.place[slot as usize] = u32::try_from(place).ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_a_sorted_list(
+            changes in prop::collection::vec((0..20_u32, prop::option::of(0..50_u64)), 1..300),
+        ) {
+            let start = start();
+            let mut table = Deadlines::default();
+            let mut model = BTreeMap::new();
+            for (slot, milliseconds) in changes {
+                let at = milliseconds.map(|ms| start + Duration::from_millis(ms));
+                table.set(slot, at);
+                match at {
+                    Some(at) => model.insert(slot, at),
+                    None => model.remove(&slot),
+                };
+                let first = model.iter().map(|(&slot, &at)| (at, slot)).min();
+                prop_assert_eq!(table.next(), first);
+                prop_assert_eq!(table.len(), model.len());
+            }
+            let mut order = Vec::new();
+            while let Some((at, slot)) = table.next() {
+                order.push((at, slot));
+                table.set(slot, None);
+            }
+            let mut expected: Vec<_> = model.into_iter().map(|(slot, at)| (at, slot)).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(order, expected);
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_moves_a_million_times_takes_one_place() {
+        let mut table = Deadlines::default();
+        for n in 0..1_000_000 {
+            table.set(3, Some(start() + Duration::from_nanos(n)));
+        }
+        assert_eq!(table.len(), 1);
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an Instant cannot be made from nothing"
+    )]
+    fn start() -> Instant {
+        Instant::now()
+    }
+}

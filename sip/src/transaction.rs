@@ -1,6 +1,310 @@
-//! The transactions of RFC 3261 section 17 with RFC 6026, one machine a file.
+//! The transaction layer: RFC 3261 section 17 with RFC 6026, for a proxy.
+//!
+//! [`Transactions`] holds every transaction of one worker. A request that comes in goes through
+//! [`handle_request`](Transactions::handle_request) and is answered with
+//! [`respond`](Transactions::respond); a request to send goes through
+//! [`send_request`](Transactions::send_request), and the responses to it through
+//! [`handle_response`](Transactions::handle_response). After each call drain
+//! [`poll_transmit`](Transactions::poll_transmit) and [`poll_event`](Transactions::poll_event),
+//! and call [`handle_timeout`](Transactions::handle_timeout) when
+//! [`poll_timeout`](Transactions::poll_timeout) says so. "The user" below is whoever calls this:
+//! the proxy core, or the registrar in front of it.
+//!
+//! The four machines live in one file each and know neither messages nor flows: status codes and
+//! bytes go in, bytes and verdicts come out. This layer finds the machine for a message by the
+//! keys of [`crate::key`], carries out what the machine says, and forgets it when it ends. Two
+//! tables, one for each side, each bounded by [`Limits`].
+//!
+//! What the user can rely on:
+//! * Each server transaction reports [`Event::ServerEnded`] exactly once, also when it was
+//!   abandoned.
+//! * Each client transaction reports exactly one last event, [`Event::Timeout`],
+//!   [`Event::TransportError`] or [`Event::ClientEnded`]; the first two only while no final
+//!   response has been passed.
+//! * An id is never used twice; one that is no longer valid does nothing.
 
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::hop::{Flow, Hop, Transmit};
+use crate::key::{ClientKey, ServerKey};
+use crate::message::{Message, Method};
+use crate::timer::{Fired, Timers};
+use crate::transaction::client::Client;
+use crate::transaction::client_invite::Received;
+use crate::transaction::server::Server;
+use crate::transaction::server_invite::Acknowledged;
+use crate::transaction::slab::SlotId;
+use crate::transaction::table::Table;
+
+mod client;
 pub mod client_invite;
 pub mod client_non_invite;
+mod server;
 pub mod server_invite;
 pub mod server_non_invite;
+mod slab;
+mod table;
+mod verdict;
+
+pub use crate::transaction::verdict::{
+    ClientId, Counts, Event, Incoming, Limits, Outgoing, ServerId,
+};
+
+/// Every transaction of one worker.
+#[derive(Debug)]
+pub struct Transactions {
+    timers: Timers,
+    servers: Table<ServerKey, Server>,
+    clients: Table<ClientKey, Client>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+impl Transactions {
+    /// No transactions yet.
+    pub fn new(limits: Limits, timers: Timers) -> Self {
+        Self {
+            timers,
+            servers: Table::new(limits.max_server),
+            clients: Table::new(limits.max_client),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// A request has come.
+    pub fn handle_request(&mut self, request: &Message, hop: &Hop, now: Instant) -> Incoming {
+        let Some(key) = ServerKey::of(request) else {
+            return Incoming::Unusable;
+        };
+        if request.method() == Method::Ack {
+            return self.handle_ack(&key, now);
+        }
+        if let Some(id) = self.servers.find(&key) {
+            self.repeat_response(id);
+            return Incoming::Retransmission;
+        }
+        let cancelled = key.invite_of_cancel();
+        let server = Server::new(&key, hop.flow.transport.is_reliable(), self.timers, now);
+        let Some(id) = self.servers.insert(key, hop.flow, server) else {
+            return Incoming::Full;
+        };
+        match cancelled {
+            Some(invite) => Incoming::Cancel {
+                cancel: ServerId(id),
+                invite: self.servers.find(&invite).map(ServerId),
+            },
+            None => Incoming::New(ServerId(id)),
+        }
+    }
+
+    fn handle_ack(&mut self, key: &ServerKey, now: Instant) -> Incoming {
+        let id = self.servers.find(key).or_else(|| {
+            let untagged = key.without_to_tag()?;
+            self.servers.find(&untagged)
+        });
+        let acknowledged = id.and_then(|id| {
+            self.servers
+                .update(id, |entry| entry.machine.handle_ack(now))
+        });
+        if let Some(id) = id {
+            self.end_server_if_done(id);
+        }
+        match acknowledged {
+            Some(Acknowledged::Here) => Incoming::AckAbsorbed,
+            Some(Acknowledged::EndToEnd) | None => Incoming::AckEndToEnd,
+        }
+    }
+
+    fn repeat_response(&mut self, id: SlotId) {
+        let Some(entry) = self.servers.get(id) else {
+            return;
+        };
+        if let Some(bytes) = entry.machine.handle_request() {
+            let flow = entry.flow;
+            self.transmits.push_back(Transmit { flow, bytes });
+        }
+    }
+
+    /// Answers a request: sends the response to where the request came from (RFC 3261 section
+    /// 18.2.2, RFC 3581) unless the state forbids it, as after a final response.
+    pub fn respond(&mut self, id: ServerId, response: Bytes, status: u16, now: Instant) {
+        let flow = self.servers.update(id.0, |entry| {
+            let sent = entry.machine.respond(&response, status, now);
+            sent.then_some(entry.flow)
+        });
+        if let Some(flow) = flow.flatten() {
+            let bytes = response;
+            self.transmits.push_back(Transmit { flow, bytes });
+        }
+        self.end_server_if_done(id.0);
+    }
+
+    /// Where the request of a transaction came from.
+    pub fn server_flow(&self, id: ServerId) -> Option<Flow> {
+        self.servers.get(id.0).map(|entry| entry.flow)
+    }
+
+    /// Gives up a server transaction that will not be answered.
+    pub fn abandon_server(&mut self, id: ServerId) {
+        self.end_server(id.0);
+    }
+
+    /// Sends a request, already with our Via on top, and waits for the responses to it. `None`
+    /// when the table is full, when the branch is in use already, and for an ACK, which the user
+    /// sends without a transaction.
+    pub fn send_request(
+        &mut self,
+        request: &Message,
+        flow: Flow,
+        now: Instant,
+    ) -> Option<ClientId> {
+        if !request.is_request() || request.method() == Method::Ack {
+            return None;
+        }
+        let key = ClientKey::of(request)?;
+        let client = Client::new(request, flow.transport.is_reliable(), self.timers, now);
+        let id = self.clients.insert(key, flow, client)?;
+        let bytes = request.bytes().clone();
+        self.transmits.push_back(Transmit { flow, bytes });
+        Some(ClientId(id))
+    }
+
+    /// A response has come.
+    pub fn handle_response(&mut self, response: &Message, now: Instant) -> Outgoing {
+        let found = ClientKey::of(response).and_then(|key| self.clients.find(&key));
+        let (Some(id), Some(status)) = (found, response.status()) else {
+            return Outgoing::Unmatched;
+        };
+        let verdict = self.clients.update(id, |entry| {
+            let received = entry.machine.handle_response(response, status, now);
+            (received, entry.flow)
+        });
+        let Some((received, flow)) = verdict else {
+            return Outgoing::Unmatched;
+        };
+        let outgoing = match received {
+            Received::Pass => Outgoing::Pass(ClientId(id)),
+            Received::PassAndSend(bytes) => {
+                self.transmits.push_back(Transmit { flow, bytes });
+                Outgoing::Pass(ClientId(id))
+            }
+            Received::Send(bytes) => {
+                self.transmits.push_back(Transmit { flow, bytes });
+                Outgoing::Absorbed
+            }
+            Received::Absorb => Outgoing::Absorbed,
+        };
+        self.end_client_if_done(id);
+        outgoing
+    }
+
+    /// Where the request of a transaction was sent.
+    pub fn client_flow(&self, id: ClientId) -> Option<Flow> {
+        self.clients.get(id.0).map(|entry| entry.flow)
+    }
+
+    /// Gives up a client transaction, as when Timer C fires (RFC 3261 section 16.8).
+    pub fn abandon(&mut self, id: ClientId) {
+        self.end_client(id.0, Event::ClientEnded);
+    }
+
+    /// A flow broke, or nothing can be sent on it: every transaction on it is over.
+    pub fn handle_transport_error(&mut self, flow: &Flow, _now: Instant) {
+        for id in self.clients.on_flow(flow) {
+            let pending = self
+                .clients
+                .get(id)
+                .is_some_and(|entry| entry.machine.is_pending());
+            let event = if pending {
+                Event::TransportError
+            } else {
+                Event::ClientEnded
+            };
+            self.end_client(id, event);
+        }
+        for id in self.servers.on_flow(flow) {
+            self.end_server(id);
+        }
+    }
+
+    /// Retransmits and ends what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(id) = self.servers.due(now) {
+            let fired = self
+                .servers
+                .update(id, |entry| (entry.machine.handle_timeout(now), entry.flow));
+            match fired {
+                Some((Fired::Send(bytes), flow)) => {
+                    self.transmits.push_back(Transmit { flow, bytes })
+                }
+                Some((Fired::TimedOut | Fired::Ended, _)) => self.end_server(id),
+                Some((Fired::Nothing, _)) | None => {}
+            }
+        }
+        while let Some(id) = self.clients.due(now) {
+            let fired = self
+                .clients
+                .update(id, |entry| (entry.machine.handle_timeout(now), entry.flow));
+            match fired {
+                Some((Fired::Send(bytes), flow)) => {
+                    self.transmits.push_back(Transmit { flow, bytes })
+                }
+                Some((Fired::TimedOut, _)) => self.end_client(id, Event::Timeout),
+                Some((Fired::Ended, _)) => self.end_client(id, Event::ClientEnded),
+                Some((Fired::Nothing, _)) | None => {}
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) must be called next, and for which timer.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let server = self.servers.poll_timeout();
+        server.into_iter().chain(self.clients.poll_timeout()).min()
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing that the user must know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// How many transactions exist now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            server: self.servers.len(),
+            client: self.clients.len(),
+        }
+    }
+
+    fn end_server_if_done(&mut self, id: SlotId) {
+        if self.servers.has_ended(id) {
+            self.end_server(id);
+        }
+    }
+
+    fn end_server(&mut self, id: SlotId) {
+        if self.servers.remove(id).is_some() {
+            self.events.push_back(Event::ServerEnded(ServerId(id)));
+        }
+    }
+
+    fn end_client_if_done(&mut self, id: SlotId) {
+        if self.clients.has_ended(id) {
+            self.end_client(id, Event::ClientEnded);
+        }
+    }
+
+    fn end_client(&mut self, id: SlotId, event: impl FnOnce(ClientId) -> Event) {
+        if self.clients.remove(id).is_some() {
+            self.events.push_back(event(ClientId(id)));
+        }
+    }
+}

@@ -6,5 +6,8 @@
 )]
 
 mod clock;
+mod layer;
+mod lossy_pair;
+mod messages;
 mod timetables;
 mod transitions;

@@ -1,0 +1,136 @@
+//! A bounded table of transactions, found by key, by id, by deadline and by connection.
+//!
+//! The server side and the client side are one [`Table`] each. Every change of a machine goes
+//! through [`Table::update`], which keeps the deadline in step with the machine's state.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::time::Instant;
+
+use crate::hop::{ConnectionId, Flow};
+use crate::timer::Deadlines;
+use crate::transaction::slab::{Slab, SlotId};
+
+/// What the table asks of a transaction.
+pub(crate) trait Machine {
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)>;
+    fn is_terminated(&self) -> bool;
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry<K, M> {
+    pub(crate) key: K,
+    pub(crate) flow: Flow,
+    pub(crate) machine: M,
+}
+
+#[derive(Debug)]
+pub(crate) struct Table<K, M> {
+    entries: Slab<Entry<K, M>>,
+    by_key: HashMap<K, SlotId>,
+    deadlines: Deadlines,
+    /// Only connections: they end often, and each end must not cost a walk through the table.
+    by_connection: HashMap<ConnectionId, HashSet<SlotId>>,
+}
+
+impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            entries: Slab::new(limit),
+            by_key: HashMap::new(),
+            deadlines: Deadlines::default(),
+            by_connection: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn find(&self, key: &K) -> Option<SlotId> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn get(&self, id: SlotId) -> Option<&Entry<K, M>> {
+        self.entries.get(id)
+    }
+
+    /// `None` when the table is full or the key is in use.
+    pub(crate) fn insert(&mut self, key: K, flow: Flow, machine: M) -> Option<SlotId> {
+        if self.by_key.contains_key(&key) {
+            return None;
+        }
+        let due = machine.poll_timeout().map(|(at, _)| at);
+        let id = self.entries.insert(Entry {
+            key: key.clone(),
+            flow,
+            machine,
+        })?;
+        self.by_key.insert(key, id);
+        self.deadlines.set(id.slot, due);
+        if let Some(connection) = flow.connection {
+            self.by_connection.entry(connection).or_default().insert(id);
+        }
+        Some(id)
+    }
+
+    /// Lets `change` work on a transaction; `None` when the id is stale.
+    pub(crate) fn update<R>(
+        &mut self,
+        id: SlotId,
+        change: impl FnOnce(&mut Entry<K, M>) -> R,
+    ) -> Option<R> {
+        let entry = self.entries.get_mut(id)?;
+        let result = change(entry);
+        let due = entry.machine.poll_timeout().map(|(at, _)| at);
+        self.deadlines.set(id.slot, due);
+        Some(result)
+    }
+
+    /// True when the machine has nothing left to do.
+    pub(crate) fn has_ended(&self, id: SlotId) -> bool {
+        let entry = self.entries.get(id);
+        entry.is_some_and(|entry| entry.machine.is_terminated())
+    }
+
+    pub(crate) fn remove(&mut self, id: SlotId) -> Option<Entry<K, M>> {
+        let entry = self.entries.remove(id)?;
+        self.by_key.remove(&entry.key);
+        self.deadlines.set(id.slot, None);
+        if let Some(connection) = entry.flow.connection
+            && let Some(ids) = self.by_connection.get_mut(&connection)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_connection.remove(&connection);
+            }
+        }
+        Some(entry)
+    }
+
+    /// A transaction whose deadline has come.
+    pub(crate) fn due(&self, now: Instant) -> Option<SlotId> {
+        let (at, slot) = self.deadlines.next()?;
+        (at <= now).then(|| self.entries.id_at(slot)).flatten()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let (_, slot) = self.deadlines.next()?;
+        let id = self.entries.id_at(slot)?;
+        self.entries.get(id)?.machine.poll_timeout()
+    }
+
+    /// The transactions on a flow, in the order of their places. For datagrams this walks the
+    /// whole table: the shell must not call it for every ICMP error that a stranger can forge.
+    pub(crate) fn on_flow(&self, flow: &Flow) -> Vec<SlotId> {
+        let Some(connection) = flow.connection else {
+            let entries = self.entries.iter();
+            let on_flow = entries.filter(|(_, entry)| entry.flow == *flow);
+            return on_flow.map(|(id, _)| id).collect();
+        };
+        let ids = self.by_connection.get(&connection);
+        let mut ids: Vec<_> = ids.into_iter().flatten().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}

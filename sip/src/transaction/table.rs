@@ -134,3 +134,59 @@ impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
         ids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hop::Transport;
+
+    #[derive(Debug)]
+    struct Idle;
+
+    impl Machine for Idle {
+        fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+            None
+        }
+
+        fn is_terminated(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_transactions_and_connections_that_have_gone() {
+        let mut table = Table::new(10);
+        for n in 0..1_000 {
+            let first = table.insert((n, 1), on_connection(n), Idle).unwrap();
+            let second = table.insert((n, 2), on_connection(n), Idle).unwrap();
+            let mut both = [first, second];
+            both.sort_unstable();
+            assert_eq!(table.on_flow(&on_connection(n)), both);
+            table.remove(first);
+            assert_eq!(table.on_flow(&on_connection(n)), [second]);
+            table.remove(second);
+        }
+        assert_eq!(table.len(), 0);
+        assert!(table.by_key.is_empty());
+        assert!(table.by_connection.is_empty());
+        assert!(table.deadlines.is_empty());
+    }
+
+    #[test]
+    fn a_key_in_use_is_refused_and_stays_with_its_owner() {
+        let mut table = Table::new(10);
+        let first = table.insert("key", on_connection(1), Idle).unwrap();
+        assert_eq!(table.insert("key", on_connection(2), Idle), None);
+        assert_eq!(table.find(&"key"), Some(first));
+        assert!(table.on_flow(&on_connection(2)).is_empty());
+    }
+
+    fn on_connection(number: u64) -> Flow {
+        Flow {
+            transport: Transport::Tcp,
+            peer: "192.0.2.1:5060".parse().unwrap(),
+            local: "198.51.100.1:5060".parse().unwrap(),
+            connection: Some(ConnectionId(number)),
+        }
+    }
+}

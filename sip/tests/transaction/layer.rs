@@ -206,6 +206,56 @@ mod matching_of_requests {
     }
 
     #[test]
+    fn sent_by_may_be_an_ipv6_reference_in_any_spelling() {
+        let mut layer = layer();
+        let first = Request {
+            sent_by: "[2001:db8::1]:5060",
+            ..Request::new("INVITE", BRANCH)
+        };
+        new_server(&mut layer, &first);
+        let same = Request {
+            sent_by: "[2001:0DB8:0::1]",
+            ..first.clone()
+        };
+        assert_eq!(receive(&mut layer, &same), Incoming::Retransmission);
+        let other = Request {
+            sent_by: "[2001:db8::2]",
+            ..first
+        };
+        new_server(&mut layer, &other);
+    }
+
+    #[test]
+    fn methods_without_a_name_in_the_standards_are_told_apart_by_case_too() {
+        let mut layer = layer();
+        for method in [
+            "NEWMETHOD",
+            "newmethod",
+            "invite",
+            "A-METHOD-OF-MANY-LETTERS",
+        ] {
+            let request = Request::new(method, BRANCH);
+            new_server(&mut layer, &request);
+            assert_eq!(receive(&mut layer, &request), Incoming::Retransmission);
+        }
+        new_server(&mut layer, &Request::new("INVITE", BRANCH));
+    }
+
+    #[test]
+    fn over_a_connection_the_final_answer_ends_a_request_other_than_invite_at_once() {
+        let mut layer = layer();
+        let flow = tcp(UA, 1);
+        let options = Request::new("OPTIONS", BRANCH).message();
+        let id = server_of(layer.handle_request(&options, &hop(flow), at(0)));
+        layer.respond(id, Bytes::from("100"), 100, at(0));
+        assert_eq!(events(&mut layer), []);
+        layer.respond(id, Bytes::from("200"), 200, at(0));
+        assert_eq!(sent(&mut layer), [to(flow, "100"), to(flow, "200")]);
+        assert_eq!(events(&mut layer), [Event::ServerEnded(id)]);
+        assert_eq!(layer.poll_timeout(), None);
+    }
+
+    #[test]
     fn a_response_is_no_request() {
         let response = Request::new("INVITE", BRANCH).response(200);
         let incoming = layer().handle_request(&response, &hop(udp(UA)), at(0));
@@ -592,6 +642,21 @@ mod ids_and_bounds {
         assert_eq!(sent(&mut layer), []);
         let outgoing = layer.handle_response(&invite.response(200), at(0));
         assert_eq!(outgoing, Outgoing::Unmatched);
+    }
+
+    #[test]
+    fn the_end_of_one_transaction_does_not_stop_the_clock_of_another() {
+        let mut layer = layer();
+        let first = send(&mut layer, &Request::new("OPTIONS", "z9hG4bK1"), udp(UA));
+        let second = Request::new("OPTIONS", "z9hG4bK2");
+        layer.send_request(&second.message(), udp(UA), at(100));
+        sent(&mut layer);
+        layer.abandon(first);
+        assert_eq!(layer.poll_timeout(), Some((at(600), "timer E")));
+        layer.handle_timeout(at(599));
+        assert_eq!(sent(&mut layer), []);
+        layer.handle_timeout(at(600));
+        assert_eq!(sent(&mut layer), [to(udp(UA), second.bytes())]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod cookie;
 pub mod hop;
 pub mod key;
 pub mod message;
+pub mod proxy;
 pub mod registrar;
 pub mod sdp;
 pub mod timer;

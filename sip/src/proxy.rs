@@ -1,0 +1,445 @@
+//! The stateful proxy of RFC 3261 section 16, with the registrar of section 10 beside it.
+//!
+//! [`Proxy`] is fed with what came in (`handle_*`) and drained of what must go out (`poll_*`).
+//! After every `handle_*` the caller drains [`Proxy::poll_transmit`] until it is empty and then
+//! sleeps until [`Proxy::poll_timeout`].
+//!
+//! A request that is not a retransmission gets a [`Context`]: the request as it came, one
+//! [`Branch`] per target, and the best final response so far. Contexts are keyed by their server
+//! transaction; a client transaction leads back to its context and branch. The path of a request:
+//!
+//! * `validate`: may it be forwarded at all (16.3)
+//! * `route`: our own Route values off, the dialog cookie opened, targets chosen (16.4, 16.5)
+//! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
+//! * `response`: back to the caller, best of several (16.7)
+//! * `cancel`: CANCEL and Timer C (16.8, 16.10)
+//!
+//! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
+//! Contact behind a NAT claims; nothing about a dialog is kept here.
+//!
+//! Standards: RFC 3261 sections 10, 16 and 18.2; RFC 3581 (rport); RFC 4320 (no 408 to
+//! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
+
+mod cancel;
+mod forward;
+pub mod media;
+mod response;
+mod route;
+mod validate;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::cookie::{DialogCookie, Keys};
+use crate::hop::{ConnectionId, Flow, Hop, Transmit};
+use crate::message::{Message, Method};
+use crate::registrar::{self, Registrar};
+use crate::timer::Timers;
+use crate::transaction::{self, ClientId, Incoming, Outgoing, ServerId, Transactions};
+use forward::Outbound;
+use media::{Media, Party, SessionRef};
+
+/// What the proxy must know of its surroundings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses and ports that UAs send to; Route and Request-URIs that name one are ours.
+    pub service: Vec<SocketAddr>,
+    /// Domains that the registrar serves, lower case.
+    pub domains: Vec<String>,
+    /// Keys of the dialog cookies and branches.
+    pub keys: Keys,
+    /// The transaction timers.
+    pub timers: Timers,
+    /// Timer C: how long an INVITE may ring (RFC 3261 section 16.6 step 11; more than 3 minutes).
+    pub timer_c: Duration,
+    /// Bounds of the transaction tables.
+    pub limits: transaction::Limits,
+    /// Bounds and lifetimes of the registrar.
+    pub registrar: registrar::Limits,
+    /// A moment on both clocks: the monotonic one and seconds since 1970, for cookies.
+    pub epoch: (Instant, u64),
+}
+
+/// Timer C's default: over the three minutes that RFC 3261 section 16.6 step 11 asks for.
+pub const TIMER_C: Duration = Duration::from_secs(185);
+
+/// What happened to messages, each count under its own name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes that were no SIP message at all.
+    pub unparsable: u64,
+    /// Requests answered 400, 416, 420, 483 or 505 at validation.
+    pub rejected: u64,
+    /// Malformed responses, dropped.
+    pub malformed_responses: u64,
+    /// Responses that matched no transaction, dropped (RFC 6026 section 7.3).
+    pub unmatched_responses: u64,
+    /// Requests for a domain that is not ours.
+    pub foreign: u64,
+    /// Requests for a user who has no binding.
+    pub not_found: u64,
+    /// Requests refused because a table was full.
+    pub overload: u64,
+    /// Route values with a cookie that we did not sign.
+    pub bad_cookies: u64,
+    /// ACK requests that belong to no call of ours, dropped.
+    pub stray_acks: u64,
+    /// In-dialog requests that came by another edge than the call began with.
+    pub path_drift: u64,
+    /// INVITEs forwarded.
+    pub calls: u64,
+    /// INVITEs answered with 2xx.
+    pub answered: u64,
+}
+
+/// A request in progress.
+#[derive(Debug)]
+struct Context {
+    request: Message,
+    branches: Vec<Branch>,
+    best: Option<Message>,
+    /// A 2xx was forwarded, or a 6xx came in: no further branch may win.
+    decided: bool,
+    /// The dialog that the request belongs to, and who sent it.
+    dialog: Option<(DialogCookie, Party)>,
+}
+
+/// One copy of a request at one target.
+#[derive(Debug)]
+struct Branch {
+    client: ClientId,
+    request: Message,
+    flow: Flow,
+    progress: Progress,
+    session: Option<SessionRef>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// No response yet; `cancel` asks for a CANCEL as soon as one comes (RFC 3261 section 9.1).
+    Calling { cancel: bool },
+    /// A provisional response came.
+    Proceeding { cancelled: bool },
+    /// A final response came or the branch was given up.
+    Done,
+}
+
+/// A target of a request (RFC 3261 section 16.5).
+#[derive(Debug, Clone)]
+struct Target {
+    /// The new Request-URI; `None` keeps the one that came.
+    uri: Option<Bytes>,
+    flow: Flow,
+    relay: Option<wire::mark::RelayId>,
+}
+
+/// The stateful proxy and registrar.
+#[derive(Debug)]
+pub struct Proxy {
+    config: Config,
+    registrar: Registrar,
+    transactions: Transactions,
+    contexts: HashMap<ServerId, Context>,
+    by_client: HashMap<ClientId, (ServerId, usize)>,
+    timer_c: BTreeSet<(Instant, ClientId)>,
+    timer_c_of: HashMap<ClientId, Instant>,
+    transmits: VecDeque<Transmit>,
+    counters: Counters,
+}
+
+impl Proxy {
+    /// A proxy with no bindings and no transactions.
+    pub fn new(config: Config) -> Self {
+        Self {
+            registrar: Registrar::new(config.registrar),
+            transactions: Transactions::new(config.limits, config.timers),
+            config,
+            contexts: HashMap::new(),
+            by_client: HashMap::new(),
+            timer_c: BTreeSet::new(),
+            timer_c_of: HashMap::new(),
+            transmits: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes one message from a transport.
+    pub fn handle_message(&mut self, bytes: Bytes, hop: &Hop, media: &mut dyn Media, now: Instant) {
+        match Message::parse(bytes) {
+            Ok(message) => self.handle_parsed(message, hop, media, now),
+            Err(_) => self.counters.unparsable += 1,
+        }
+    }
+
+    /// Takes one message that a stream transport has already parsed.
+    pub fn handle_parsed(
+        &mut self,
+        message: Message,
+        hop: &Hop,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        if message.is_request() {
+            self.handle_request(&message, hop, media, now);
+        } else {
+            self.handle_response(&message, hop, media, now);
+        }
+        self.drain(media, now);
+    }
+
+    /// Fires every timer that is due.
+    pub fn handle_timeout(&mut self, media: &mut dyn Media, now: Instant) {
+        self.registrar.handle_timeout(now);
+        self.transactions.handle_timeout(now);
+        self.fire_timer_c(media, now);
+        self.drain(media, now);
+    }
+
+    /// A transport could not deliver to this flow.
+    pub fn handle_transport_error(&mut self, flow: &Flow, media: &mut dyn Media, now: Instant) {
+        self.transactions.handle_transport_error(flow, now);
+        self.drain(media, now);
+    }
+
+    /// A connection is gone, and with it the bindings that only it could reach.
+    pub fn handle_connection_closed(&mut self, connection: ConnectionId) {
+        self.registrar.connection_closed(connection);
+    }
+
+    /// The next message to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// When to call [`Proxy::handle_timeout`], and for whom.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let timer_c = self.timer_c.first().map(|(at, _)| (*at, "timer C"));
+        [
+            self.transactions.poll_timeout(),
+            self.registrar.poll_timeout(),
+            timer_c,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The registrar, to look at.
+    pub fn registrar(&self) -> &Registrar {
+        &self.registrar
+    }
+
+    /// The transaction layer, to look at.
+    pub fn transactions(&self) -> &Transactions {
+        &self.transactions
+    }
+
+    /// Requests in progress.
+    pub fn contexts(&self) -> usize {
+        self.contexts.len()
+    }
+
+    fn handle_request(
+        &mut self,
+        request: &Message,
+        hop: &Hop,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        self.registrar.seen(&hop.flow, hop.relay);
+        let request = validate::with_source(request, hop);
+        if let Err(fault) = request.check() {
+            self.counters.rejected += 1;
+            self.refuse_statelessly(&request, hop, fault.status, fault.reason);
+            return;
+        }
+        match self.transactions.handle_request(&request, hop, now) {
+            Incoming::New(id) => self.begin(id, request, hop, media, now),
+            Incoming::Retransmission | Incoming::AckAbsorbed => {}
+            Incoming::AckEndToEnd => self.forward_ack(&request, hop, media, now),
+            Incoming::Cancel { cancel, invite } => {
+                self.handle_cancel(&request, cancel, invite, now);
+            }
+            // It passed the check, so this is a request without a key: nothing can be answered to it.
+            Incoming::Unusable => self.counters.rejected += 1,
+            Incoming::Full => {
+                self.counters.overload += 1;
+                self.refuse_statelessly(&request, hop, 503, "Service Unavailable");
+            }
+        }
+    }
+
+    /// A new transaction: answered here, or forwarded.
+    fn begin(
+        &mut self,
+        id: ServerId,
+        request: Message,
+        hop: &Hop,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        if let Err(rejection) = validate::forwardable(&request) {
+            self.counters.rejected += 1;
+            let response = rejection.response(&request, &self.to_tag(&request));
+            self.transactions.respond(id, response.0, response.1, now);
+            return;
+        }
+        let routed = self.route(&request, now);
+        match routed {
+            route::Routed::Register(aor) => {
+                let response = self.registrar.handle_register(&request, &aor, hop, now);
+                self.respond_with(id, &response, now);
+            }
+            route::Routed::Options => self.answer_options(id, &request, now),
+            route::Routed::Refused { status, reason } => {
+                self.respond(id, &request, status, reason, now);
+            }
+            route::Routed::Forward {
+                request: inner,
+                targets,
+                dialog,
+            } => {
+                let outbound = Outbound {
+                    original: request,
+                    inner,
+                    hop,
+                    targets,
+                    dialog,
+                };
+                self.start(id, outbound, media, now);
+            }
+        }
+    }
+
+    fn answer_options(&mut self, id: ServerId, request: &Message, now: Instant) {
+        let response = request
+            .respond(200, "OK")
+            .to_tag(&self.to_tag(request))
+            .header("Accept", "application/sdp")
+            .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
+            .header("Supported", "path, outbound")
+            .build();
+        self.respond_with(id, &response, now);
+    }
+
+    /// Answers a request in its transaction.
+    fn respond(
+        &mut self,
+        id: ServerId,
+        request: &Message,
+        status: u16,
+        reason: &str,
+        now: Instant,
+    ) {
+        let response = request.respond(status, reason);
+        let response = if status > 100 {
+            response.to_tag(&self.to_tag(request)).build()
+        } else {
+            response.build()
+        };
+        self.respond_with(id, &response, now);
+    }
+
+    fn respond_with(&mut self, id: ServerId, response: &Message, now: Instant) {
+        let status = response.status().unwrap_or(500);
+        self.transactions
+            .respond(id, response.bytes().clone(), status, now);
+    }
+
+    /// Answers without a transaction; an ACK is never answered (RFC 3261 section 17).
+    fn refuse_statelessly(&mut self, request: &Message, hop: &Hop, status: u16, reason: &str) {
+        if request.method() == Method::Ack {
+            return;
+        }
+        let response = request
+            .respond(status, reason)
+            .to_tag(&self.to_tag(request))
+            .build();
+        self.transmits.push_back(Transmit {
+            flow: hop.flow,
+            bytes: response.bytes().clone(),
+        });
+    }
+
+    /// The To tag of our own answers: the same for a retransmission (RFC 3261 section 8.2.6.2).
+    fn to_tag(&self, request: &Message) -> String {
+        let branch = request
+            .top_via()
+            .ok()
+            .and_then(|via| via.branch().map(<[u8]>::to_vec));
+        let call_id = request.call_id().unwrap_or_default();
+        let seed = [call_id, branch.as_deref().unwrap_or_default()].concat();
+        format!("{:08x}", self.config.keys.tag_hash(&seed))
+    }
+
+    /// Moves what the inner machines have produced to our own queues.
+    fn drain(&mut self, media: &mut dyn Media, now: Instant) {
+        while let Some(event) = self.transactions.poll_event() {
+            match event {
+                transaction::Event::Timeout(client) => {
+                    self.branch_failed(client, 408, "Request Timeout", media, now);
+                }
+                transaction::Event::TransportError(client) => {
+                    self.branch_failed(client, 503, "Service Unavailable", media, now);
+                }
+                transaction::Event::ClientEnded(client) => self.forget_client(client),
+                transaction::Event::ServerEnded(server) => self.forget_context(server, media, now),
+            }
+        }
+        // Bindings are looked at through `registrar`; nobody needs their events yet.
+        while self.registrar.poll_event().is_some() {}
+        while let Some(transmit) = self.transactions.poll_transmit() {
+            self.transmits.push_back(transmit);
+        }
+    }
+
+    fn forget_client(&mut self, client: ClientId) {
+        self.by_client.remove(&client);
+        self.stop_timer_c(client);
+    }
+
+    /// The server transaction is over. Branches that still ring have nobody to answer to.
+    fn forget_context(&mut self, server: ServerId, media: &mut dyn Media, now: Instant) {
+        self.cancel_all(server, now);
+        let Some(context) = self.contexts.remove(&server) else {
+            return;
+        };
+        for branch in context.branches {
+            self.forget_client(branch.client);
+            if let (Some(session), None, true) = (
+                branch.session,
+                &context.dialog,
+                branch.progress != Progress::Done,
+            ) {
+                media.ended(session, now);
+            }
+        }
+    }
+
+    /// A copy of a matched response goes on from here.
+    fn handle_response(
+        &mut self,
+        response: &Message,
+        hop: &Hop,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        if response.check().is_err() {
+            self.counters.malformed_responses += 1;
+            return;
+        }
+        match self.transactions.handle_response(response, now) {
+            Outgoing::Pass(client) => self.pass_response(client, response, hop, media, now),
+            Outgoing::Absorbed => {}
+            Outgoing::Unmatched => self.counters.unmatched_responses += 1,
+        }
+    }
+}

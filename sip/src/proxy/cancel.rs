@@ -1,0 +1,110 @@
+//! CANCEL processing (RFC 3261 section 16.10) and Timer C (16.8).
+
+use std::time::Instant;
+
+use super::media::Media;
+use super::{Progress, Proxy};
+use crate::message::{Message, Method};
+use crate::transaction::{ClientId, ServerId};
+
+impl Proxy {
+    /// A CANCEL for an INVITE of ours, or for none.
+    pub(super) fn handle_cancel(
+        &mut self,
+        request: &Message,
+        cancel: ServerId,
+        invite: Option<ServerId>,
+        now: Instant,
+    ) {
+        let Some(invite) = invite else {
+            self.respond(cancel, request, 481, "Call/Transaction Does Not Exist", now);
+            return;
+        };
+        self.respond(cancel, request, 200, "OK", now);
+        self.cancel_all(invite, now);
+    }
+
+    /// Cancels every branch that still waits for a final response.
+    pub(super) fn cancel_all(&mut self, server: ServerId, now: Instant) {
+        let branches = self
+            .contexts
+            .get(&server)
+            .map_or(0, |context| context.branches.len());
+        for index in 0..branches {
+            self.cancel_branch(server, index, now);
+        }
+    }
+
+    /// Cancels one branch: at once if it has answered provisionally, else as soon as it does
+    /// (section 9.1).
+    pub(super) fn cancel_branch(&mut self, server: ServerId, index: usize, now: Instant) {
+        let Some(context) = self.contexts.get_mut(&server) else {
+            return;
+        };
+        let Some(branch) = context.branches.get_mut(index) else {
+            return;
+        };
+        if branch.request.method() != Method::Invite {
+            return;
+        }
+        match branch.progress {
+            Progress::Calling { .. } => branch.progress = Progress::Calling { cancel: true },
+            Progress::Proceeding { cancelled: false } => {
+                branch.progress = Progress::Proceeding { cancelled: true };
+                let (client, flow) = (branch.client, branch.flow);
+                let cancel = branch.request.cancel_for();
+                // Its answer is of no interest: the INVITE's own final response decides.
+                let _ = self.transactions.send_request(&cancel, flow, now);
+                // "the client … SHOULD consider the original transaction cancelled" after 64*T1.
+                self.restart_timer_c(client, now + 64 * self.config.timers.t1);
+            }
+            Progress::Proceeding { cancelled: true } | Progress::Done => {}
+        }
+    }
+
+    pub(super) fn start_timer_c(&mut self, client: ClientId, at: Instant) {
+        self.timer_c.insert((at, client));
+        self.timer_c_of.insert(client, at);
+    }
+
+    /// Moves Timer C of a branch that has one.
+    pub(super) fn restart_timer_c(&mut self, client: ClientId, at: Instant) {
+        if self.stop_timer_c(client) {
+            self.start_timer_c(client, at);
+        }
+    }
+
+    /// True if it was running.
+    pub(super) fn stop_timer_c(&mut self, client: ClientId) -> bool {
+        match self.timer_c_of.remove(&client) {
+            Some(at) => self.timer_c.remove(&(at, client)),
+            None => false,
+        }
+    }
+
+    /// A branch that rings is cancelled; one that is silent, or stays silent after its CANCEL, is
+    /// given up as if it had answered 408.
+    pub(super) fn fire_timer_c(&mut self, media: &mut dyn Media, now: Instant) {
+        while let Some(&(at, client)) = self.timer_c.first() {
+            if at > now {
+                return;
+            }
+            let Some(&(server, index)) = self.by_client.get(&client) else {
+                self.stop_timer_c(client);
+                continue;
+            };
+            let progress = self
+                .contexts
+                .get(&server)
+                .and_then(|context| context.branches.get(index))
+                .map(|branch| branch.progress);
+            if progress == Some(Progress::Proceeding { cancelled: false }) {
+                self.cancel_branch(server, index, now);
+            } else {
+                self.stop_timer_c(client);
+                self.transactions.abandon(client);
+                self.branch_failed(client, 408, "Request Timeout", media, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Request forwarding (RFC 3261 section 16.6): the copy, Record-Route, Via, media, and the client
+//! transaction of each branch.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
+use super::route::Routed;
+use super::{Branch, Context, Progress, Proxy, Target, validate};
+use crate::cookie::DialogCookie;
+use crate::hop::{Flow, Hop, Transmit, Transport};
+use crate::message::{HeaderName, Message, Method};
+use crate::transaction::ServerId;
+
+/// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
+const MAX_FORWARDS: u8 = 70;
+
+/// A request that is ready for its targets.
+pub(super) struct Outbound<'a> {
+    /// As it came: what our own answers are made from.
+    pub(super) original: Message,
+    /// Less our own Route values: what is copied.
+    pub(super) inner: Message,
+    pub(super) hop: &'a Hop,
+    pub(super) targets: Vec<Target>,
+    pub(super) dialog: Option<(DialogCookie, Party)>,
+}
+
+impl Proxy {
+    /// Sends a request to all its targets at once.
+    pub(super) fn start(
+        &mut self,
+        id: ServerId,
+        outbound: Outbound<'_>,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        let Outbound {
+            original,
+            inner,
+            hop,
+            targets,
+            dialog,
+        } = outbound;
+        if original.method() == Method::Invite {
+            self.respond(id, &original, 100, "Trying", now);
+            self.counters.calls += u64::from(dialog.is_none());
+        }
+        self.count_drift(hop, dialog.as_ref());
+        let mut branches = Vec::with_capacity(targets.len());
+        for target in &targets {
+            let Some(branch) = self.start_branch(&inner, hop, target, dialog, media, now) else {
+                continue;
+            };
+            self.by_client.insert(branch.client, (id, branches.len()));
+            branches.push(branch);
+        }
+        if branches.is_empty() {
+            self.counters.overload += 1;
+            self.respond(id, &original, 503, "Service Unavailable", now);
+            return;
+        }
+        let context = Context {
+            request: original,
+            branches,
+            best: None,
+            decided: false,
+            dialog,
+        };
+        self.contexts.insert(id, context);
+    }
+
+    fn start_branch(
+        &mut self,
+        inner: &Message,
+        hop: &Hop,
+        target: &Target,
+        dialog: Option<(DialogCookie, Party)>,
+        media: &mut dyn Media,
+        now: Instant,
+    ) -> Option<Branch> {
+        let placement = place(inner, hop, target, dialog, media, now);
+        let session = placement.session;
+        let request = self.copy(inner, hop, target, dialog.is_some(), placement, now);
+        let Some(client) = self.transactions.send_request(&request, target.flow, now) else {
+            if let (Some(session), None) = (session, dialog) {
+                media.ended(session, now);
+            }
+            return None;
+        };
+        if request.method() == Method::Invite {
+            self.start_timer_c(client, now + self.config.timer_c);
+        }
+        let progress = Progress::Calling { cancel: false };
+        Some(Branch {
+            client,
+            request,
+            flow: target.flow,
+            progress,
+            session,
+        })
+    }
+
+    /// An ACK for a 2xx goes on without a transaction (RFC 3261 section 17.1.1.3).
+    pub(super) fn forward_ack(
+        &mut self,
+        request: &Message,
+        hop: &Hop,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        let routed = match validate::forwardable(request) {
+            Ok(()) => self.route(request, now),
+            Err(_) => Routed::Options,
+        };
+        let Routed::Forward {
+            request: inner,
+            targets,
+            dialog: dialog @ Some(_),
+        } = routed
+        else {
+            self.counters.stray_acks += 1;
+            return;
+        };
+        for target in &targets {
+            let placement = place(&inner, hop, target, dialog, media, now);
+            let copy = self.copy(&inner, hop, target, true, placement, now);
+            self.transmits.push_back(Transmit {
+                flow: target.flow,
+                bytes: copy.bytes().clone(),
+            });
+        }
+    }
+
+    /// The copy of a request for one target.
+    fn copy(
+        &self,
+        inner: &Message,
+        hop: &Hop,
+        target: &Target,
+        in_dialog: bool,
+        placement: Placement,
+        now: Instant,
+    ) -> Message {
+        let mut edit = inner.edit();
+        if let Some(uri) = &target.uri {
+            edit.set_request_uri(uri.to_vec());
+        }
+        let hops = inner.max_forwards().ok().flatten();
+        let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
+        edit.set(HeaderName::MaxForwards, hops.to_string());
+        if !in_dialog && begins_dialog(inner) {
+            let cookie = self.cookie(inner, hop, target, placement.session, now);
+            for value in record_routes(&hop.flow, &target.flow, &cookie) {
+                edit.push_front(HeaderName::RecordRoute, value);
+            }
+        }
+        edit.push_front(HeaderName::Via, self.via(inner, target));
+        if let Some(body) = placement.body {
+            edit.set_body(body);
+        }
+        edit.finish()
+    }
+
+    fn cookie(
+        &self,
+        inner: &Message,
+        hop: &Hop,
+        target: &Target,
+        session: Option<SessionRef>,
+        now: Instant,
+    ) -> String {
+        let caller_tag = inner
+            .from()
+            .ok()
+            .and_then(|from| from.tag().map(<[u8]>::to_vec));
+        let (instant, unix) = self.config.epoch;
+        let started = unix + now.saturating_duration_since(instant).as_secs();
+        self.config.keys.seal(&DialogCookie {
+            caller: hop.flow,
+            callee: target.flow,
+            caller_tag: self.config.keys.tag_hash(&caller_tag.unwrap_or_default()),
+            session: session.map(|session| (session.session, session.relay)),
+            started: u32::try_from(started).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Our Via, its branch a keyed hash of the incoming transaction and the target, so that the
+    /// same request through another concentrator is the same transaction at the UAS.
+    fn via(&self, inner: &Message, target: &Target) -> String {
+        let mut incoming = Vec::with_capacity(256);
+        if let Ok(via) = inner.top_via() {
+            incoming.extend_from_slice(via.branch().unwrap_or_default());
+            incoming.push(0);
+            incoming.extend_from_slice(via.host.to_string().as_bytes());
+            incoming.extend_from_slice(&via.port.unwrap_or_default().to_be_bytes());
+        }
+        incoming.extend_from_slice(inner.call_id().unwrap_or_default());
+        incoming.push(0);
+        if let Ok((number, _)) = inner.cseq() {
+            incoming.extend_from_slice(&number.to_be_bytes());
+        }
+        let mut to = target.flow.to_string().into_bytes();
+        to.extend_from_slice(target.uri.as_deref().unwrap_or_default());
+        let branch = self.config.keys.branch(&incoming, &to);
+        let Flow {
+            transport, local, ..
+        } = target.flow;
+        format!("SIP/2.0/{} {local};branch={branch}", transport.via_name())
+    }
+
+    /// A caller whose packets now take another edge keeps the relay that the call began with.
+    fn count_drift(&mut self, hop: &Hop, dialog: Option<&(DialogCookie, Party)>) {
+        let Some((cookie, Party::Caller)) = dialog else {
+            return;
+        };
+        let pinned = cookie.session.map(|(_, relay)| relay);
+        if let (Some(pinned), Some(seen)) = (pinned, hop.relay)
+            && pinned != seen
+        {
+            self.counters.path_drift += 1;
+        }
+    }
+}
+
+/// The media of a copy: placed anew for a new call, rewritten for its relay later on.
+fn place(
+    inner: &Message,
+    hop: &Hop,
+    target: &Target,
+    dialog: Option<(DialogCookie, Party)>,
+    media: &mut dyn Media,
+    now: Instant,
+) -> Placement {
+    match dialog {
+        None if inner.method() == Method::Invite && !has_to_tag(inner) => {
+            let contact = target.uri.as_deref().unwrap_or_default();
+            let (to, to_relay) = (&target.flow, target.relay);
+            media.place(
+                &NewCall {
+                    request: inner,
+                    from: hop,
+                    to,
+                    to_relay,
+                    contact,
+                },
+                now,
+            )
+        }
+        None => Placement::default(),
+        Some((cookie, party)) => {
+            let session = SessionRef::of(&cookie);
+            let body = session.and_then(|session| {
+                media.rewrite(
+                    &CallMessage {
+                        message: inner,
+                        from: hop,
+                        party,
+                        session,
+                    },
+                    now,
+                )
+            });
+            Placement { session, body }
+        }
+    }
+}
+
+fn has_to_tag(request: &Message) -> bool {
+    request.to().is_ok_and(|to| to.tag().is_some())
+}
+
+/// Requests that make a dialog (RFC 3261 section 12, RFC 6665): those need us in their route set.
+fn begins_dialog(request: &Message) -> bool {
+    let method = request.method();
+    let makes_one = [
+        Method::Invite,
+        Method::Subscribe,
+        Method::Notify,
+        Method::Refer,
+    ];
+    makes_one.contains(&method) && !has_to_tag(request)
+}
+
+/// Record-Route values in the order in which they are put on top: one where both sides use the
+/// same transport, else one for each side (RFC 5658).
+fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
+    let side = |transport: Transport, local: SocketAddr| {
+        let parameter = match transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+            Transport::Tls => ";transport=tls",
+            Transport::Ws => ";transport=ws",
+            Transport::Wss => ";transport=wss",
+        };
+        format!("<sip:{cookie}@{local}{parameter};lr>")
+    };
+    let mut values = vec![side(caller.transport, caller.local)];
+    if (caller.transport, caller.local) != (callee.transport, callee.local) {
+        values.push(side(callee.transport, callee.local));
+    }
+    values
+}

@@ -1,0 +1,120 @@
+//! What the proxy asks its environment about media.
+//!
+//! The proxy knows which message leaves on which branch and for which side of the call; the
+//! environment knows relays. [`Media`] is the seam: the proxy calls it while it forwards, because
+//! a retransmission must carry the same body as the first copy, and it must answer from memory.
+
+use std::time::Instant;
+
+use wire::mark::RelayId;
+
+use crate::cookie::DialogCookie;
+use crate::hop::{Flow, Hop};
+use crate::message::Message;
+
+/// A call's media on one relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionRef {
+    /// The relay.
+    pub relay: RelayId,
+    /// The session on that relay.
+    pub session: u64,
+}
+
+impl SessionRef {
+    /// The session that a dialog is pinned to.
+    pub fn of(cookie: &DialogCookie) -> Option<Self> {
+        cookie
+            .session
+            .map(|(session, relay)| Self { relay, session })
+    }
+}
+
+/// Which party of a call a message comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The one that sent the first INVITE.
+    Caller,
+    /// The one that was called.
+    Callee,
+}
+
+impl Party {
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Caller => Self::Callee,
+            Self::Callee => Self::Caller,
+        }
+    }
+}
+
+/// An INVITE that begins a call and is about to leave on one branch.
+#[derive(Debug, Clone, Copy)]
+pub struct NewCall<'a> {
+    /// The request as it came.
+    pub request: &'a Message,
+    /// Where it came from, with the mark that names the caller's relay.
+    pub from: &'a Hop,
+    /// The callee's flow.
+    pub to: &'a Flow,
+    /// The relay that the callee was last seen with.
+    pub to_relay: Option<RelayId>,
+    /// The callee's own idea of its address (the URI of its contact).
+    pub contact: &'a [u8],
+}
+
+/// What the media side decided for one branch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The session the call is pinned to; `None` when media go end to end.
+    pub session: Option<SessionRef>,
+    /// The body to send in place of the one that came.
+    pub body: Option<Vec<u8>>,
+}
+
+/// A message of a call that already has a session.
+#[derive(Debug, Clone, Copy)]
+pub struct CallMessage<'a> {
+    /// The message as it came.
+    pub message: &'a Message,
+    /// Where it came from.
+    pub from: &'a Hop,
+    /// Whose message it is.
+    pub party: Party,
+    /// The session that the call is pinned to.
+    pub session: SessionRef,
+}
+
+/// The environment's side of a call's media.
+pub trait Media {
+    /// Places the media of a new call on a branch.
+    fn place(&mut self, call: &NewCall<'_>, now: Instant) -> Placement;
+
+    /// The body to send in place of the one in a later message of a call; `None` leaves it.
+    fn rewrite(&mut self, message: &CallMessage<'_>, now: Instant) -> Option<Vec<u8>>;
+
+    /// The call was answered: its session is in use from now on.
+    fn answered(&mut self, session: SessionRef, now: Instant);
+
+    /// The branch failed or the call is over: nothing will need the session again.
+    fn ended(&mut self, session: SessionRef, now: Instant);
+}
+
+/// Media that go end to end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMedia;
+
+impl Media for NoMedia {
+    fn place(&mut self, _: &NewCall<'_>, _: Instant) -> Placement {
+        Placement::default()
+    }
+
+    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn answered(&mut self, _: SessionRef, _: Instant) {}
+
+    fn ended(&mut self, _: SessionRef, _: Instant) {}
+}

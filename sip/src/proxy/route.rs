@@ -1,0 +1,226 @@
+//! Route processing and the choice of targets (RFC 3261 sections 16.4 and 16.5).
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::media::Party;
+use super::{Proxy, Target};
+use crate::cookie::DialogCookie;
+use crate::message::{HeaderName, Host, Message, Method, Uri};
+use crate::registrar::AddressOfRecord;
+
+/// What becomes of a request.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one call")]
+pub(super) enum Routed {
+    /// It is for the registrar.
+    Register(AddressOfRecord),
+    /// It asks for our own capabilities.
+    Options,
+    /// It goes nowhere.
+    Refused { status: u16, reason: &'static str },
+    /// It goes on, less our own Route values.
+    Forward {
+        request: Message,
+        targets: Vec<Target>,
+        dialog: Option<(DialogCookie, Party)>,
+    },
+}
+
+impl Proxy {
+    /// Decides where a valid request goes.
+    pub(super) fn route(&mut self, request: &Message, now: Instant) -> Routed {
+        let request = self.undo_strict_route(request);
+        let (request, cookie) = self.pop_own_routes(&request);
+        if let Some(cookie) = cookie {
+            return self.route_in_dialog(request, cookie);
+        }
+        let Ok(uri) = Uri::parse(request.request_uri()) else {
+            return Routed::Refused {
+                status: 400,
+                reason: "Bad Request-URI",
+            };
+        };
+        if !self.is_ours(&uri) {
+            self.counters.foreign += 1;
+            return Routed::Refused {
+                status: 403,
+                reason: "Relaying Denied",
+            };
+        }
+        match (request.method(), uri.user.is_some()) {
+            (Method::Register, _) => address_of_record(&request),
+            (Method::Options, false) => Routed::Options,
+            _ => self.look_up(request, now),
+        }
+    }
+
+    /// True where a URI names a served domain or one of our addresses.
+    fn is_ours(&self, uri: &Uri<'_>) -> bool {
+        match &uri.host {
+            Host::Name(name) => self
+                .config
+                .domains
+                .iter()
+                .any(|domain| name.eq_ignore_ascii_case(domain.as_bytes())),
+            Host::V4(address) => self.is_our_address(IpAddr::V4(*address), uri.port),
+            Host::V6(address) => self.is_our_address(IpAddr::V6(*address), uri.port),
+        }
+    }
+
+    fn is_our_address(&self, address: IpAddr, port: Option<u16>) -> bool {
+        self.config.service.iter().any(|service| {
+            service.ip() == address && port.is_none_or(|port| port == service.port())
+        })
+    }
+
+    /// "If the Request-URI … was placed in a Record-Route by this proxy": a strict router before
+    /// us moved the real Request-URI to the end of Route (16.4).
+    fn undo_strict_route(&self, request: &Message) -> Message {
+        let ours = Uri::parse(request.request_uri())
+            .is_ok_and(|uri| uri.param(b"lr").is_some() && self.is_ours(&uri));
+        if !ours {
+            return request.clone();
+        }
+        let values: Vec<Vec<u8>> = request
+            .values(HeaderName::Route)
+            .map(std::borrow::Cow::into_owned)
+            .collect();
+        let Some((last, rest)) = values.split_last() else {
+            return request.clone();
+        };
+        let target = uri_of(last).to_vec();
+        let own = [b"<".as_slice(), request.request_uri(), b">"].concat();
+        let mut edit = request.edit();
+        edit.remove_all(HeaderName::Route);
+        for value in rest {
+            edit.append(HeaderName::Route, value.clone());
+        }
+        // Our own value goes back to the front, where `pop_own_routes` finds its cookie.
+        edit.push_front(HeaderName::Route, own);
+        edit.set_request_uri(target);
+        edit.finish()
+    }
+
+    /// Takes off every leading Route value that is ours: two of them where the transports of the
+    /// two sides differ (RFC 5658).
+    fn pop_own_routes(&mut self, request: &Message) -> (Message, Option<DialogCookie>) {
+        let mut cookie = None;
+        let mut popped = 0;
+        for value in request.values(HeaderName::Route) {
+            let Ok(uri) = Uri::parse(uri_of(&value)) else {
+                break;
+            };
+            if !self.is_ours(&uri) {
+                break;
+            }
+            if let (None, Some(user)) = (cookie, uri.user) {
+                match self.config.keys.open(user) {
+                    Ok(opened) => cookie = Some(opened),
+                    Err(_) => self.counters.bad_cookies += 1,
+                }
+            }
+            popped += 1;
+        }
+        if popped == 0 {
+            return (request.clone(), cookie);
+        }
+        let mut edit = request.edit();
+        for _ in 0..popped {
+            edit.remove_first_value(HeaderName::Route);
+        }
+        (edit.finish(), cookie)
+    }
+
+    /// A request of a dialog goes to the other party's flow. Who sent it is told by the From
+    /// tag, which no NAT changes.
+    fn route_in_dialog(&self, request: Message, cookie: DialogCookie) -> Routed {
+        let tag = request
+            .from()
+            .ok()
+            .and_then(|from| from.tag().map(<[u8]>::to_vec));
+        let from_caller = tag.is_some_and(|tag| self.config.keys.is_tag(cookie.caller_tag, &tag));
+        let (party, flow) = if from_caller {
+            (Party::Caller, cookie.callee)
+        } else {
+            (Party::Callee, cookie.caller)
+        };
+        let target = Target {
+            uri: None,
+            flow,
+            relay: None,
+        };
+        Routed::Forward {
+            request,
+            targets: vec![target],
+            dialog: Some((cookie, party)),
+        }
+    }
+
+    /// The bindings of the user in the Request-URI.
+    fn look_up(&mut self, request: Message, now: Instant) -> Routed {
+        let Some(aor) = AddressOfRecord::from_uri(request.request_uri()) else {
+            return Routed::Refused {
+                status: 404,
+                reason: "Not Found",
+            };
+        };
+        let targets: Vec<Target> = self
+            .registrar
+            .lookup(&aor, now)
+            .iter()
+            .map(|binding| Target {
+                uri: Some(without_headers(&binding.contact_uri)),
+                flow: binding.flow,
+                relay: binding.relay,
+            })
+            .collect();
+        if targets.is_empty() {
+            self.counters.not_found += 1;
+            return Routed::Refused {
+                status: 404,
+                reason: "Not Found",
+            };
+        }
+        Routed::Forward {
+            request,
+            targets,
+            dialog: None,
+        }
+    }
+}
+
+fn address_of_record(request: &Message) -> Routed {
+    let aor = request
+        .to()
+        .ok()
+        .and_then(|to| AddressOfRecord::from_uri(to.uri));
+    match aor {
+        Some(aor) => Routed::Register(aor),
+        None => Routed::Refused {
+            status: 400,
+            reason: "Bad Address-of-Record",
+        },
+    }
+}
+
+/// The URI of a Route value: what stands between the angle brackets.
+fn uri_of(value: &[u8]) -> &[u8] {
+    let inner = value
+        .iter()
+        .position(|byte| *byte == b'<')
+        .map_or(value, |at| &value[at + 1..]);
+    inner
+        .iter()
+        .position(|byte| *byte == b'>')
+        .map_or(inner, |at| &inner[..at])
+}
+
+/// A contact as a Request-URI: header fields in it are not allowed there (19.1.5).
+fn without_headers(uri: &Bytes) -> Bytes {
+    uri.iter()
+        .position(|byte| *byte == b'?')
+        .map_or_else(|| uri.clone(), |at| uri.slice(..at))
+}

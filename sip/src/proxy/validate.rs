@@ -1,0 +1,111 @@
+//! Request validation (RFC 3261 section 16.3) and the source of a request (18.2.1, RFC 3581).
+
+use bytes::Bytes;
+
+use crate::hop::Hop;
+use crate::message::{HeaderName, Message, Method, Uri};
+
+/// Why a well-formed request may not be forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejection {
+    status: u16,
+    reason: &'static str,
+    unsupported: Option<String>,
+}
+
+impl Rejection {
+    const fn plain(status: u16, reason: &'static str) -> Self {
+        Self {
+            status,
+            reason,
+            unsupported: None,
+        }
+    }
+
+    /// The response and its status code.
+    pub(super) fn response(&self, request: &Message, to_tag: &str) -> (Bytes, u16) {
+        let mut response = request.respond(self.status, self.reason).to_tag(to_tag);
+        if let Some(unsupported) = &self.unsupported {
+            response = response.header("Unsupported", unsupported);
+        }
+        (response.build().bytes().clone(), self.status)
+    }
+}
+
+/// Steps 2, 3 and 5 of section 16.3; step 1 is [`Message::check`].
+pub(super) fn forwardable(request: &Message) -> Result<(), Rejection> {
+    let known_scheme = Uri::parse(request.request_uri()).is_ok_and(|uri| uri.is_sip());
+    if !known_scheme {
+        return Err(Rejection::plain(416, "Unsupported URI Scheme"));
+    }
+    let hops = request
+        .max_forwards()
+        .map_err(|_| Rejection::plain(400, "Bad Max-Forwards"))?;
+    if hops == Some(0) && request.method() != Method::Register {
+        return Err(Rejection::plain(483, "Too Many Hops"));
+    }
+    let unsupported: Vec<String> = request
+        .values(HeaderName::ProxyRequire)
+        .map(|tag| String::from_utf8_lossy(&tag).into_owned())
+        .collect();
+    if !unsupported.is_empty() {
+        let unsupported = Some(unsupported.join(", "));
+        return Err(Rejection {
+            status: 420,
+            reason: "Bad Extension",
+            unsupported,
+        });
+    }
+    Ok(())
+}
+
+/// The request with `received` and `rport` in its top Via: always both, because every UA may sit
+/// behind a NAT (RFC 3581 section 4 lets a server do so when `rport` was asked for; a UA that did
+/// not ask ignores it).
+pub(super) fn with_source(request: &Message, hop: &Hop) -> Message {
+    let Some(via) = request.values(HeaderName::Via).next() else {
+        return request.clone();
+    };
+    let mut value = strip_parameters(&via);
+    let peer = hop.flow.peer;
+    value.extend_from_slice(format!(";received={};rport={}", peer.ip(), peer.port()).as_bytes());
+    request
+        .edit()
+        .replace_first_value(HeaderName::Via, value)
+        .finish()
+}
+
+/// A Via value less its `received` and `rport` parameters, which only we may set.
+fn strip_parameters(via: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(via.len() + 48);
+    for (index, parameter) in split_unquoted(via).enumerate() {
+        let name = parameter
+            .split(|byte| *byte == b'=')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        let ours = name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport");
+        if index > 0 && ours {
+            continue;
+        }
+        if index > 0 {
+            kept.push(b';');
+        }
+        kept.extend_from_slice(parameter);
+    }
+    kept
+}
+
+/// Splits at semicolons outside of quoted strings.
+fn split_unquoted(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    let mut escaped = false;
+    value.split(move |byte| {
+        let separator = *byte == b';' && !quoted;
+        if *byte == b'"' && !escaped {
+            quoted = !quoted;
+        }
+        escaped = *byte == b'\\' && quoted && !escaped;
+        separator
+    })
+}

@@ -1,0 +1,272 @@
+//! A proxy in virtual time, with Alice and Bob as scripted messages.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sip::cookie::Keys;
+use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
+use sip::message::{HeaderName, Message};
+use sip::proxy::media::{CallMessage, Media, NewCall, Placement, SessionRef};
+use sip::proxy::{Config, Proxy, TIMER_C};
+use wire::gre::TunnelKey;
+use wire::mark::{Mark, RelayId};
+
+pub(crate) const SERVICE: &str = "198.51.100.1:5060";
+pub(crate) const ALICE: &str = "203.0.113.10:40000";
+pub(crate) const BOB: &str = "203.0.113.20:41000";
+pub(crate) const BOB_DESK: &str = "203.0.113.21:42000";
+
+/// Remembers what it was asked, in order.
+#[derive(Debug, Default)]
+pub(crate) struct RecordingMedia {
+    pub(crate) log: Vec<String>,
+    next: u64,
+}
+
+impl RecordingMedia {
+    pub(crate) fn count(&self, entry: &str) -> usize {
+        self.log.iter().filter(|logged| *logged == entry).count()
+    }
+}
+
+impl Media for RecordingMedia {
+    fn place(&mut self, call: &NewCall<'_>, _: Instant) -> Placement {
+        self.log.push(String::from("place"));
+        self.next += 1;
+        let session = call.from.relay.map(|relay| SessionRef {
+            relay,
+            session: self.next,
+        });
+        Placement {
+            session,
+            body: None,
+        }
+    }
+
+    fn rewrite(&mut self, message: &CallMessage<'_>, _: Instant) -> Option<Vec<u8>> {
+        self.log.push(format!("rewrite by {:?}", message.party));
+        None
+    }
+
+    fn answered(&mut self, _: SessionRef, _: Instant) {
+        self.log.push(String::from("answered"));
+    }
+
+    fn ended(&mut self, _: SessionRef, _: Instant) {
+        self.log.push(String::from("ended"));
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) proxy: Proxy,
+    pub(crate) media: RecordingMedia,
+    pub(crate) now: Instant,
+    pub(crate) mark: u8,
+    /// What comes in uses TCP.
+    pub(crate) tcp: bool,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        let config = Config {
+            service: vec![SERVICE.parse().expect("address")],
+            domains: vec![String::from("example.com")],
+            keys: Keys::new([7; 32], None),
+            timers: sip::timer::Timers::default(),
+            timer_c: TIMER_C,
+            limits: sip::transaction::Limits {
+                max_server: 1000,
+                max_client: 1000,
+            },
+            registrar: sip::registrar::Limits::default(),
+            epoch: (now, 1_800_000_000),
+        };
+        let media = RecordingMedia::default();
+        Self {
+            proxy: Proxy::new(config),
+            media,
+            now,
+            mark: 1,
+            tcp: false,
+        }
+    }
+
+    pub(crate) fn with_bob() -> Self {
+        let mut world = Self::new();
+        world.register(BOB, "sip:bob@192.168.1.2:5060", "bob");
+        world
+    }
+
+    pub(crate) fn register(&mut self, from: &str, contact: &str, id: &str) {
+        let text = format!(
+            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2;branch=z9hG4bKr{id}\r\n\
+             From: <sip:bob@example.com>;tag=r{id}\r\nTo: <sip:bob@example.com>\r\nCall-ID: reg-{id}\r\n\
+             CSeq: 1 REGISTER\r\nMax-Forwards: 70\r\nContact: <{contact}>\r\nExpires: 600\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        let sent = self.receive(from, text.as_bytes());
+        assert_eq!(sent.len(), 1);
+        assert_eq!(parse(&sent[0]).status(), Some(200));
+    }
+
+    /// A whole call from Alice to Bob: the 200 as Alice sees it and the INVITE as Bob does.
+    pub(crate) fn call(&mut self) -> (Message, Message) {
+        let sent = self.receive(ALICE, &invite("sip:bob@example.com"));
+        let to_bob = find(&sent, BOB);
+        let sent = self.receive(BOB, &answer(&to_bob, 200, "OK", "b1"));
+        let ok = parse(&sent[0]);
+        self.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
+        (ok, to_bob)
+    }
+
+    pub(crate) fn receive(&mut self, from: &str, bytes: &[u8]) -> Vec<Transmit> {
+        let (transport, connection) = if self.tcp {
+            (Transport::Tcp, Some(ConnectionId(9)))
+        } else {
+            (Transport::Udp, None)
+        };
+        let peer: SocketAddr = from.parse().expect("address");
+        let local: SocketAddr = SERVICE.parse().expect("address");
+        let mark = Mark::new(self.mark).expect("mark");
+        let relay = Some(RelayId {
+            key: TunnelKey(1),
+            mark,
+        });
+        let hop = Hop {
+            flow: Flow {
+                transport,
+                peer,
+                local,
+                connection,
+            },
+            relay,
+        };
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.proxy
+            .handle_message(bytes, &hop, &mut self.media, self.now);
+        self.drain()
+    }
+
+    pub(crate) fn transport_error(&mut self, flow: &Flow) -> Vec<Transmit> {
+        self.proxy
+            .handle_transport_error(flow, &mut self.media, self.now);
+        self.drain()
+    }
+
+    /// Lets time pass, firing each deadline at its moment.
+    pub(crate) fn advance(&mut self, by: Duration) -> Vec<Transmit> {
+        let until = self.now + by;
+        let mut sent = Vec::new();
+        while let Some((at, _)) = self.proxy.poll_timeout()
+            && at <= until
+        {
+            self.now = self.now.max(at);
+            self.proxy.handle_timeout(&mut self.media, self.now);
+            sent.extend(self.drain());
+        }
+        self.now = until;
+        sent
+    }
+
+    fn drain(&mut self) -> Vec<Transmit> {
+        std::iter::from_fn(|| self.proxy.poll_transmit()).collect()
+    }
+}
+
+pub(crate) fn parse(transmit: &Transmit) -> Message {
+    Message::parse(transmit.bytes.clone()).expect("what we send is a message")
+}
+
+pub(crate) fn find(sent: &[Transmit], to: &str) -> Message {
+    let transmit = sent
+        .iter()
+        .find(|transmit| transmit.flow.peer.to_string() == to);
+    parse(transmit.expect("a message for that phone"))
+}
+
+pub(crate) fn summary(sent: &[Transmit]) -> Vec<String> {
+    sent.iter()
+        .map(|transmit| {
+            let message = parse(transmit);
+            let peer = transmit.flow.peer.to_string();
+            let to = match peer.as_str() {
+                ALICE => "alice",
+                BOB => "bob",
+                BOB_DESK => "desk",
+                other => other,
+            };
+            match message.status() {
+                Some(status) => format!("{status} -> {to}"),
+                None => {
+                    let line = String::from_utf8_lossy(message.bytes()).into_owned();
+                    format!("{} -> {to}", line.split(' ').next().unwrap_or_default())
+                }
+            }
+        })
+        .collect()
+}
+
+pub(crate) fn invite(uri: &str) -> Vec<u8> {
+    request("INVITE", uri, "z9hG4bKalice1", "")
+}
+
+/// A request of Alice's outside of a dialog, CSeq 1.
+pub(crate) fn request(method: &str, uri: &str, branch: &str, extra: &str) -> Vec<u8> {
+    format!(
+        "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2:5060;branch={branch};rport\r\n\
+         From: <sip:alice@example.com>;tag=a1\r\nTo: <sip:bob@example.com>\r\nCall-ID: call-1\r\n\
+         CSeq: 1 {method}\r\nMax-Forwards: 70\r\nContact: <sip:alice@192.168.1.2:5060>\r\n{extra}\
+         Content-Length: 0\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// A UA's answer to a request that it got.
+pub(crate) fn answer(request: &Message, status: u16, reason: &str, tag: &str) -> Vec<u8> {
+    let mut response = request.respond(status, reason);
+    if !tag.is_empty() {
+        response = response.to_tag(tag);
+    }
+    for value in request.values(HeaderName::RecordRoute) {
+        response = response.header("Record-Route", &String::from_utf8_lossy(&value));
+    }
+    response
+        .header("Contact", "<sip:bob@192.168.1.2:5060>")
+        .build()
+        .bytes()
+        .to_vec()
+}
+
+/// A request of a dialog, by the caller or by the callee, from the 2xx that made it.
+pub(crate) fn in_dialog(method: &str, cseq: u32, ok: &Message, by_caller: bool) -> Vec<u8> {
+    let mut routes: Vec<String> = ok
+        .values(HeaderName::RecordRoute)
+        .map(|value| format!("Route: {}\r\n", String::from_utf8_lossy(&value)))
+        .collect();
+    if by_caller {
+        routes.reverse();
+    }
+    let text = |name| String::from_utf8_lossy(ok.header(name).expect("header")).into_owned();
+    let (from, to, contact) = if by_caller {
+        (
+            text(HeaderName::From),
+            text(HeaderName::To),
+            "sip:bob@192.168.1.2:5060",
+        )
+    } else {
+        (
+            text(HeaderName::To),
+            text(HeaderName::From),
+            "sip:alice@192.168.1.2:5060",
+        )
+    };
+    format!(
+        "{method} {contact} SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2:5060;branch=z9hG4bK{method}{cseq}{by_caller}\r\n\
+         From: {from}\r\nTo: {to}\r\nCall-ID: call-1\r\nCSeq: {cseq} {method}\r\n\
+         Max-Forwards: 70\r\n{}Content-Length: 0\r\n\r\n",
+        routes.concat()
+    )
+    .into_bytes()
+}

@@ -111,7 +111,7 @@ pub struct Gate {
     /// Addresses that signalling knows of; with none, only [`GateMode::Any`] lets a packet in.
     #[cbor(n(0), with = "address::ips")]
     pub expected: Vec<IpAddr>,
-    /// The port that the peer announced for RTP; where to send before a packet has come.
+    /// Only this source port for RTP, and the next one for RTCP; any when absent, which NATs need.
     #[n(1)]
     pub port: Option<u16>,
     /// How strictly `expected` is meant.

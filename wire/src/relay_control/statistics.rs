@@ -35,7 +35,7 @@ pub struct Rejected {
     /// Neither RTP nor RTCP nor anything else that is relayed (RFC 7983).
     #[cbor(n(2), default)]
     pub malformed: u64,
-    /// The other side's peer is not known yet.
+    /// The other side's peer is not known, and there was no room or no time left to wait for it.
     #[cbor(n(3), default)]
     pub no_peer: u64,
     /// Over a rate limit.
@@ -47,6 +47,9 @@ pub struct Rejected {
     /// The kernel refused to send.
     #[cbor(n(6), default)]
     pub send_failed: u64,
+    /// The latched source is silent, but this other one has another SSRC.
+    #[cbor(n(7), default)]
+    pub ssrc: u64,
 }
 
 impl Rejected {
@@ -59,6 +62,7 @@ impl Rejected {
             .saturating_add(self.limit)
             .saturating_add(self.unbound)
             .saturating_add(self.send_failed)
+            .saturating_add(self.ssrc)
     }
 }
 
@@ -92,6 +96,9 @@ pub struct SideStatistics {
     /// The call holds this side, so that silence is no timeout.
     #[cbor(n(8), default)]
     pub held: bool,
+    /// Packets from this side that waited until the other side's peer was known.
+    #[cbor(n(9), default)]
+    pub waited: u64,
 }
 
 /// What a session did.

@@ -37,16 +37,16 @@ prop_compose! {
 prop_compose! {
     fn side_statistics()(
         rtp in counted(), rtcp in counted(), lost in any::<u64>(), jitter in any::<u32>(),
-        rejected in any::<[u64; 7]>(), latched_rtp in any::<Option<SocketAddr>>(),
+        rejected in any::<[u64; 9]>(), latched_rtp in any::<Option<SocketAddr>>(),
         latched_rtcp in any::<Option<SocketAddr>>(), relatched in any::<u32>(), held in any::<bool>(),
     ) -> SideStatistics {
-        let [gate, latched, malformed, no_peer, limit, unbound, send_failed] = rejected;
+        let [gate, latched, malformed, no_peer, limit, unbound, send_failed, ssrc, waited] = rejected;
         SideStatistics {
             rtp, rtcp, lost, jitter,
-            rejected: Rejected { gate, latched, malformed, no_peer, limit, unbound, send_failed },
+            rejected: Rejected { gate, latched, malformed, no_peer, limit, unbound, send_failed, ssrc },
             latched_rtp: latched_rtp.map(plain),
             latched_rtcp: latched_rtcp.map(plain),
-            relatched, held,
+            relatched, held, waited,
         }
     }
 }

@@ -1,0 +1,344 @@
+//! Symmetric latching behind a source gate: which address a port of a session listens to.
+//!
+//! Behind a NAT the address in the SDP is not the one that packets come from, so a port learns its
+//! peer from the first packet that passes the gate (RFC 4961, RFC 7362 section 4). Signalling sets the
+//! gate to where the user agent really is. From then on only this address and port are listened to.
+//!
+//! A NAT may give the same user agent a new port in mid-call. A new source takes over when all of
+//! this holds: it passes the gate, it carries the SSRC of the stream that was latched, and the old
+//! source has been silent for [`RELATCH_SILENCE`]. So who merely guesses the port cannot take the
+//! call, and who sees the packets cannot while the user agent sends. A new gate from signalling
+//! (a re-INVITE) lets a new SSRC take over once, because user agents may restart their stream then.
+//!
+//! One [`Latch`] serves one port; [`crate::session::Session`] has four.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use wire::relay_control::{Gate, GateMode};
+
+/// How long the latched source must have been silent before another may take over.
+pub const RELATCH_SILENCE: Duration = Duration::from_secs(1);
+
+/// What one port has learnt about its peer.
+#[derive(Debug, Default)]
+pub struct Latch {
+    peer: Option<Peer>,
+    /// Signalling has changed the gate since the peer was learnt.
+    relearn: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    address: SocketAddr,
+    ssrc: u32,
+    heard: Instant,
+}
+
+/// Why a packet is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It comes from the latched source.
+    Known,
+    /// Its source is now latched.
+    Latched,
+    /// Its source has taken over from the one latched before.
+    Moved,
+}
+
+/// Why a packet is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The gate does not let this address in.
+    Gate,
+    /// Another source is latched and is not silent.
+    Stranger,
+    /// Another source is latched, and this one carries another SSRC.
+    Ssrc,
+}
+
+impl Latch {
+    /// The latched source.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer.map(|peer| peer.address)
+    }
+
+    /// Judges a packet and learns from it if it may.
+    pub fn admit(
+        &mut self,
+        gate: &Gate,
+        from: SocketAddr,
+        ssrc: u32,
+        now: Instant,
+    ) -> Result<Admission, Refusal> {
+        let Some(peer) = &mut self.peer else {
+            if !passes(gate, from) {
+                return Err(Refusal::Gate);
+            }
+            self.learn(from, ssrc, now);
+            return Ok(Admission::Latched);
+        };
+        if peer.address == from {
+            peer.ssrc = ssrc;
+            peer.heard = now;
+            return Ok(Admission::Known);
+        }
+        if !passes(gate, from) {
+            return Err(Refusal::Gate);
+        }
+        if now.saturating_duration_since(peer.heard) < RELATCH_SILENCE {
+            return Err(Refusal::Stranger);
+        }
+        if peer.ssrc != ssrc && !self.relearn {
+            return Err(Refusal::Ssrc);
+        }
+        self.learn(from, ssrc, now);
+        Ok(Admission::Moved)
+    }
+
+    /// A packet without an SSRC of its own, such as RTCP on the RTP port, may only come from the
+    /// latched source.
+    pub fn admit_companion(
+        &mut self,
+        gate: &Gate,
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        match &mut self.peer {
+            Some(peer) if peer.address == from => {
+                peer.heard = now;
+                Ok(())
+            }
+            Some(_) | None if passes(gate, from) => Err(Refusal::Stranger),
+            Some(_) | None => Err(Refusal::Gate),
+        }
+    }
+
+    /// Signalling has set a new gate: who does not pass it any more is forgotten.
+    pub fn handle_gate(&mut self, gate: &Gate) {
+        self.relearn = self.peer.is_some();
+        if self.peer.is_some_and(|peer| !passes(gate, peer.address)) {
+            self.forget();
+        }
+    }
+
+    /// Back to the state before the first packet.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    fn learn(&mut self, address: SocketAddr, ssrc: u32, now: Instant) {
+        self.relearn = false;
+        self.peer = Some(Peer {
+            address,
+            ssrc,
+            heard: now,
+        });
+    }
+}
+
+/// True when the gate lets this source in. A gate that expects nobody lets nobody in.
+pub fn passes(gate: &Gate, from: SocketAddr) -> bool {
+    if gate.port.is_some_and(|port| port != from.port()) {
+        return false;
+    }
+    match gate.mode {
+        GateMode::Exact => gate.expected.contains(&from.ip()),
+        GateMode::Subnet => gate
+            .expected
+            .iter()
+            .any(|&expected| same_subnet(expected, from.ip())),
+        GateMode::Any => true,
+    }
+}
+
+/// The same /24, or the same /64.
+fn same_subnet(left: IpAddr, right: IpAddr) -> bool {
+    match (left, right) {
+        (IpAddr::V4(left), IpAddr::V4(right)) => left.octets()[..3] == right.octets()[..3],
+        (IpAddr::V6(left), IpAddr::V6(right)) => left.octets()[..8] == right.octets()[..8],
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const PHONE: &str = "192.0.2.10:4000";
+    const SSRC: u32 = 0x1234;
+
+    #[test]
+    fn an_exact_gate_lets_in_only_the_expected_address_from_any_port() {
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        assert!(passes(&gate, at("192.0.2.10:1")));
+        assert!(passes(&gate, at("192.0.2.10:65535")));
+        assert!(!passes(&gate, at("192.0.2.11:1")));
+        assert!(!passes(&gate, at("[2001:db8::1]:1")));
+    }
+
+    #[test]
+    fn a_subnet_gate_lets_in_the_slash_24_or_the_slash_64() {
+        let v4 = gate("192.0.2.10", GateMode::Subnet);
+        assert!(passes(&v4, at("192.0.2.255:1")));
+        assert!(!passes(&v4, at("192.0.3.10:1")));
+        let v6 = gate("2001:db8:1:2::1", GateMode::Subnet);
+        assert!(passes(&v6, at("[2001:db8:1:2:ffff::9]:1")));
+        assert!(!passes(&v6, at("[2001:db8:1:3::1]:1")));
+        assert!(!passes(&v6, at("192.0.2.10:1")));
+    }
+
+    #[test]
+    fn a_gate_with_a_port_lets_in_only_that_port() {
+        let gate = Gate {
+            port: Some(4000),
+            ..gate("192.0.2.10", GateMode::Any)
+        };
+        assert!(passes(&gate, at("203.0.113.5:4000")));
+        assert!(!passes(&gate, at("203.0.113.5:4001")));
+    }
+
+    #[test]
+    fn a_gate_that_expects_nobody_lets_nobody_in() {
+        let empty = Gate {
+            expected: Vec::new(),
+            ..gate("192.0.2.10", GateMode::Exact)
+        };
+        assert!(!passes(&empty, at(PHONE)));
+    }
+
+    #[test]
+    fn a_stranger_is_refused_before_and_after_latching() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = Latch::default();
+        let stranger = at("203.0.113.5:4000");
+        assert_eq!(latch.admit(&gate, stranger, SSRC, now), Err(Refusal::Gate));
+        assert_eq!(latch.peer(), None);
+
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), SSRC, now),
+            Ok(Admission::Latched)
+        );
+        assert_eq!(latch.admit(&gate, stranger, SSRC, now), Err(Refusal::Gate));
+        let neighbour = at("192.0.2.10:4002");
+        assert_eq!(
+            latch.admit(&gate, neighbour, SSRC, now),
+            Err(Refusal::Stranger)
+        );
+        assert_eq!(latch.peer(), Some(at(PHONE)));
+    }
+
+    #[test]
+    fn a_new_port_takes_over_after_one_second_of_silence_with_the_same_ssrc() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = latched(&gate, now);
+        let rebound = at("192.0.2.10:9999");
+        let early = now + Duration::from_millis(999);
+        assert_eq!(
+            latch.admit(&gate, rebound, SSRC, early),
+            Err(Refusal::Stranger)
+        );
+        let due = now + Duration::from_millis(1000);
+        assert_eq!(latch.admit(&gate, rebound, SSRC, due), Ok(Admission::Moved));
+        assert_eq!(latch.peer(), Some(rebound));
+        // The old source is a stranger now.
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), SSRC, due),
+            Err(Refusal::Stranger)
+        );
+    }
+
+    #[test]
+    fn a_thief_with_another_ssrc_never_takes_over() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Any);
+        let mut latch = latched(&gate, now);
+        let hour = now + Duration::from_secs(3600);
+        let thief = at("203.0.113.5:4000");
+        assert_eq!(latch.admit(&gate, thief, 1, hour), Err(Refusal::Ssrc));
+        assert_eq!(latch.peer(), Some(at(PHONE)));
+    }
+
+    #[test]
+    fn the_latched_source_may_change_its_ssrc_at_any_time() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = latched(&gate, now);
+        assert_eq!(latch.admit(&gate, at(PHONE), 77, now), Ok(Admission::Known));
+        let later = now + RELATCH_SILENCE;
+        let rebound = at("192.0.2.10:9999");
+        assert_eq!(latch.admit(&gate, rebound, SSRC, later), Err(Refusal::Ssrc));
+        assert_eq!(latch.admit(&gate, rebound, 77, later), Ok(Admission::Moved));
+    }
+
+    #[test]
+    fn a_new_gate_forgets_a_source_that_does_not_pass_it() {
+        let now = clock::start();
+        let mut latch = latched(&gate("192.0.2.10", GateMode::Exact), now);
+        latch.handle_gate(&gate("198.51.100.7", GateMode::Exact));
+        assert_eq!(latch.peer(), None);
+    }
+
+    #[test]
+    fn a_new_gate_lets_a_new_ssrc_take_over_once_but_not_from_a_source_that_sends() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = latched(&gate, now);
+        latch.handle_gate(&gate);
+        let restarted = at("192.0.2.10:6000");
+        assert_eq!(
+            latch.admit(&gate, restarted, 5, now),
+            Err(Refusal::Stranger)
+        );
+        let later = now + RELATCH_SILENCE;
+        assert_eq!(
+            latch.admit(&gate, restarted, 5, later),
+            Ok(Admission::Moved)
+        );
+        let even_later = later + RELATCH_SILENCE;
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), 6, even_later),
+            Err(Refusal::Ssrc)
+        );
+    }
+
+    #[test]
+    fn a_packet_without_ssrc_never_latches() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = Latch::default();
+        assert_eq!(
+            latch.admit_companion(&gate, at(PHONE), now),
+            Err(Refusal::Stranger)
+        );
+        assert_eq!(latch.peer(), None);
+        let mut latch = latched(&gate, now);
+        assert_eq!(latch.admit_companion(&gate, at(PHONE), now), Ok(()));
+        let stranger = at("203.0.113.5:4000");
+        assert_eq!(
+            latch.admit_companion(&gate, stranger, now),
+            Err(Refusal::Gate)
+        );
+    }
+
+    fn latched(gate: &Gate, now: Instant) -> Latch {
+        let mut latch = Latch::default();
+        latch.admit(gate, at(PHONE), SSRC, now).expect("passes");
+        latch
+    }
+
+    fn gate(expected: &str, mode: GateMode) -> Gate {
+        Gate {
+            expected: vec![expected.parse().expect("an address")],
+            port: None,
+            mode,
+        }
+    }
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().expect("an address")
+    }
+}

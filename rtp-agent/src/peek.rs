@@ -1,0 +1,101 @@
+//! What a packet on a media port is, as far as relaying needs to know.
+//!
+//! Standards: RFC 3550 sections 5.1 and 6.4 (headers), RFC 5761 section 4 (telling RTP from RTCP),
+//! RFC 7983 section 7 (telling both from STUN, DTLS and others).
+
+use crate::reception::RtpFields;
+
+const RTP_HEADER: usize = 12;
+const RTCP_HEADER_AND_SSRC: usize = 8;
+/// RFC 7983: the first octet of RTP and RTCP, which is version 2.
+const VERSION_2: std::ops::RangeInclusive<u8> = 128..=191;
+/// RFC 5761: RTCP packet types, which RTP payload types with a marker bit must avoid.
+const RTCP_TYPES: std::ops::RangeInclusive<u8> = 192..=223;
+
+/// A packet that is relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peek {
+    /// RTP.
+    Rtp(RtpFields),
+    /// RTCP, the first packet of a compound.
+    Rtcp {
+        /// Of its sender.
+        ssrc: u32,
+    },
+}
+
+impl Peek {
+    /// Who sent it.
+    pub(crate) const fn ssrc(self) -> u32 {
+        match self {
+            Self::Rtp(fields) => fields.ssrc,
+            Self::Rtcp { ssrc } => ssrc,
+        }
+    }
+}
+
+/// What these bytes are; `None` when neither RTP nor RTCP.
+pub(crate) fn peek(bytes: &[u8]) -> Option<Peek> {
+    let &[first, second, ..] = bytes else {
+        return None;
+    };
+    if !VERSION_2.contains(&first) {
+        return None;
+    }
+    if RTCP_TYPES.contains(&second) {
+        let (header, _) = bytes.split_first_chunk::<RTCP_HEADER_AND_SSRC>()?;
+        let [.., a, b, c, d] = *header;
+        let ssrc = u32::from_be_bytes([a, b, c, d]);
+        return Some(Peek::Rtcp { ssrc });
+    }
+    let (header, rest) = bytes.split_first_chunk::<RTP_HEADER>()?;
+    let csrcs = usize::from(first & 0x0f) * 4;
+    if rest.len() < csrcs {
+        return None;
+    }
+    let [_, _, s0, s1, t0, t1, t2, t3, i0, i1, i2, i3] = *header;
+    Some(Peek::Rtp(RtpFields {
+        ssrc: u32::from_be_bytes([i0, i1, i2, i3]),
+        sequence: u16::from_be_bytes([s0, s1]),
+        timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
+        payload_type: second & 0x7f,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rtp_with_its_marker_bit_is_not_rtcp() {
+        let packet = [0x80, 0x88, 0x12, 0x34, 0, 0, 0, 160, 0xde, 0xad, 0xbe, 0xef];
+        let fields = RtpFields {
+            ssrc: 0xdead_beef,
+            sequence: 0x1234,
+            timestamp: 160,
+            payload_type: 8,
+        };
+        assert_eq!(peek(&packet), Some(Peek::Rtp(fields)));
+    }
+
+    #[test]
+    fn a_receiver_report_is_rtcp() {
+        let packet = [0x80, 201, 0, 1, 0, 0, 0, 7];
+        assert_eq!(peek(&packet), Some(Peek::Rtcp { ssrc: 7 }));
+    }
+
+    #[test]
+    fn stun_dtls_and_stumps_are_neither() {
+        assert_eq!(
+            peek(&[0x00, 0x01, 0, 0, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0]),
+            None
+        );
+        assert_eq!(peek(&[22; 40]), None);
+        assert_eq!(peek(&[0x80; 11]), None);
+        assert_eq!(peek(&[0x80, 200, 0, 1, 0, 0, 0]), None);
+        assert_eq!(peek(&[0x80]), None);
+        assert_eq!(peek(&[]), None);
+        // Claims one CSRC that is not there.
+        assert_eq!(peek(&[0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+    }
+}

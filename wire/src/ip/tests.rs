@@ -89,7 +89,9 @@ proptest! {
                 (udp.source_port(), udp.destination_port())
             }
             TransportSlice::Tcp(tcp) => (tcp.source_port(), tcp.destination_port()),
-            _ => panic!("no ports"),
+            other @ (TransportSlice::Icmpv4(_)
+            | TransportSlice::Icmpv6(_)
+            | TransportSlice::Igmp(_)) => panic!("{other:?}"),
         };
         prop_assert_eq!(ports, (src.port(), dst.port()));
         prop_assert_eq!(ours.ports(), Some(Ports { source: ports.0, destination: ports.1 }));
@@ -100,7 +102,7 @@ proptest! {
                 header.dcp().value() << 2 | header.ecn().value()
             }
             NetSlice::Ipv6(v6) => v6.header().traffic_class(),
-            _ => panic!("not IP"),
+            NetSlice::Arp(_) => panic!("not IP"),
         };
         prop_assert_eq!(ours.tos(), theirs_tos);
         let segment_sum = checksum::transport(src.ip(), dst.ip(), ours.protocol(), ours.payload());

@@ -121,7 +121,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
                 heartbeat_ms
             }
         ),
-        (ids.clone(), gate(), gate(), ".*").prop_map(|((request, session), a, b, call)| {
+        (ids, gate(), gate(), ".*").prop_map(|((request, session), a, b, call)| {
             ToAgent::Bind {
                 request,
                 session,
@@ -130,7 +130,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
                 call,
             }
         }),
-        (ids.clone(), side(), gate()).prop_map(|((request, session), side, gate)| {
+        (ids, side(), gate()).prop_map(|((request, session), side, gate)| {
             ToAgent::Update {
                 request,
                 session,
@@ -138,8 +138,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
                 gate,
             }
         }),
-        ids.clone()
-            .prop_map(|(request, session)| ToAgent::Release { request, session }),
+        ids.prop_map(|(request, session)| ToAgent::Release { request, session }),
         ids.prop_map(|(request, session)| ToAgent::Query { request, session }),
         any::<u64>().prop_map(|seq| ToAgent::Heartbeat { seq }),
         any::<u64>().prop_map(|seq| ToAgent::HeartbeatAck { seq }),

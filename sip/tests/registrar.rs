@@ -1,4 +1,5 @@
 //! The registrar, step by step through RFC 3261 section 10.3, and its bounds.
+#![expect(clippy::unwrap_used, reason = "a test may panic, in its own functions as well")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

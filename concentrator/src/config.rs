@@ -131,8 +131,6 @@ pub struct TcpLimits {
     pub idle: Duration,
     /// A message that is not complete after so long closes its connection.
     pub message: Duration,
-    /// The largest message.
-    pub message_bytes: usize,
 }
 
 /// Registrar limits (RFC 3261 section 10.3).
@@ -156,7 +154,7 @@ pub struct Media {
     /// Whose edge gives the relay.
     pub anchor: Anchor,
     /// When a relay is used.
-    pub relay: RelayUse,
+    pub relay: RelayPolicy,
 }
 
 /// Whose edge gives the relay.
@@ -164,11 +162,13 @@ pub struct Media {
 pub enum Anchor {
     /// The edge that the caller's INVITE came through.
     Caller,
+    /// The edge that the callee's registration came through.
+    Callee,
 }
 
 /// When a relay is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RelayUse {
+pub enum RelayPolicy {
     /// When a party is behind NAT or the address families differ.
     Auto,
     /// For every call.

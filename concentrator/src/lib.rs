@@ -2,3 +2,6 @@
 
 pub mod config;
 pub mod flows;
+pub mod metrics;
+pub mod status;
+pub mod transport;

@@ -12,15 +12,14 @@ use super::file::{
     EdgeFile, File, MediaFile, RegistrarFile, RelayControlFile, SipFile, TunnelFile,
 };
 use super::{
-    Anchor, Edge, EdgeRelay, Media, Problem, Registrar, RelayUse, Sip, TcpLimits, Tunnel, problem,
+    Anchor, Edge, EdgeRelay, Media, Problem, Registrar, RelayPolicy, Sip, TcpLimits, Tunnel,
+    problem,
 };
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
 const MIN_MTU: u16 = 1280;
 /// Longer names do not fit an interface (IFNAMSIZ).
 const MAX_DEVICE_NAME: usize = 15;
-/// From the least that RFC 3261 section 18.1.1 wants a receiver to take, to what nobody needs.
-const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 65_535..=1 << 20;
 
 pub(super) fn check_service_addresses(file: &File) -> Result<(), Problem> {
     if file.service_addresses.is_empty() {
@@ -263,10 +262,6 @@ pub(super) fn check_sip(sip: &SipFile) -> Result<Sip, Problem> {
             return problem(format!("sip.{name}"), "is 0; use 1 or more");
         }
     }
-    if !MESSAGE_BYTES.contains(&sip.max_message_bytes) {
-        let (least, most) = (MESSAGE_BYTES.start(), MESSAGE_BYTES.end());
-        return problem("sip.max_message_bytes", format!("use {least} to {most}"));
-    }
     Ok(Sip {
         port: sip.port,
         udp: sip.udp,
@@ -276,7 +271,6 @@ pub(super) fn check_sip(sip: &SipFile) -> Result<Sip, Problem> {
             connections_per_source: sip.max_tcp_connections_per_source,
             idle: Duration::from_secs(sip.tcp_idle_timeout_s),
             message: Duration::from_secs(sip.tcp_message_timeout_s),
-            message_bytes: sip.max_message_bytes,
         },
     })
 }
@@ -316,17 +310,18 @@ pub(super) fn check_registrar(registrar: &RegistrarFile) -> Result<Registrar, Pr
 pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {
     let anchor = match media.anchor.as_str() {
         "caller" => Anchor::Caller,
+        "callee" => Anchor::Callee,
         other => {
             return problem(
                 "media.anchor",
-                format!("{other:?} is not known; this release knows \"caller\""),
+                format!("{other:?} is not known; use \"caller\" or \"callee\""),
             );
         }
     };
     let relay = match media.relay.as_str() {
-        "auto" => RelayUse::Auto,
-        "always" => RelayUse::Always,
-        "never" => RelayUse::Never,
+        "auto" => RelayPolicy::Auto,
+        "always" => RelayPolicy::Always,
+        "never" => RelayPolicy::Never,
         other => {
             return problem(
                 "media.relay",

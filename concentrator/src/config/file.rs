@@ -117,8 +117,6 @@ pub struct SipFile {
     pub tcp_idle_timeout_s: u64,
     /// A message that is not complete after so long closes its connection.
     pub tcp_message_timeout_s: u64,
-    /// The largest message over a connection.
-    pub max_message_bytes: usize,
 }
 
 impl Default for SipFile {
@@ -133,7 +131,6 @@ impl Default for SipFile {
             // its connection from one REGISTER to the next.
             tcp_idle_timeout_s: 3900,
             tcp_message_timeout_s: 15,
-            max_message_bytes: 65_535,
         }
     }
 }
@@ -170,7 +167,7 @@ impl Default for RegistrarFile {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MediaFile {
-    /// `caller`.
+    /// `caller` or `callee`.
     pub anchor: String,
     /// `auto`, `always` or `never`.
     pub relay: String,

@@ -178,7 +178,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
-        "[media]\nanchor = \"callee\"\n[relay_control]",
+        "[media]\nanchor = \"both\"\n[relay_control]",
         &["media.anchor", "\"caller\""],
     ),
     (

@@ -56,9 +56,9 @@ impl Framer {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// True in the middle of a message.
+    /// True in the middle of a message; a line end that may become a ping is not one.
     pub fn is_partial(&self) -> bool {
-        !self.buffer.is_empty()
+        !b"\r\n\r\n".starts_with(&self.buffer)
     }
 
     /// The next item; `None` until more is received.

@@ -1,0 +1,161 @@
+//! SIP over UDP: batches in, batches out, the mark of every datagram.
+//!
+//! Receiving never waits for the worker: when its queue is full the datagram is dropped and
+//! counted, as a full socket buffer would do without being seen.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use sip::hop::{Flow, Hop, Transmit, Transport};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::JoinSet;
+use tunnel_io::udp_socket::{BatchSocket, OutgoingDatagram, UdpOptions};
+use tunnel_io::{Datagram, DatagramBatch, MAX_BATCH};
+use wire::mark::Mark;
+
+use super::{Incoming, Inlet, Payload};
+use crate::flows::FlowProtocol;
+use crate::metrics::{Metrics, transport};
+
+/// Datagrams read in one system call.
+const RECEIVE_BATCH: usize = 32;
+/// No UDP payload is longer, so none is cut off.
+const LARGEST_DATAGRAM: usize = 65_535;
+/// What the kernel may queue: a burst of some thousand messages while the worker is busy.
+const BUFFER_SIZE: usize = 4 << 20;
+
+/// The sending side of one socket.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    socket: Arc<BatchSocket>,
+    waiting: Vec<Transmit>,
+    sent: Counter,
+}
+
+/// Opens the socket and starts to receive.
+pub(crate) fn open(
+    address: SocketAddr,
+    inlet: &Inlet,
+    tasks: &mut JoinSet<()>,
+) -> io::Result<Outlet> {
+    let options = UdpOptions {
+        receive_tos: true,
+        buffer_size: Some(BUFFER_SIZE),
+        ..UdpOptions::default()
+    };
+    let socket = Arc::new(BatchSocket::bind(address, &options)?);
+    tasks.spawn(receive(Arc::clone(&socket), inlet.clone()));
+    let sent = inlet
+        .metrics
+        .sip_sent
+        .get_or_create_owned(&transport(Transport::Udp));
+    Ok(Outlet {
+        socket,
+        waiting: Vec::with_capacity(MAX_BATCH),
+        sent,
+    })
+}
+
+impl Outlet {
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.socket.local()
+    }
+
+    pub(crate) fn send(&mut self, transmit: Transmit, metrics: &Metrics) {
+        self.waiting.push(transmit);
+        if self.waiting.len() >= MAX_BATCH {
+            self.flush(metrics);
+        }
+    }
+
+    pub(crate) fn flush(&mut self, metrics: &Metrics) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let outgoing: Vec<OutgoingDatagram<'_>> = self
+            .waiting
+            .iter()
+            .map(|transmit| OutgoingDatagram {
+                to: transmit.flow.peer,
+                bytes: &transmit.bytes,
+            })
+            .collect();
+        let report = self.socket.send_batch_or_drop(&outgoing);
+        self.waiting.clear();
+        self.sent.inc_by(report.sent);
+        if report.total_failed() > 0 {
+            for (failure, count) in report.failures().filter(|(_, count)| *count > 0) {
+                metrics.unsent(failure.label(), count);
+            }
+        }
+    }
+}
+
+async fn receive(socket: Arc<BatchSocket>, inlet: Inlet) {
+    let local = socket.local();
+    let via = transport(Transport::Udp);
+    let received = inlet.metrics.sip_received.get_or_create_owned(&via);
+    let keepalives = inlet.metrics.sip_keepalives.get_or_create_owned(&via);
+    let mut batch = DatagramBatch::new(RECEIVE_BATCH, LARGEST_DATAGRAM);
+    loop {
+        if let Err(error) = socket.recv_batch(&mut batch).await {
+            tracing::error!(%local, %error, "cannot receive SIP over UDP");
+            return;
+        }
+        for _ in 0..batch.truncated() {
+            inlet.metrics.dropped("truncated");
+        }
+        for datagram in batch.iter() {
+            if is_keepalive(datagram.bytes) {
+                keepalives.inc();
+                continue;
+            }
+            received.inc();
+            if let Err(reason) = hand_over(&datagram, local, &inlet) {
+                inlet.metrics.dropped(reason);
+            }
+        }
+    }
+}
+
+/// Phones keep their NAT open with line ends or zero bytes; nothing answers these over UDP (RFC
+/// 5626 section 3.5.2 has STUN for that). The flow table has seen them already.
+fn is_keepalive(datagram: &[u8]) -> bool {
+    datagram.len() <= 4 && datagram.iter().all(|b| matches!(b, b'\r' | b'\n' | 0))
+}
+
+fn hand_over(
+    datagram: &Datagram<'_>,
+    local: SocketAddr,
+    inlet: &Inlet,
+) -> Result<(), &'static str> {
+    let peer = datagram.from;
+    if peer.port() == 0 {
+        // Nobody can be answered there (RFC 768).
+        return Err("source_port_zero");
+    }
+    let mark = Mark::from_tos(datagram.tos);
+    let hop = Hop {
+        flow: Flow {
+            transport: Transport::Udp,
+            peer,
+            local,
+            connection: None,
+        },
+        relay: inlet.flows.relay_of(FlowProtocol::Udp, peer, Some(mark)),
+    };
+    let incoming = Incoming {
+        hop,
+        payload: Payload::Datagram(Bytes::copy_from_slice(datagram.bytes)),
+    };
+    inlet
+        .incoming
+        .try_send(incoming)
+        .map_err(|error| match error {
+            TrySendError::Full(_) => "worker_busy",
+            TrySendError::Closed(_) => "shutting_down",
+        })
+}

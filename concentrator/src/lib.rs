@@ -1,5 +1,6 @@
 //! sipcast-concentrator: decapsulate, SIP proxy and registrar, relay control.
 
+pub mod acceptance;
 pub mod config;
 pub mod flows;
 pub mod metrics;

@@ -1,5 +1,8 @@
 //! The registrar, step by step through RFC 3261 section 10.3, and its bounds.
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its own functions as well")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, in its own functions as well"
+)]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

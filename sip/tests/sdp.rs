@@ -1,5 +1,8 @@
 //! The SDP editor: what it reads, what it changes, and that it changes nothing else.
-#![expect(clippy::unwrap_used, reason = "a test may panic, in its own functions as well")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic, in its own functions as well"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,3 +1,36 @@
 //! The program.
 
-fn main() {}
+use std::process::ExitCode;
+
+use admin::run::{Threads, program};
+use clap::Parser;
+
+/// Forwards SIP that arrives at an anycast address to the concentrator.
+///
+/// The kernel routes every packet for the service addresses into a TUN device. This program
+/// stamps the mark of the edge's media relay into the packet's DSCP bits, wraps it in GRE and
+/// sends it to the concentrator, which answers the user agent directly. Packets larger than the
+/// tunnel's MTU are fragmented or answered with "fragmentation needed" by the kernel.
+///
+/// It needs the capabilities CAP_NET_ADMIN (TUN device, routes) and CAP_NET_RAW (GRE socket),
+/// and IP forwarding switched on: sysctl -w net.ipv4.ip_forward=1 and, for IPv6 service
+/// addresses, net.ipv6.conf.all.forwarding=1. The service addresses must be announced to the
+/// network but not be configured on this machine. The routes and the device vanish with the
+/// program.
+///
+/// SIGINT and SIGTERM end it. Exit codes: 0 after a clean end, 1 when it could not start or had
+/// to stop, 2 when the configuration is wrong.
+#[derive(Parser)]
+#[command(name = "sipcast-ingress", version)]
+struct Cli {
+    #[command(flatten)]
+    arguments: admin::cli::Arguments,
+}
+
+fn main() -> ExitCode {
+    program(
+        &Cli::parse().arguments,
+        Threads::One,
+        ingress::eventloop::run,
+    )
+}

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 
 /// A setting of the machine that keeps the tunnel from working.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +57,20 @@ pub fn require_ipv6_forwarding() -> Result<(), SystemError> {
     )
 }
 
+/// True when the address is on an interface of this machine, so that the kernel would keep packets
+/// to it. Cannot tell, and says false, where net.ipv4.ip_nonlocal_bind lets everything be bound.
+pub fn is_local_address(address: IpAddr) -> io::Result<bool> {
+    let nonlocal_bind = match address {
+        IpAddr::V4(_) => "net.ipv4.ip_nonlocal_bind",
+        IpAddr::V6(_) => "net.ipv6.ip_nonlocal_bind",
+    };
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => Ok(get(nonlocal_bind).is_ok_and(|value| value == "0")),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn require(
     setting: &str,
     is_good: impl Fn(&str) -> bool,
@@ -99,6 +114,12 @@ fn path(setting: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_local_when_an_interface_has_it() {
+        assert!(is_local_address("127.0.0.1".parse().unwrap()).unwrap());
+        assert!(!is_local_address("192.0.2.77".parse().unwrap()).unwrap());
+    }
 
     #[test]
     fn a_wrong_setting_is_reported_with_its_consequence_and_remedy() {

@@ -1,0 +1,334 @@
+//! The config file as checked types: whoever holds a [`Config`] need not check again.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use admin::config::{AdminSection, ConfigError, LogSection};
+use serde::Deserialize;
+use tunnel_io::tun::is_device_name;
+use wire::gre::TunnelKey;
+use wire::mark::{Mark, RelayId};
+
+/// The port of the admin pages when the file names none.
+const DEFAULT_ADMIN_PORT: u16 = 9101;
+/// Every IPv4 link carries this much (RFC 791 section 3.1).
+const MIN_MTU_IPV4: u16 = 576;
+/// A tunnel must carry IPv6 packets of this size (RFC 7676 section 3).
+const MIN_MTU_IPV6: u16 = 1_280;
+/// What GRE with a key leaves of 1,500 bytes, with an outer IPv4 or IPv6 header.
+const DEFAULT_MTU: (u16, u16) = (1_472, 1_452);
+
+/// The ingress's checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The anycast addresses whose packets are captured.
+    pub service_addresses: Vec<IpAddr>,
+    /// What is stamped (the mark) and written into the GRE header (the key).
+    pub relay: RelayId,
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// Where the admin pages are served.
+    pub admin_listen: SocketAddr,
+    /// What is logged, and how.
+    pub log: LogSection,
+}
+
+/// The tunnel's end at this edge.
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// Our outer address.
+    pub source: IpAddr,
+    /// The far end.
+    pub concentrator: IpAddr,
+    /// The largest inner packet.
+    pub mtu: u16,
+    /// The DSCP of the outer header, 0..=63.
+    pub outer_dscp: u8,
+    /// The TUN device's name.
+    pub device: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    service_addresses: Vec<IpAddr>,
+    mark: u8,
+    tunnel: TunnelSection,
+    #[serde(default)]
+    admin: AdminSection,
+    #[serde(default)]
+    log: LogSection,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunnelSection {
+    key: u32,
+    source: IpAddr,
+    concentrators: Vec<IpAddr>,
+    mtu: Option<u16>,
+    #[serde(default)]
+    outer_dscp: u8,
+    #[serde(default = "default_device")]
+    device: String,
+}
+
+fn default_device() -> String {
+    "sipcast0".to_owned()
+}
+
+impl admin::run::Config for Config {
+    fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file: File = admin::config::load(path)?;
+        Self::check(path, file)
+    }
+
+    fn log(&self) -> &LogSection {
+        &self.log
+    }
+}
+
+impl Config {
+    fn check(path: &Path, file: File) -> Result<Self, ConfigError> {
+        let invalid = |key: &str, message: String| Err(ConfigError::invalid(path, key, message));
+        if let Err((key, message)) = check_service_addresses(&file.service_addresses) {
+            return invalid(&key, message);
+        }
+        let mark = match Mark::new(file.mark) {
+            Some(mark) if !mark.is_unmarked() => mark,
+            Some(_) | None => {
+                let message = format!("{} is not a mark; use 1 to {}", file.mark, Mark::MAX);
+                return invalid("mark", message);
+            }
+        };
+        let key = TunnelKey(file.tunnel.key);
+        let admin_listen = file.admin.listen(path, DEFAULT_ADMIN_PORT)?;
+        match Tunnel::check(file.tunnel, &file.service_addresses) {
+            Err((key, message)) => invalid(key, message),
+            Ok(tunnel) => Ok(Self {
+                service_addresses: file.service_addresses,
+                relay: RelayId { key, mark },
+                tunnel,
+                admin_listen,
+                log: file.log,
+            }),
+        }
+    }
+}
+
+fn check_service_addresses(addresses: &[IpAddr]) -> Result<(), (String, String)> {
+    if addresses.is_empty() {
+        let message = "name at least one service address, such as \"198.51.100.1\"";
+        return Err(("service_addresses".to_owned(), message.to_owned()));
+    }
+    for (index, address) in addresses.iter().enumerate() {
+        let key = format!("service_addresses[{index}]");
+        if !is_unicast(*address) {
+            return Err((
+                key,
+                format!("{address} is not an address that hosts can send to"),
+            ));
+        }
+        if addresses[..index].contains(address) {
+            return Err((key, format!("{address} is named twice; remove one")));
+        }
+    }
+    Ok(())
+}
+
+impl Tunnel {
+    fn check(
+        section: TunnelSection,
+        service_addresses: &[IpAddr],
+    ) -> Result<Self, (&'static str, String)> {
+        let source = section.source;
+        let [concentrator] = section.concentrators[..] else {
+            let count = section.concentrators.len();
+            let message = format!("name exactly one concentrator, there are {count}");
+            return Err(("tunnel.concentrators", message));
+        };
+        check_end("tunnel.source", source, service_addresses)?;
+        check_end("tunnel.concentrators[0]", concentrator, service_addresses)?;
+        if source.is_ipv4() != concentrator.is_ipv4() || source == concentrator {
+            let message = format!(
+                "{concentrator} must be another machine's address of the same IP version as \
+                 tunnel.source, {source}"
+            );
+            return Err(("tunnel.concentrators[0]", message));
+        }
+        let (ipv4, ipv6) = DEFAULT_MTU;
+        let mtu = section
+            .mtu
+            .unwrap_or(if source.is_ipv4() { ipv4 } else { ipv6 });
+        check_mtu(mtu, service_addresses)?;
+        if section.outer_dscp > 63 {
+            let message = format!("{} is not a DSCP; use 0 to 63", section.outer_dscp);
+            return Err(("tunnel.outer_dscp", message));
+        }
+        if !is_device_name(&section.device) {
+            let message = format!(
+                "{:?} is not a device name; use 1 to 15 letters and digits",
+                section.device
+            );
+            return Err(("tunnel.device", message));
+        }
+        Ok(Self {
+            source,
+            concentrator,
+            mtu,
+            outer_dscp: section.outer_dscp,
+            device: section.device,
+        })
+    }
+}
+
+fn check_end(
+    key: &'static str,
+    end: IpAddr,
+    service_addresses: &[IpAddr],
+) -> Result<(), (&'static str, String)> {
+    if !is_unicast(end) {
+        return Err((
+            key,
+            format!("{end} is not an address that hosts can send to"),
+        ));
+    }
+    if service_addresses.contains(&end) {
+        let message = format!(
+            "{end} is a service address; a tunnel needs an address that only one machine has"
+        );
+        return Err((key, message));
+    }
+    Ok(())
+}
+
+fn check_mtu(mtu: u16, service_addresses: &[IpAddr]) -> Result<(), (&'static str, String)> {
+    let (minimum, reason) = if service_addresses.iter().any(IpAddr::is_ipv6) {
+        (MIN_MTU_IPV6, "there is an IPv6 service address")
+    } else {
+        (MIN_MTU_IPV4, "IPv4 asks for it")
+    };
+    if mtu < minimum {
+        let message = format!("{mtu} is too small; use at least {minimum}, because {reason}");
+        return Err(("tunnel.mtu", message));
+    }
+    Ok(())
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !is_broadcast
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        service_addresses = ["198.51.100.1"]
+        mark = 1
+        [tunnel]
+        key = 0x1001
+        source = "10.0.1.2"
+        concentrators = ["10.0.9.2"]
+    "#;
+
+    fn check(text: &str) -> Result<Config, String> {
+        let path = Path::new("ingress.toml");
+        admin::config::parse(path, text)
+            .and_then(|file| Config::check(path, file))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_documented_default() {
+        let config = check(GOOD).unwrap();
+        assert_eq!(config.relay.to_string(), "0x1001/1");
+        assert_eq!(config.tunnel.mtu, 1_472);
+        assert_eq!(config.tunnel.outer_dscp, 0);
+        assert_eq!(config.tunnel.device, "sipcast0");
+        assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9101");
+    }
+
+    #[test]
+    fn a_tunnel_over_ipv6_has_a_smaller_default_mtu() {
+        let text = GOOD
+            .replace("10.0.1.2", "2001:db8::1")
+            .replace("10.0.9.2", "2001:db8::2");
+        assert_eq!(check(&text).unwrap().tunnel.mtu, 1_452);
+    }
+
+    #[test]
+    fn each_mistake_is_reported_under_its_key() {
+        let cases = [
+            (
+                "[\"198.51.100.1\"]",
+                "[]",
+                "service_addresses: name at least one",
+            ),
+            (
+                "[\"198.51.100.1\"]",
+                "[\"224.0.0.1\"]",
+                "service_addresses[0]: 224.0.0.1",
+            ),
+            (
+                "[\"198.51.100.1\"]",
+                "[\"198.51.100.1\", \"198.51.100.1\"]",
+                "named twice",
+            ),
+            ("mark = 1", "mark = 0", "mark: 0 is not a mark; use 1 to 63"),
+            ("mark = 1", "mark = 64", "mark: 64 is not a mark"),
+            ("mark = 1", "marks = 1", "unknown field `marks`"),
+            ("mark = 1", "mark = -1", "line 3"),
+            (
+                "[\"10.0.9.2\"]",
+                "[\"10.0.9.2\", \"10.0.9.3\"]",
+                "exactly one concentrator",
+            ),
+            (
+                "[\"10.0.9.2\"]",
+                "[]",
+                "exactly one concentrator, there are 0",
+            ),
+            ("[\"10.0.9.2\"]", "[\"2001:db8::2\"]", "same IP version"),
+            (
+                "[\"10.0.9.2\"]",
+                "[\"198.51.100.1\"]",
+                "is a service address",
+            ),
+            ("\"10.0.1.2\"", "\"0.0.0.0\"", "tunnel.source: 0.0.0.0"),
+            (
+                "key = 0x1001",
+                "key = 0x1001\nmtu = 500",
+                "tunnel.mtu: 500 is too small",
+            ),
+            (
+                "key = 0x1001",
+                "key = 0x1001\nouter_dscp = 64",
+                "tunnel.outer_dscp: 64",
+            ),
+            (
+                "key = 0x1001",
+                "key = 0x1001\ndevice = \"0123456789012345\"",
+                "tunnel.device",
+            ),
+            ("key = 0x1001", "key = 0x1_0000_0000", "line 5"),
+        ];
+        for (good, bad, expected) in cases {
+            let error = check(&GOOD.replace(good, bad)).unwrap_err();
+            assert!(error.starts_with("ingress.toml: "), "{error}");
+            assert!(error.contains(expected), "{expected:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_service_address_needs_an_mtu_of_1280() {
+        let text = GOOD
+            .replace(
+                "[\"198.51.100.1\"]",
+                "[\"198.51.100.1\", \"2001:db8:a::1\"]",
+            )
+            .replace("key = 0x1001", "key = 0x1001\nmtu = 1279");
+        assert!(check(&text).unwrap_err().contains("at least 1280"));
+    }
+}

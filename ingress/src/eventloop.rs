@@ -1,0 +1,173 @@
+//! IO. Opens the tunnel, then moves packets from the TUN device to the GRE socket.
+//!
+//! One task does it all. Each round it looks, in this order, at:
+//!
+//! 1. the request to end;
+//! 2. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
+//!
+//! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
+//! network: what the kernel does not take is dropped and counted.
+
+use std::sync::Arc;
+
+use admin::http::Health;
+use admin::run::Shutdown;
+use anyhow::{Context, bail};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tunnel_io::gre_socket::{GrePacket, GreSocket};
+use tunnel_io::packet_batch::PacketBatch;
+use tunnel_io::routes::RouteIntoDevice;
+use tunnel_io::system;
+use tunnel_io::tun::TunDevice;
+
+use crate::config::Config;
+use crate::forwarder::Forwarder;
+use crate::metrics::Metrics;
+
+/// Packets of one round.
+const BATCH: usize = 64;
+
+/// Runs until the end is requested or the device is lost.
+pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let _admin = serve_admin(&config, registry, metrics.clone()).await?;
+    check_system(&config)?;
+    let tunnel = OpenTunnel::open(&config)?;
+    tracing::info!(
+        relay = %config.relay,
+        device = tunnel.device.name(),
+        source = %config.tunnel.source,
+        concentrator = %config.tunnel.concentrator,
+        mtu = config.tunnel.mtu,
+        "forwarding"
+    );
+    let mut forwarder = Forwarder::new(&config);
+    // One byte more than the MTU would show a device whose MTU somebody has raised.
+    let mut batch = PacketBatch::new(BATCH, usize::from(config.tunnel.mtu) + 1);
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => break,
+            read = tunnel.device.read_batch(&mut batch) => {
+                read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
+            }
+        }
+        forward_batch(&mut batch, &mut forwarder, &tunnel.socket, &metrics);
+    }
+    tracing::info!("removing the routes");
+    Ok(())
+}
+
+/// The open ends. Fields are dropped in this order: the routes before their device.
+struct OpenTunnel {
+    _routes: Vec<RouteIntoDevice>,
+    device: TunDevice,
+    socket: GreSocket,
+}
+
+impl OpenTunnel {
+    /// The routes come last: from then on packets arrive.
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let tunnel = &config.tunnel;
+        let socket = GreSocket::bind(tunnel.source, tunnel.outer_dscp).with_context(|| {
+            format!(
+                "cannot open a GRE socket on {}; tunnel.source must be an address of this \
+                 machine, and the program needs the capability CAP_NET_RAW",
+                tunnel.source
+            )
+        })?;
+        let device = TunDevice::open(&tunnel.device, tunnel.mtu)?;
+        let routes = config
+            .service_addresses
+            .iter()
+            .map(|address| RouteIntoDevice::add(*address, &device))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            _routes: routes,
+            device,
+            socket,
+        })
+    }
+}
+
+fn check_system(config: &Config) -> anyhow::Result<()> {
+    if config
+        .service_addresses
+        .iter()
+        .any(|address| address.is_ipv4())
+    {
+        system::require_ipv4_forwarding()?;
+    }
+    if config
+        .service_addresses
+        .iter()
+        .any(|address| address.is_ipv6())
+    {
+        system::require_ipv6_forwarding()?;
+    }
+    for address in &config.service_addresses {
+        if system::is_local_address(*address)? {
+            bail!(
+                "the service address {address} is on an interface of this machine, so the kernel \
+                 keeps its packets instead of forwarding them; remove it (ip addr del {address})"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn forward_batch(
+    batch: &mut PacketBatch,
+    forwarder: &mut Forwarder,
+    socket: &GreSocket,
+    metrics: &Metrics,
+) {
+    let packets: Vec<GrePacket<'_>> = batch
+        .iter_mut()
+        .filter_map(|packet| {
+            let encapsulation = forwarder.forward(packet).ok()?;
+            Some(GrePacket {
+                to: encapsulation.concentrator,
+                header: encapsulation.header,
+                inner: packet,
+            })
+        })
+        .collect();
+    let report = socket.send_batch(&packets);
+    metrics.add(&forwarder.take_counts(), &report);
+}
+
+async fn serve_admin(
+    config: &Config,
+    registry: Registry,
+    metrics: Metrics,
+) -> anyhow::Result<admin::http::AdminServer> {
+    let description = describe(config);
+    let status = move || {
+        let mut status = description.clone();
+        status["counters"] = metrics.status();
+        status
+    };
+    let listen = config.admin_listen;
+    let health = || Health::Healthy;
+    Ok(admin::http::serve(listen, Arc::new(registry), status, health).await?)
+}
+
+fn describe(config: &Config) -> Value {
+    json!({
+        "program": "sipcast-ingress",
+        "version": env!("CARGO_PKG_VERSION"),
+        "service_addresses": config.service_addresses,
+        "mark": config.relay.mark.number(),
+        "tunnel": {
+            "key": config.relay.key.0,
+            "source": config.tunnel.source,
+            "concentrator": config.tunnel.concentrator,
+            "mtu": config.tunnel.mtu,
+            "outer_dscp": config.tunnel.outer_dscp,
+            "device": config.tunnel.device,
+        },
+    })
+}

@@ -3,6 +3,9 @@
 pub mod acceptance;
 pub mod config;
 pub mod flows;
+pub mod media;
 pub mod metrics;
+pub mod relays;
 pub mod status;
 pub mod transport;
+pub mod worker;

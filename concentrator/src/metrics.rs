@@ -44,6 +44,8 @@ pub struct Metrics {
     pub tcp_refused: Family<Label, Counter>,
     /// TCP connections that ended, by reason.
     pub tcp_closed: Family<Label, Counter>,
+    /// Relay-control connections and messages not taken, by reason.
+    pub relay_control_refused: Family<Label, Counter>,
     /// What the worker's cores did, by event.
     pub events: Family<Label, Counter>,
     /// What the worker's cores hold, by kind.
@@ -57,6 +59,11 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("sipcast_concentrator");
         metrics.register_tunnel(registry);
         metrics.register_transports(registry);
+        registry.register(
+            "relay_control_refused",
+            "Relay-control connections and messages not taken",
+            metrics.relay_control_refused.clone(),
+        );
         registry.register("events", "What the SIP core did", metrics.events.clone());
         registry.register("state", "What the SIP core holds", metrics.state.clone());
         metrics

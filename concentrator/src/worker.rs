@@ -1,0 +1,288 @@
+//! The worker: one SIP core, the calls' media and the relays' leases, driven by one task.
+//!
+//! Everything that decides is pure and lives in [`Proxy`] and [`Calls`]; this file reads the
+//! clock, feeds them and carries away what they produce. In every turn, in this order:
+//!
+//! 1. flush: messages to phones, commands to relays, what relays reported
+//! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), transports, the earliest
+//!    deadline, the next snapshot for `/status` and the gauges
+//! 3. feed what came, at most [`BATCH`] messages before the next flush
+
+mod report;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sip::cookie::Keys;
+use sip::proxy::{Proxy, TIMER_C};
+use sip::timer::Timers;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+use wire::relay_control::ToAgent;
+
+use crate::config::Config;
+use crate::media::Calls;
+use crate::metrics::Metrics;
+use crate::relays::pool::{Command, LinkId, RelayEvent, RelayPool, Settings};
+use crate::relays::server::RelayInput;
+use crate::status::Status;
+use crate::transport::{Incoming, Payload, TransportEvent, Transports};
+
+/// Messages taken from the transports before the queues are flushed again.
+const BATCH: usize = 64;
+
+/// Transactions on each side; one costs a few kilobytes.
+const MAX_TRANSACTIONS: usize = 100_000;
+
+/// How often `/status` and the gauges are brought up to date.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the worker is given.
+#[derive(Debug)]
+pub struct Parts {
+    /// The checked configuration.
+    pub config: Arc<Config>,
+    /// Messages from phones.
+    pub incoming: mpsc::Receiver<Incoming>,
+    /// Connections that closed and flows that failed.
+    pub transport_events: mpsc::Receiver<TransportEvent>,
+    /// Where messages to phones go.
+    pub transports: Transports,
+    /// What relays say, and their coming and going.
+    pub relay_inputs: mpsc::Receiver<RelayInput>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// What `/status` shows.
+    pub status: Status,
+    /// Turns true when the program is to end.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Runs until the shutdown.
+pub async fn run(parts: Parts) -> anyhow::Result<()> {
+    let Parts {
+        config,
+        mut incoming,
+        mut transport_events,
+        transports,
+        mut relay_inputs,
+        metrics,
+        status,
+        mut shutdown,
+    } = parts;
+    let mut worker = Worker::new(&config, transports)?;
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut snapshot = tokio::time::interval(SNAPSHOT_INTERVAL);
+    loop {
+        worker.flush();
+        let deadline = worker.deadline();
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+            Some(input) = relay_inputs.recv() => worker.handle_relay(input),
+            Some(event) = transport_events.recv() => worker.handle_transport(event),
+            received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
+                anyhow::ensure!(received > 0, "the transports have ended");
+                worker.handle_batch(&mut batch);
+            }
+            () = tokio::time::sleep_until(deadline.into()) => worker.handle_timeout(),
+            _ = snapshot.tick() => report::publish(&worker.proxy, &worker.calls, &metrics, &status, now()),
+        }
+    }
+}
+
+struct Worker {
+    proxy: Proxy,
+    calls: Calls,
+    transports: Transports,
+    links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
+}
+
+impl Worker {
+    fn new(config: &Config, transports: Transports) -> anyhow::Result<Self> {
+        let relays = config
+            .relays()
+            .map(|(id, relay, _)| (id, relay.agent.clone()));
+        let relays = RelayPool::new(&config.name, relays, Settings::default());
+        let calls = Calls::new(config.media.anchor, config.media.relay, relays);
+        let proxy = Proxy::new(proxy_config(config)?);
+        Ok(Self {
+            proxy,
+            calls,
+            transports,
+            links: HashMap::new(),
+        })
+    }
+
+    /// Carries away what the cores have produced.
+    fn flush(&mut self) {
+        while let Some(transmit) = self.proxy.poll_transmit() {
+            self.transports.send(transmit);
+        }
+        self.transports.flush();
+        while let Some(command) = self.calls.relays.poll_command() {
+            self.perform(command);
+        }
+        while let Some(event) = self.calls.relays.poll_event() {
+            self.handle_relay_event(event);
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        [self.proxy.poll_timeout(), self.calls.relays.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .map(|(at, _)| at)
+            .min()
+            .unwrap_or_else(|| now() + Duration::from_secs(3600))
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = now();
+        self.calls.relays.handle_timeout(now);
+        self.proxy.handle_timeout(&mut self.calls, now);
+    }
+
+    fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
+        let now = now();
+        for Incoming { hop, payload } in batch.drain(..) {
+            match payload {
+                Payload::Datagram(bytes) => {
+                    self.proxy.handle_message(bytes, &hop, &mut self.calls, now);
+                }
+                Payload::Message(message) => {
+                    self.proxy
+                        .handle_parsed(*message, &hop, &mut self.calls, now);
+                }
+            }
+        }
+    }
+
+    fn handle_transport(&mut self, event: TransportEvent) {
+        match event {
+            TransportEvent::Closed(connection) => self.proxy.handle_connection_closed(connection),
+            TransportEvent::Failed(flow) => {
+                self.proxy
+                    .handle_transport_error(&flow, &mut self.calls, now());
+            }
+        }
+    }
+
+    fn handle_relay(&mut self, input: RelayInput) {
+        match input {
+            RelayInput::Connected {
+                link,
+                agent,
+                sender,
+            } => {
+                self.links.insert(link, sender);
+                self.calls.relays.handle_connected(link, &agent, now());
+            }
+            RelayInput::Message { link, message } => {
+                self.calls.relays.handle_message(link, message, now());
+            }
+            RelayInput::Closed { link } => {
+                self.links.remove(&link);
+                self.calls.relays.handle_closed(link);
+            }
+        }
+    }
+
+    fn perform(&mut self, command: Command) {
+        match command {
+            Command::Send(link, message) => {
+                let sent = self.links.get(&link).map(|sender| sender.try_send(message));
+                if let Some(Err(error)) = sent {
+                    warn!(?link, %error, "relay control: an agent does not read; link closed");
+                    self.links.remove(&link);
+                }
+            }
+            Command::Close(link, why) => {
+                warn!(?link, why, "relay control: link closed");
+                self.links.remove(&link);
+            }
+        }
+    }
+
+    fn handle_relay_event(&mut self, event: RelayEvent) {
+        match event {
+            RelayEvent::AgentUp(agent) => info!(agent, "relay is up"),
+            RelayEvent::AgentDown(agent) => warn!(agent, "relay is down"),
+            RelayEvent::MediaStarted(session, side) => {
+                tracing::debug!(relay = %session.relay, session = session.session, ?side, "media started");
+            }
+            RelayEvent::MediaTimeout(session) => {
+                warn!(relay = %session.relay, session = session.session, "no media: session ends");
+            }
+            RelayEvent::Ended(session, stats) => {
+                self.calls.session_gone(session);
+                info!(relay = %session.relay, session = session.session, ?stats, "session ended");
+            }
+            RelayEvent::SessionLost(session) => {
+                self.calls.session_gone(session);
+                warn!(relay = %session.relay, session = session.session, "session lost");
+            }
+        }
+    }
+}
+
+fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
+    let port = config.sip.port;
+    let service = config
+        .service_addresses
+        .iter()
+        .map(|ip| (*ip, port).into())
+        .collect();
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let limits = &config.registrar;
+    Ok(sip::proxy::Config {
+        service,
+        domains: config.domains.clone(),
+        keys: Keys::new(cookie_key(config)?, None),
+        timers: Timers::default(),
+        timer_c: TIMER_C,
+        limits: sip::transaction::Limits {
+            max_server: MAX_TRANSACTIONS,
+            max_client: MAX_TRANSACTIONS,
+        },
+        registrar: sip::registrar::Limits {
+            min_expires_s: seconds(limits.min_expires),
+            default_expires_s: seconds(limits.default_expires),
+            max_expires_s: seconds(limits.max_expires),
+            max_contacts_per_user: limits.max_contacts_per_user,
+            max_bindings: limits.max_bindings,
+        },
+        epoch: (now(), unix_seconds()),
+    })
+}
+
+/// The configured key, whatever its length, as 32 octets; a random one where there is none.
+fn cookie_key(config: &Config) -> anyhow::Result<[u8; 32]> {
+    use sha2::Digest;
+    if let Some(key) = &config.cookie_key {
+        return Ok(sha2::Sha256::digest(&key.0).into());
+    }
+    let mut key = [0; 32];
+    let mut random = std::fs::File::open("/dev/urandom")?;
+    std::io::Read::read_exact(&mut random, &mut key)?;
+    Ok(key)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the worker's clock is read here and handed on"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the worker's clock is read here and handed on"
+)]
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

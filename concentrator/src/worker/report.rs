@@ -1,0 +1,135 @@
+//! What the worker's cores have done, as metrics and as sections of `/status`.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use sip::proxy::Proxy;
+
+use crate::media::Calls;
+use crate::metrics::{Metrics, event, kind};
+use crate::status::Status;
+
+/// Calls and bindings listed in `/status`; the counts are always complete.
+const LISTED: usize = 1000;
+
+/// Brings the counters and the page up to date.
+pub(super) fn publish(
+    proxy: &Proxy,
+    calls: &Calls,
+    metrics: &Metrics,
+    status: &Status,
+    now: Instant,
+) {
+    for (name, total) in totals(proxy, calls) {
+        let counter = metrics.events.get_or_create(&event(name));
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+    for (name, level) in levels(proxy, calls) {
+        metrics.state.get_or_create(&kind(name)).set(level);
+    }
+    status.set("calls", list_calls(calls, now));
+    status.set("bindings", list_bindings(proxy, now));
+    status.set("relays", list_relays(calls));
+}
+
+fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
+    let (sip, media, relays) = (proxy.counters(), calls.counters(), calls.relays.counters());
+    vec![
+        ("unparsable_message", sip.unparsable),
+        ("request_rejected", sip.rejected),
+        ("malformed_response", sip.malformed_responses),
+        ("unmatched_response", sip.unmatched_responses),
+        ("foreign_domain", sip.foreign),
+        ("user_not_found", sip.not_found),
+        ("overload", sip.overload),
+        ("bad_cookie", sip.bad_cookies),
+        ("stray_ack", sip.stray_acks),
+        ("call_path_drift", sip.path_drift),
+        ("call", sip.calls),
+        ("call_answered", sip.answered),
+        ("media_relayed", media.relayed),
+        ("media_direct", media.direct),
+        ("media_unplaced", media.unplaced),
+        ("media_fallback", media.fallback),
+        ("bad_sdp", media.bad_sdp),
+        ("lease_taken", relays.leases_taken),
+        ("lease_relay_not_connected", relays.not_connected),
+        ("lease_stock_empty", relays.stock_empty),
+        ("lease_relay_draining", relays.draining),
+        ("lease_unknown_relay", relays.unknown_relay),
+        ("relay_unknown_agent", relays.unknown_agent),
+        ("relay_violation", relays.violations),
+        ("relay_silent", relays.silent),
+        ("relay_request_failed", relays.failed),
+        ("relay_request_expired", relays.expired),
+        ("relay_stray_answer", relays.stray),
+        ("relay_session_lost", relays.sessions_lost),
+    ]
+}
+
+fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
+    let level = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let leases = calls.relays.agents().map(|agent| agent.leases).sum();
+    vec![
+        ("requests_in_progress", level(proxy.contexts())),
+        ("bindings", level(proxy.registrar().counts().bindings)),
+        ("relayed_calls", level(calls.iter().count())),
+        ("leases", level(leases)),
+    ]
+}
+
+fn list_calls(calls: &Calls, now: Instant) -> Value {
+    calls
+        .iter()
+        .take(LISTED)
+        .map(|(session, call)| {
+            json!({
+                "call_id": call.call_id,
+                "tunnel_key": session.relay.key.to_string(),
+                "mark": session.relay.mark.number(),
+                "session": session.session,
+                "answered": call.answered,
+                "age_ms": millis(now, call.started),
+            })
+        })
+        .collect()
+}
+
+fn list_bindings(proxy: &Proxy, now: Instant) -> Value {
+    proxy
+        .registrar()
+        .iter()
+        .take(LISTED)
+        .map(|(aor, binding)| {
+            json!({
+                "user": aor.to_string(),
+                "contact": String::from_utf8_lossy(&binding.contact_uri),
+                "flow": binding.flow.to_string(),
+                "mark": binding.relay.map(|relay| relay.mark.number()),
+                "tunnel_key": binding.relay.map(|relay| relay.key.to_string()),
+                "expires_in_ms": millis(binding.expires_at, now),
+            })
+        })
+        .collect()
+}
+
+fn list_relays(calls: &Calls) -> Value {
+    calls
+        .relays
+        .agents()
+        .map(|agent| {
+            json!({
+                "agent": agent.name,
+                "up": agent.up,
+                "draining": agent.draining,
+                "leases": agent.leases,
+                "sessions": agent.sessions,
+            })
+        })
+        .collect()
+}
+
+fn millis(later: Instant, earlier: Instant) -> u64 {
+    let between = later.saturating_duration_since(earlier).as_millis();
+    u64::try_from(between).unwrap_or(u64::MAX)
+}

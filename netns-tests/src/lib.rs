@@ -1,1 +1,42 @@
-//! sipcast-lab: topologies of network namespaces, real peers, demo, scenarios, benchmarks.
+//! The lab: real programs and real peers in network namespaces that nothing can leave.
+//!
+//! [`cli::main`] is the whole of `sipcast-lab`. Reading order: `sandbox` (how the lab locks itself
+//! in), `namespace`, `link` and `topology` (the network), `process`, `capture`, `http` and `wait`
+//! (what acts in it and what is seen of it), `service` (the programs under test), `phone` and
+//! `call` (what the phones do), `verdict` (what counts as a good call), `ladder` and `demo` (how
+//! it is shown), `scenario` and `bench`.
+//!
+//! Every wait has a limit and a condition; no result depends on a sleep.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the lab runs in real time against real programs; there is no core here to keep pure"
+)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the lab is a command-line tool; what it prints is its result"
+)]
+
+pub mod cli;
+
+mod audio;
+mod bench;
+mod call;
+mod capture;
+mod certs;
+mod command;
+mod demo;
+mod frame;
+mod http;
+mod ladder;
+mod link;
+mod namespace;
+mod phone;
+mod process;
+mod raw;
+mod sandbox;
+mod scenario;
+mod service;
+mod topology;
+mod verdict;
+mod wait;

@@ -1,0 +1,94 @@
+//! `sipcast-lab bench`: progress on standard error, one JSON line a result on standard output.
+//!
+//! Every line has `bench`, `unit`, `ours`, `peer`, `peer_name` and `ratio` (ours / peer; null where
+//! the bench has no peer yet) and the conditions of its run. To add a bench, add a line to
+//! [`BENCHES`] and a file in `bench/`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+mod ingress_tun;
+
+/// A bench: name, what it measures, how.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Path) -> Result<Outcome>,
+}
+
+const BENCHES: [Bench; 1] = [Bench {
+    name: "ingress-tun",
+    about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
+    run: ingress_tun::run,
+}];
+
+/// What a bench measured.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    bench: &'static str,
+    unit: &'static str,
+    ours: f64,
+    peer: Option<f64>,
+    peer_name: Option<&'static str>,
+    ratio: Option<f64>,
+    conditions: Conditions,
+}
+
+/// Under which conditions.
+#[derive(Debug, Serialize)]
+struct Conditions {
+    rate_per_second: f64,
+    sent: u64,
+    completed: u64,
+    duration_s: f64,
+    payload_bytes: usize,
+    version: &'static str,
+    build: &'static str,
+    kernel: String,
+    cores: usize,
+}
+
+impl Conditions {
+    fn of(sent: u64, completed: u64, duration: Duration, payload_bytes: usize) -> Self {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            rate_per_second: sent as f64 / duration.as_secs_f64(),
+            sent,
+            completed,
+            duration_s: duration.as_secs_f64(),
+            payload_bytes,
+            version: env!("CARGO_PKG_VERSION"),
+            build: if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
+            kernel: kernel.trim().to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, Into::into),
+        }
+    }
+}
+
+/// The names, one a line with what it measures.
+pub(crate) fn list() -> String {
+    BENCHES
+        .iter()
+        .map(|bench| format!("{:<14}{}\n", bench.name, bench.about))
+        .collect()
+}
+
+/// Runs one.
+pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
+    let bench = BENCHES
+        .iter()
+        .find(|bench| bench.name == name)
+        .with_context(|| format!("there is no bench {name:?}; there are:\n{}", list()))?;
+    let folder = out.join("bench").join(name);
+    std::fs::create_dir_all(&folder)?;
+    let outcome = (bench.run)(&folder.canonicalize()?)?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! A phone: SIPp with one of the scenarios of `netns-tests/scenarios`, and its voice.
+//!
+//! A phone knows its private address only, and writes that into Contact, Via and SDP.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::audio;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::topology::two_edges::{PHONE, SERVICE};
+
+const CALLER: &str = include_str!("../scenarios/caller.xml");
+const CALLEE: &str = include_str!("../scenarios/callee.xml");
+const ANSWER: &str = include_str!("../scenarios/answer.xml");
+
+/// Silence between the end of the audio and the BYE.
+const SILENCE_MS: u32 = 2_000;
+
+/// What the phones use for SIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+/// Starts the phone that registers as ua2 and answers.
+pub(crate) fn callee(
+    namespace: &Namespace,
+    transport: Transport,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, seconds, 220.0)?;
+    fs::write(folder.join("callee.xml"), CALLEE)?;
+    fs::write(folder.join("answer.xml"), ANSWER)?;
+    let scenario = [
+        "-sf",
+        "callee.xml",
+        "-oocsf",
+        "answer.xml",
+        "-key",
+        "user",
+        "ua2",
+    ];
+    sipp(namespace, transport, &scenario, &folder)
+}
+
+/// Starts the phone that registers as ua1, calls ua2 and hangs up after `seconds` of audio. The
+/// INVITE is made `padding` bytes longer.
+pub(crate) fn caller(
+    namespace: &Namespace,
+    transport: Transport,
+    seconds: u32,
+    padding: usize,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, seconds, 110.0)?;
+    fs::write(
+        folder.join("caller.xml"),
+        CALLER.replace("@PADDING@", &padding_header(padding)),
+    )?;
+    let talk = (seconds * 1000 + SILENCE_MS).to_string();
+    let scenario = [
+        "-sf",
+        "caller.xml",
+        "-key",
+        "user",
+        "ua1",
+        "-key",
+        "peer",
+        "ua2",
+        "-d",
+        &talk,
+    ];
+    sipp(namespace, transport, &scenario, &folder)
+}
+
+/// Header fields that nobody knows, in lines of a plausible length.
+fn padding_header(bytes: usize) -> String {
+    const LINE: usize = 100;
+    const NAME: &str = "X-Padding: ";
+    (0..bytes.div_ceil(LINE))
+        .map(|line| {
+            let length = LINE.min(bytes - line * LINE).max(NAME.len() + 2);
+            format!("{NAME}{}\n", "p".repeat(length - NAME.len() - 2))
+        })
+        .collect()
+}
+
+fn prepare(namespace: &Namespace, folder: &Path, seconds: u32, pitch: f64) -> Result<PathBuf> {
+    let folder = folder.join(namespace.name());
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("audio.ul"), audio::speech(seconds, pitch))?;
+    Ok(folder)
+}
+
+fn sipp(
+    namespace: &Namespace,
+    transport: Transport,
+    scenario: &[&str],
+    folder: &Path,
+) -> Result<Process> {
+    let target = format!("{SERVICE}:5060");
+    let address = PHONE.to_string();
+    let transport = match transport {
+        Transport::Udp => "u1",
+        Transport::Tcp => "t1",
+    };
+    let mut arguments = scenario.to_vec();
+    arguments.extend([
+        "-t",
+        transport,
+        "-i",
+        &address,
+        "-mi",
+        &address,
+        "-p",
+        "5060",
+        "-mp",
+        "20000",
+        "-m",
+        "1",
+        "-nostdin",
+        "-trace_err",
+        "-trace_msg",
+        "-error_file",
+        "errors.txt",
+        "-message_file",
+        "messages.txt",
+        &target,
+    ]);
+    Process::start(namespace, "sipp", "sipp", &arguments, folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::padding_header;
+
+    #[test]
+    fn padding_is_as_long_on_the_wire_as_asked() {
+        for bytes in [0, 100, 3456] {
+            // SIPp sends CR LF for each line feed.
+            let header = padding_header(bytes);
+            assert_eq!(header.len() + header.lines().count(), bytes);
+        }
+    }
+}

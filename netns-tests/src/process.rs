@@ -1,0 +1,135 @@
+//! A program in a namespace, as a guard with a log file.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command;
+use crate::namespace::Namespace;
+use crate::wait;
+
+/// How long a program may take to end after SIGTERM before it gets SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A running program. Dropped: SIGTERM, then SIGKILL.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` in a namespace, in `folder`, with both outputs in `folder/name.log`.
+    pub(crate) fn start(
+        namespace: &Namespace,
+        name: &str,
+        program: &str,
+        arguments: &[&str],
+        folder: &Path,
+    ) -> Result<Self> {
+        command::echo(
+            namespace.name(),
+            &format!("{program} {}", arguments.join(" ")),
+        );
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log).with_context(|| log.display().to_string())?;
+        let child = namespace
+            .command(program)
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
+    }
+
+    /// What it has written so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its exit status if it has ended.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let what = format!("the end of {}", self.name);
+        wait::until(&what, limit, || Ok(self.child.try_wait()?))
+    }
+
+    /// An error with the end of its log when it has ended before it should.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        if let Some(status) = self.ended()? {
+            bail!(
+                "{} has ended ({status}):\n{}",
+                self.name,
+                self.last_lines(15)
+            );
+        }
+        Ok(())
+    }
+
+    /// The end of its log.
+    pub(crate) fn last_lines(&self, count: usize) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(count)..].join("\n")
+    }
+
+    /// SIGTERM, and SIGKILL if that does not help in time.
+    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.ended()? {
+            return Ok(status);
+        }
+        self.signal(Signal::SIGTERM)?;
+        if let Ok(status) = self.wait(GRACE) {
+            return Ok(status);
+        }
+        self.signal(Signal::SIGKILL)?;
+        Ok(self.child.wait()?)
+    }
+
+    /// User plus system time that it has used, from /proc/PID/stat, all threads together.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name in parentheses may hold spaces; fields 14 and 15 are counted from behind it.
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+        Ok(Duration::from_millis(
+            ticks * 1000 / u64::try_from(per_second)?,
+        ))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, signal).with_context(|| format!("{signal} to {}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            command::echo(&self.name, &format!("not stopped: {error:#}"));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `sipcast-lab run`: scenarios, each locked in on its own, each with one line of result.
+//!
+//! To add one, write a function `fn(&Path) -> Result<String>` in a file of `scenario/` (its error
+//! says what fell short, its value are the figures) and add a line to [`SCENARIOS`].
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::sandbox::{self, EXIT_SKIP};
+
+mod bad_config;
+mod calls;
+mod fragmented_invite;
+mod hostile_packets;
+mod rig;
+mod stranger_rtp;
+
+/// A scenario: name, what it shows, how. The folder is its own and empty.
+struct Scenario {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Path) -> Result<String>,
+}
+
+const SCENARIOS: [Scenario; 7] = [
+    Scenario {
+        name: "rig",
+        about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
+        run: rig::run,
+    },
+    Scenario {
+        name: "bad-config",
+        about: "a wrong config: a message that says what to change, exit code 2, nothing started",
+        run: bad_config::run,
+    },
+    Scenario {
+        name: "demo-udp",
+        about: "a call over UDP, the caller's route flips, BYE through the other edge",
+        run: calls::udp,
+    },
+    Scenario {
+        name: "demo-tcp",
+        about: "the same over TCP, on one connection",
+        run: calls::tcp,
+    },
+    Scenario {
+        name: "fragmented-invite",
+        about: "a 4,000-byte INVITE in fragments, half of them through each edge",
+        run: fragmented_invite::run,
+    },
+    Scenario {
+        name: "stranger-rtp",
+        about: "RTP from a stranger to a relay in mid-call reaches nobody and is counted",
+        run: stranger_rtp::run,
+    },
+    Scenario {
+        name: "hostile-packets",
+        about: "each kind of bad input is counted by its reason, and the service still works",
+        run: hostile_packets::run,
+    },
+];
+
+/// The names, one a line with what it shows.
+pub(crate) fn list() -> String {
+    SCENARIOS
+        .iter()
+        .map(|scenario| format!("{:<20}{}\n", scenario.name, scenario.about))
+        .collect()
+}
+
+/// Outside: runs one or all of them, each in a sandbox of its own, and counts.
+pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<ExitCode> {
+    let chosen: Vec<&Scenario> = SCENARIOS
+        .iter()
+        .filter(|scenario| name == "all" || name == scenario.name)
+        .collect();
+    anyhow::ensure!(
+        !chosen.is_empty(),
+        "there is no scenario {name:?}; there are:\n{}",
+        list()
+    );
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for scenario in chosen {
+        let mut arguments = vec!["--out".to_owned(), out.to_string_lossy().into_owned()];
+        arguments.extend(verbose.then(|| "--verbose".to_owned()));
+        arguments.extend(["run".to_owned(), scenario.name.to_owned()]);
+        let code = sandbox::enter(Some(&arguments), false)?;
+        if code == ExitCode::SUCCESS {
+            passed += 1;
+        } else if code == ExitCode::from(EXIT_SKIP) {
+            println!("{:<20}skipped", scenario.name);
+            skipped += 1;
+        } else {
+            failed += 1;
+        }
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let good = failed == 0 && (skipped == 0 || !in_ci);
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Inside: runs one and prints its line.
+pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
+    let scenario = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == name)
+        .with_context(|| format!("there is no scenario {name:?}"))?;
+    let folder = out.join("run").join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let start = Instant::now();
+    let result = (scenario.run)(&folder.canonicalize()?);
+    let seconds = start.elapsed().as_secs_f64();
+    let (verdict, figures) = match &result {
+        Ok(figures) => ("passed", figures.clone()),
+        Err(error) => ("failed", format!("{error:#}")),
+    };
+    println!("{name:<20}{verdict} in {seconds:.1} s: {figures}");
+    result
+        .map(drop)
+        .map_err(|_| anyhow::anyhow!("{name} failed; its files are in {}", folder.display()))
+}

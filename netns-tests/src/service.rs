@@ -1,0 +1,311 @@
+//! The programs under test in the topology `two-edges`: config files, start, readiness, admin pages.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::certs;
+use crate::http;
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::topology::two_edges::{CONCENTRATOR, EDGE1, EDGE2, SERVICE, TwoEdges};
+use crate::wait;
+
+/// The tunnel keys of the two edges; each has one relay with this mark.
+pub(crate) const KEY1: u32 = 0x1001;
+pub(crate) const KEY2: u32 = 0x1002;
+pub(crate) const MARK1: u8 = 1;
+pub(crate) const MARK2: u8 = 2;
+
+/// The ports that the relays use.
+pub(crate) const RELAY_PORTS: std::ops::RangeInclusive<u16> = 30_000..=39_999;
+
+const READY: Duration = Duration::from_secs(15);
+
+/// All five programs, running.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) ingress1: Program,
+    pub(crate) ingress2: Program,
+    pub(crate) concentrator: Program,
+    pub(crate) relay1: Program,
+    pub(crate) relay2: Program,
+    /// Certificates and config files.
+    pub(crate) folder: PathBuf,
+}
+
+/// One program and the address of its admin pages.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) process: Process,
+    admin: SocketAddr,
+}
+
+impl Service {
+    /// Writes certificates and configs, starts everything and waits until it serves.
+    pub(crate) fn start(net: &TwoEdges, folder: &Path) -> Result<Self> {
+        let folder = folder.join("service");
+        certs::write(&folder, &["c1".into(), "relay1".into(), "relay2".into()])?;
+        let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
+            start_program(namespace, name, binary, port, &config, &folder)
+        };
+        let mut service = Self {
+            concentrator: start(
+                &net.concentrator,
+                "concentrator",
+                "sipcast-concentrator",
+                9102,
+                concentrator_config(),
+            )?,
+            ingress1: start(
+                &net.edge1,
+                "ingress1",
+                "sipcast-ingress",
+                9101,
+                ingress_config(KEY1, MARK1, EDGE1),
+            )?,
+            ingress2: start(
+                &net.edge2,
+                "ingress2",
+                "sipcast-ingress",
+                9101,
+                ingress_config(KEY2, MARK2, EDGE2),
+            )?,
+            relay1: start(
+                &net.edge1,
+                "relay1",
+                "sipcast-rtp-agent",
+                9103,
+                relay_config("relay1", EDGE1),
+            )?,
+            relay2: start(
+                &net.edge2,
+                "relay2",
+                "sipcast-rtp-agent",
+                9103,
+                relay_config("relay2", EDGE2),
+            )?,
+            folder,
+        };
+        service.wait_until_ready(net)?;
+        Ok(service)
+    }
+
+    fn wait_until_ready(&mut self, net: &TwoEdges) -> Result<()> {
+        for (program, namespace) in [
+            (&mut self.ingress1, &net.edge1),
+            (&mut self.ingress2, &net.edge2),
+            (&mut self.concentrator, &net.concentrator),
+            (&mut self.relay1, &net.edge1),
+            (&mut self.relay2, &net.edge2),
+        ] {
+            program.wait_until_healthy(namespace)?;
+        }
+        for (relay, namespace) in [(&self.relay1, &net.edge1), (&self.relay2, &net.edge2)] {
+            wait::until("a relay to be connected to the concentrator", READY, || {
+                let status = relay.status(namespace)?;
+                Ok(relay_is_connected(&status).then_some(()))
+            })
+            .with_context(|| format!("relay status: {:?}", relay.status(namespace)))?;
+        }
+        Ok(())
+    }
+
+    /// Fails when one of them has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        for program in [
+            &mut self.ingress1,
+            &mut self.ingress2,
+            &mut self.concentrator,
+            &mut self.relay1,
+            &mut self.relay2,
+        ] {
+            program.process.check_alive()?;
+        }
+        Ok(())
+    }
+}
+
+impl Program {
+    /// Waits for `/healthz` to answer 200.
+    pub(crate) fn wait_until_healthy(&mut self, namespace: &Namespace) -> Result<()> {
+        let mut last = String::new();
+        wait::until("a program to be healthy", READY, || {
+            self.process.check_alive()?;
+            match http::get(namespace, self.admin, "/healthz") {
+                Ok(_) => Ok(Some(())),
+                Err(error) => {
+                    last = format!("{error:#}");
+                    Ok(None)
+                }
+            }
+        })
+        .with_context(|| format!("{last}\n{}", self.process.last_lines(15)))
+    }
+
+    /// `/status`.
+    pub(crate) fn status(&self, namespace: &Namespace) -> Result<Value> {
+        let body = http::get(namespace, self.admin, "/status")?;
+        serde_json::from_str(&body).with_context(|| format!("/status is not JSON: {body}"))
+    }
+
+    /// `/metrics`: every sample, as name with labels and value.
+    pub(crate) fn metrics(&self, namespace: &Namespace) -> Result<Vec<(String, f64)>> {
+        let body = http::get(namespace, self.admin, "/metrics")?;
+        Ok(body
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(' ')?;
+                Some((name.to_owned(), value.parse().ok()?))
+            })
+            .collect())
+    }
+}
+
+/// Calls that the concentrator knows of.
+pub(crate) fn calls(concentrator: &Value) -> u64 {
+    number(concentrator, &["calls", "dialogs"])
+}
+
+/// Sessions with a call on them that a relay knows of.
+pub(crate) fn sessions(relay: &Value) -> u64 {
+    number(relay, &["bound", "sessions_bound"])
+}
+
+fn relay_is_connected(relay: &Value) -> bool {
+    relay.to_string().contains("\"connected\"")
+}
+
+/// The first of these keys anywhere in a document, as a number or as the length of a list.
+fn number(document: &Value, keys: &[&str]) -> u64 {
+    match document {
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(key, value)| {
+                let here = keys
+                    .contains(&key.as_str())
+                    .then(|| length(value))
+                    .flatten();
+                here.or_else(|| Some(number(value, keys)).filter(|found| *found > 0))
+            })
+            .unwrap_or(0),
+        Value::Array(items) => items.iter().map(|item| number(item, keys)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+fn length(value: &Value) -> Option<u64> {
+    value
+        .as_u64()
+        .or_else(|| value.as_array().map(|items| items.len() as u64))
+}
+
+/// Where one of our programs is: beside this one.
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    ensure!(
+        path.is_file(),
+        "{} is not built: cargo build --workspace",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Starts one of our programs with this config.
+pub(crate) fn start_program(
+    namespace: &Namespace,
+    name: &str,
+    program: &str,
+    admin_port: u16,
+    config: &str,
+    folder: &Path,
+) -> Result<Program> {
+    let file = folder.join(format!("{name}.toml"));
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port));
+    fs::write(&file, format!("{config}\n[admin]\nlisten = \"{admin}\"\n"))?;
+    let program = binary(program)?;
+    let arguments = ["--config", &file.to_string_lossy()];
+    let process = Process::start(
+        namespace,
+        name,
+        &program.to_string_lossy(),
+        &arguments,
+        folder,
+    )?;
+    Ok(Program { process, admin })
+}
+
+/// ingress.toml of an edge.
+pub(crate) fn ingress_config(key: u32, mark: u8, source: Ipv4Addr) -> String {
+    format!(
+        r#"
+service_addresses = ["{SERVICE}"]
+mark = {mark}
+[tunnel]
+key = {key:#x}
+source = "{source}"
+concentrators = ["{CONCENTRATOR}"]
+mtu = 1472
+"#
+    )
+}
+
+/// concentrator.toml.
+pub(crate) fn concentrator_config() -> String {
+    let edge = |number: u8, source: Ipv4Addr, key: u32, mark: u8| {
+        format!(
+            r#"
+[[edges]]
+name = "edge{number}"
+sources = ["{source}/32"]
+key = {key:#x}
+[[edges.relays]]
+mark = {mark}
+agent = "relay{number}"
+"#
+        )
+    };
+    format!(
+        r#"
+name = "c1"
+service_addresses = ["{SERVICE}"]
+domains = ["example.com"]
+[tunnel]
+listen = "{CONCENTRATOR}"
+mtu = 1472
+{}{}
+[relay_control]
+listen = "{CONCENTRATOR}:7060"
+certificate = "c1.pem"
+private_key = "c1.key"
+ca = "ca.pem"
+"#,
+        edge(1, EDGE1, KEY1, MARK1),
+        edge(2, EDGE2, KEY2, MARK2)
+    )
+}
+
+/// rtp-agent.toml of an edge.
+pub(crate) fn relay_config(name: &str, address: Ipv4Addr) -> String {
+    format!(
+        r#"
+name = "{name}"
+[media]
+addresses = ["{address}"]
+ports = "{}-{}"
+[control]
+concentrators = ["{CONCENTRATOR}:7060"]
+server_name = "c1"
+certificate = "{name}.pem"
+private_key = "{name}.key"
+ca = "ca.pem"
+"#,
+        RELAY_PORTS.start(),
+        RELAY_PORTS.end()
+    )
+}

@@ -1,0 +1,3 @@
+//! The networks of the lab, one file each.
+
+pub(crate) mod two_edges;

@@ -1,0 +1,90 @@
+#!/bin/sh
+# Set-up for `make demo` and `make test`: checks the Rust toolchain, installs the missing Debian
+# packages and says what each is for. On other systems it prints the list and stops. Doing it again
+# changes nothing.
+set -eu
+cd "$(dirname "$0")/.."
+
+# command or file | Debian package | what for
+needs='
+cc|gcc|links Rust programs
+/usr/lib/x86_64-linux-gnu/crti.o|libc6-dev|links Rust programs
+ip|iproute2|network namespaces, addresses and routes of the lab
+nft|nftables|the NATs of the lab
+ethtool|ethtool|checksum settings of the lab
+nsenter|util-linux|locks the lab in
+setpriv|util-linux|locks the lab in
+mount|mount|locks the lab in
+tcpdump|tcpdump|captures in the lab
+mergecap|wireshark-common|one capture file of all places
+tshark|tshark|independent decoder in the tests
+sipp|sip-tester|the phones (SIPp)
+'
+
+# sbin: a plain user has no PATH to nft, tcpdump and ethtool.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+present() {
+    case $1 in
+        *crti.o) find /usr/lib /usr/lib64 -maxdepth 2 -name crti.o 2>/dev/null | grep -q . ;;
+        *) command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
+missing=$(printf '%s\n' "$needs" | while IFS='|' read -r what package why; do
+    [ -z "$what" ] || present "$what" || printf '%s|%s\n' "$package" "$why"
+done | sort -u)
+
+install_missing() {
+    echo "setup: these Debian packages are missing:"
+    printf '%s\n' "$missing" | while IFS='|' read -r package why; do
+        printf '    %-18s %s\n' "$package" "$why"
+    done
+    packages=$(printf '%s\n' "$missing" | cut -d'|' -f1 | sort -u | tr '\n' ' ')
+    if ! grep -qs '^ID=debian' /etc/os-release || ! command -v apt-get >/dev/null 2>&1; then
+        echo "setup: this is not Debian. Install what corresponds to: $packages" >&2
+        echo "setup: then run this again." >&2
+        exit 1
+    fi
+    sudo=
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            echo "setup: root is needed once to install them, as root run:" >&2
+            echo "    apt-get update && apt-get install -y --no-install-recommends $packages" >&2
+            exit 1
+        fi
+        sudo=sudo
+        echo "setup: root is needed to install them, so sudo may ask for your password"
+    fi
+    # Non-interactive: wireshark-common would ask who may capture. The answer stays "root only".
+    $sudo apt-get -q update
+    # shellcheck disable=SC2086 # a list of words
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $packages
+}
+
+check_rust() {
+    wanted=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
+    how="setup: install it with rustup from https://rustup.rs, then \`rustup update stable\`"
+    if ! command -v cargo >/dev/null 2>&1 || ! command -v rustc >/dev/null 2>&1; then
+        echo "setup: Rust $wanted or newer is needed and there is none." >&2
+        echo "$how" >&2
+        exit 1
+    fi
+    found=$(rustc --version | cut -d' ' -f2)
+    oldest=$(printf '%s\n%s\n' "$wanted" "${found%%-*}" | sort -V | head -n 1)
+    if [ "$oldest" != "$wanted" ]; then
+        echo "setup: Rust $wanted or newer is needed, and this is $found." >&2
+        echo "$how" >&2
+        exit 1
+    fi
+    for component in rustfmt clippy-driver; do
+        command -v "$component" >/dev/null 2>&1 || {
+            echo "setup: $component is missing: rustup component add rustfmt clippy" >&2
+            exit 1
+        }
+    done
+}
+
+[ -z "$missing" ] || install_missing
+check_rust
+echo "setup: everything is there"

@@ -20,8 +20,14 @@ pub(super) fn run(folder: &Path) -> Result<Outcome> {
     eprintln!("bench ingress-tun: building the network");
     let net = TwoEdges::build()?;
     net.edge1.nft(
-        "table ip count { chain out { type filter hook output priority filter; \
-         ip protocol gre counter } }\n",
+        r#"
+table ip count {
+    chain out {
+        type filter hook output priority filter
+        ip protocol gre counter
+    }
+}
+"#,
     )?;
     let config = ingress_config(KEY1, MARK1, EDGE1);
     let mut ingress = start_program(

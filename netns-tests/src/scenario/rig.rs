@@ -63,6 +63,10 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         "NAT A lets the service in unasked"
     );
 
+    // Without an ingress they would send it back to where it came from.
+    for edge in [&net.edge1, &net.edge2] {
+        edge.run(&format!("ip route add blackhole {SERVICE}"))?;
+    }
     let edge1 = Capture::start(&net.edge1, "eth0", folder)?;
     let edge2 = Capture::start(&net.edge2, "eth0", folder)?;
     phone1.send_to(b"to edge 1", (SERVICE, 5060))?;

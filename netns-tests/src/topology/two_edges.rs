@@ -189,12 +189,25 @@ impl TwoEdges {
             (&self.nat_b, "masquerade fully-random"),
         ] {
             nat.nft(&format!(
-                "table ip nat {{ chain out {{ type nat hook postrouting priority srcnat; \
-                 oifname \"wan\" {how} }} }}\n\
-                 table ip filter {{ chain forward {{ type filter hook forward priority filter; \
-                 policy drop; iifname \"lan\" accept; ct state established,related accept }} \
-                 chain input {{ type filter hook input priority filter; iifname \"wan\" \
-                 ct state new drop }} }}\n"
+                r#"
+table ip nat {{
+    chain out {{
+        type nat hook postrouting priority srcnat
+        oifname "wan" {how}
+    }}
+}}
+table ip filter {{
+    chain forward {{
+        type filter hook forward priority filter; policy drop
+        iifname "lan" accept
+        ct state established,related accept
+    }}
+    chain input {{
+        type filter hook input priority filter
+        iifname "wan" ct state new drop
+    }}
+}}
+"#
             ))?;
         }
         Ok(())
@@ -218,8 +231,14 @@ impl TwoEdges {
     /// balances packet by packet would.
     pub(crate) fn split_fragments(&self) -> Result<()> {
         self.r1.nft(
-            "table ip split { chain pre { type filter hook prerouting priority raw; \
-             ip frag-off & 0x1 == 1 meta mark set 1 } }\n",
+            r#"
+table ip split {
+    chain pre {
+        type filter hook prerouting priority raw
+        ip frag-off & 0x1 == 1 meta mark set 1
+    }
+}
+"#,
         )?;
         self.r1.run(&format!(
             "ip route add {SERVICE}/32 via 10.0.12.2 table 100"

@@ -15,13 +15,13 @@ ethtool|ethtool|checksum settings of the lab
 nsenter|util-linux|locks the lab in
 setpriv|util-linux|locks the lab in
 mount|mount|locks the lab in
-tcpdump|tcpdump|captures in the lab
-mergecap|wireshark-common|one capture file of all places
+dumpcap|wireshark-common|captures in the lab
+mergecap|wireshark-common|captures in the lab
 tshark|tshark|independent decoder in the tests
 sipp|sip-tester|the phones (SIPp)
 '
 
-# sbin: a plain user has no PATH to nft, tcpdump and ethtool.
+# sbin: a plain user has no PATH to nft and ethtool.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 present() {

@@ -1,4 +1,5 @@
-//! What crosses an interface: tcpdump in a namespace, writing as it sees.
+//! What crosses an interface: dumpcap in a namespace. (tcpdump would change its user, which it may
+//! not where the lab runs without root.)
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,30 +24,15 @@ impl Capture {
     pub(crate) fn start(namespace: &Namespace, device: &str, folder: &Path) -> Result<Self> {
         let file = folder.join(format!("{}.pcap", namespace.name()));
         let path = file.to_string_lossy();
-        // Immediate mode: else the kernel keeps up to a second of packets for itself. `-Z root`:
-        // tcpdump would become a user that may not write here.
-        let arguments = [
-            "--immediate-mode",
-            "-U",
-            "-n",
-            "-B",
-            "16384",
-            "-Z",
-            "root",
-            "-i",
-            device,
-            "-w",
-            &path,
-            "ip",
-        ];
-        let name = format!("tcpdump-{}", namespace.name());
-        let mut process = Process::start(namespace, &name, "tcpdump", &arguments, folder)?;
+        let arguments = ["-q", "-P", "-B", "8", "-i", device, "-f", "ip", "-w", &path];
+        let name = format!("dumpcap-{}", namespace.name());
+        let mut process = Process::start(namespace, &name, "dumpcap", &arguments, folder)?;
         wait::until(
             &format!("{name} to listen"),
             Duration::from_secs(10),
             || {
                 process.check_alive()?;
-                Ok(process.log().contains("listening on").then_some(()))
+                Ok(process.log().contains("File: ").then_some(()))
             },
         )?;
         Ok(Self { process, file })
@@ -63,7 +49,7 @@ impl Capture {
         self.process.stop()?;
         let log = self.process.log();
         ensure!(
-            log.contains("\n0 packets dropped by kernel"),
+            log.contains("/0 (pcap:0/dumpcap:0/"),
             "the capture {} is not complete: {log}",
             self.file.display()
         );

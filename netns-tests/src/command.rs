@@ -69,7 +69,7 @@ pub(crate) fn found(program: &str) -> bool {
         .any(|folder| std::path::Path::new(folder).join(program).is_file())
 }
 
-/// PATH, with the folders in which Debian keeps `nft`, `tcpdump` and `ethtool` and which a plain
+/// PATH, with the folders in which Debian keeps `nft` and `ethtool` and which a plain
 /// user's PATH leaves out.
 pub(crate) fn search_path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();

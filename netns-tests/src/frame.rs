@@ -43,7 +43,7 @@ pub(crate) struct Rtp {
     pub(crate) sequence: u16,
 }
 
-/// The IPv4 packets of a pcap file in the form that tcpdump writes on this machine. What is still
+/// The IPv4 packets of a pcap file in the form that dumpcap writes on this machine. What is still
 /// being written at the end is left out.
 pub(crate) fn read_pcap(bytes: &[u8]) -> Result<Vec<Packet>> {
     if bytes.len() < 24 {

@@ -41,7 +41,7 @@ pub(crate) fn obstacle() -> Option<String> {
         ("ip", "iproute2"),
         ("nft", "nftables"),
         ("ethtool", "ethtool"),
-        ("tcpdump", "tcpdump"),
+        ("dumpcap", "wireshark-common"),
         ("mergecap", "wireshark-common"),
         ("sipp", "sip-tester"),
         ("unshare", "util-linux"),

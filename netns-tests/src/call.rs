@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -24,8 +24,18 @@ pub(crate) struct Plan {
     pub(crate) seconds: u32,
     /// Bytes that the INVITE is made longer by.
     pub(crate) padding: usize,
-    /// Flip the caller's route when half of the audio has been sent.
-    pub(crate) flip: bool,
+    /// What happens when half of the audio has been sent.
+    pub(crate) middle: Middle,
+}
+
+/// In the middle of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Middle {
+    Nothing,
+    /// The caller's route to the service address flips.
+    Flip,
+    /// This is done, knowing what edge 1 has seen.
+    Intruder(fn(&TwoEdges, &[Packet]) -> Result<()>),
 }
 
 /// What was seen at each place.
@@ -124,15 +134,20 @@ fn during_the_call(
     progress("the call is up, audio flows");
     wait_for_audio(&captures.ua1, caller, half as usize)?;
     let during = holdings(net, service)?;
-    if !plan.flip {
-        return Ok((None, during));
-    }
-    net.flip()?;
-    let flipped_at = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_micros();
-    progress("the route of ua1 to the service address now leads to edge 2");
-    Ok((Some(u64::try_from(flipped_at)?), during))
+    let flipped_at = match plan.middle {
+        Middle::Nothing => None,
+        Middle::Intruder(intrude) => {
+            intrude(net, &captures.edge1.so_far()?)?;
+            None
+        }
+        Middle::Flip => {
+            net.flip()?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            progress("the route of ua1 to the service address now leads to edge 2");
+            Some(u64::try_from(now.as_micros())?)
+        }
+    };
+    Ok((flipped_at, during))
 }
 
 #[derive(Debug)]

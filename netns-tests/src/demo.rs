@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::call::{self, CallRecord, Plan};
+use crate::call::{self, CallRecord, Middle, Plan};
 use crate::command;
 use crate::ladder;
 use crate::phone::Transport;
@@ -35,7 +35,7 @@ pub(crate) fn run(out: &Path, seconds: u32) -> Result<()> {
             transport,
             seconds,
             padding: 0,
-            flip: true,
+            middle: Middle::Flip,
         };
         let folder = work.join(transport.to_string());
         let record = call::place(&net, &mut service, plan, &folder, &progress)?;

@@ -26,10 +26,9 @@ pub(crate) struct Packet {
     pub(crate) payload: Vec<u8>,
 }
 
-/// A transport's addresses and what it carries.
+/// Where a transport's packet goes and what it carries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment<'a> {
-    pub(crate) source: SocketAddrV4,
     pub(crate) destination: SocketAddrV4,
     /// Zero for UDP.
     pub(crate) tcp_flags: u8,
@@ -138,7 +137,6 @@ impl Packet {
             return None;
         }
         Some(Segment {
-            source: SocketAddrV4::new(self.source, pair(&self.payload, 0)?),
             destination: SocketAddrV4::new(self.destination, pair(&self.payload, 2)?),
             tcp_flags,
             payload: self.payload.get(header..)?,

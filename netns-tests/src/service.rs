@@ -34,8 +34,6 @@ pub(crate) struct Service {
     pub(crate) concentrator: Program,
     pub(crate) relay1: Program,
     pub(crate) relay2: Program,
-    /// Certificates and config files.
-    pub(crate) folder: PathBuf,
 }
 
 /// One program and the address of its admin pages.
@@ -89,7 +87,6 @@ impl Service {
                 9103,
                 relay_config("relay2", EDGE2),
             )?,
-            folder,
         };
         service.wait_until_ready(net)?;
         Ok(service)
@@ -105,14 +102,15 @@ impl Service {
         ] {
             program.wait_until_healthy(namespace)?;
         }
-        for (relay, namespace) in [(&self.relay1, &net.edge1), (&self.relay2, &net.edge2)] {
-            wait::until("a relay to be connected to the concentrator", READY, || {
-                let status = relay.status(namespace)?;
-                Ok(relay_is_connected(&status).then_some(()))
-            })
-            .with_context(|| format!("relay status: {:?}", relay.status(namespace)))?;
-        }
-        Ok(())
+        let mut last = Value::Null;
+        wait::until("both relays to have prepared leases", READY, || {
+            last = self.concentrator.status(&net.concentrator)?;
+            Ok((relays_with_leases(&last) == 2).then_some(()))
+        })
+        .with_context(|| {
+            let (relay1, relay2) = (&self.relay1.process, &self.relay2.process);
+            format!("{last}\n{}\n{}", relay1.last_lines(5), relay2.last_lines(5))
+        })
     }
 
     /// Fails when one of them has ended.
@@ -169,7 +167,7 @@ impl Program {
 
 /// Calls that the concentrator knows of.
 pub(crate) fn calls(concentrator: &Value) -> u64 {
-    number(concentrator, &["calls", "dialogs"])
+    number(concentrator, &["calls"])
 }
 
 /// Sessions with a call on them that a relay knows of.
@@ -177,8 +175,15 @@ pub(crate) fn sessions(relay: &Value) -> u64 {
     number(relay, &["bound", "sessions_bound"])
 }
 
-fn relay_is_connected(relay: &Value) -> bool {
-    relay.to_string().contains("\"connected\"")
+/// Relays that the concentrator can use at once.
+fn relays_with_leases(concentrator: &Value) -> usize {
+    let relays = concentrator.get("relays").and_then(Value::as_array);
+    relays.map_or(0, |relays| {
+        relays
+            .iter()
+            .filter(|relay| relay.get("leases").and_then(Value::as_u64) > Some(0))
+            .count()
+    })
 }
 
 /// The first of these keys anywhere in a document, as a number or as the length of a list.

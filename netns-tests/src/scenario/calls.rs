@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::call::{self, CallRecord, Plan};
+use crate::call::{self, CallRecord, Middle, Plan};
 use crate::phone::Transport;
 use crate::service::Service;
 use crate::topology::two_edges::TwoEdges;
@@ -28,7 +28,7 @@ fn flipped_call(folder: &Path, transport: Transport) -> Result<String> {
         transport,
         seconds: SECONDS,
         padding: 0,
-        flip: true,
+        middle: Middle::Flip,
     };
     let record = call::place(&net, &mut service, plan, folder, &|_| {})?;
     judge(&record)

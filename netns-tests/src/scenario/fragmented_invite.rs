@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use super::calls;
-use crate::call::{self, Plan};
+use crate::call::{self, Middle, Plan};
 use crate::phone::Transport;
 use crate::service::{KEY1, KEY2, Service};
 use crate::topology::two_edges::{NAT_A, PHONE, TwoEdges};
@@ -27,7 +27,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         transport: Transport::Udp,
         seconds: SECONDS,
         padding: PADDING,
-        flip: false,
+        middle: Middle::Nothing,
     };
     let record = call::place(&net, &mut service, plan, folder, &|_| {})?;
     let length = record

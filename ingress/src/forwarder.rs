@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use wire::mark::Mark;
+use wire::gre::{HEADER_LEN, Protocol, Repr};
+use wire::mark::{Mark, stamp};
 
-use crate::classify::{DropReason, IpVersion, Verdict, classify};
+use crate::classify::{DropReason, Verdict, classify};
 use crate::config::Config;
-use crate::encapsulation::{gre_header, stamp};
 
 /// What goes in front of a packet, and where both go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Encapsulation {
     /// The outer destination.
     pub concentrator: IpAddr,
     /// The GRE header.
-    pub header: [u8; 8],
+    pub header: [u8; HEADER_LEN],
 }
 
 /// What happened since the counts were last taken.
@@ -41,20 +41,22 @@ pub struct Forwarder {
     mark: Mark,
     concentrator: IpAddr,
     /// Ready-made, as only the inner version varies.
-    header_ipv4: [u8; 8],
-    header_ipv6: [u8; 8],
+    header_ipv4: [u8; HEADER_LEN],
+    header_ipv6: [u8; HEADER_LEN],
     counts: Counts,
 }
 
 impl Forwarder {
     /// A forwarder for this configuration.
     pub fn new(config: &Config) -> Self {
+        let key = config.relay.key;
+        let header = |protocol| Repr { key, protocol }.header();
         Self {
             service_addresses: config.service_addresses.clone(),
             mark: config.relay.mark,
             concentrator: config.tunnel.concentrator,
-            header_ipv4: gre_header(config.relay.key, IpVersion::V4),
-            header_ipv6: gre_header(config.relay.key, IpVersion::V6),
+            header_ipv4: header(Protocol::Ipv4),
+            header_ipv6: header(Protocol::Ipv6),
             counts: Counts::default(),
         }
     }
@@ -62,19 +64,20 @@ impl Forwarder {
     /// Stamps the mark into the packet and says where it goes; or drops it, leaves it as it is and
     /// says why.
     pub fn forward(&mut self, packet: &mut [u8]) -> Result<Encapsulation, DropReason> {
-        let version = match classify(packet, &self.service_addresses) {
-            Verdict::Forward(version) => version,
-            Verdict::Drop(reason) => {
-                self.counts.dropped[reason as usize] += 1;
-                return Err(reason);
-            }
+        let verdict = classify(packet, &self.service_addresses);
+        let marked = match verdict {
+            // It cannot fail for a packet whose headers have been read.
+            Verdict::Forward(protocol) => stamp(packet, self.mark)
+                .map(|()| protocol)
+                .map_err(|_| DropReason::Truncated),
+            Verdict::Drop(reason) => Err(reason),
         };
-        stamp(packet, version, self.mark);
+        let protocol = marked.inspect_err(|reason| self.counts.dropped[*reason as usize] += 1)?;
         self.counts.forwarded_packets += 1;
         self.counts.forwarded_bytes += packet.len() as u64;
-        let header = match version {
-            IpVersion::V4 => self.header_ipv4,
-            IpVersion::V6 => self.header_ipv6,
+        let header = match protocol {
+            Protocol::Ipv4 => self.header_ipv4,
+            Protocol::Ipv6 => self.header_ipv6,
         };
         Ok(Encapsulation {
             concentrator: self.concentrator,

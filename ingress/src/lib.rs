@@ -1,15 +1,14 @@
 //! sipcast-ingress: captures the packets to the service address, marks them and tunnels them.
 //!
 //! A packet's way: the kernel routes it into the TUN device; [`eventloop`] reads it;
-//! [`classify`] looks at its header; [`forwarder`] stamps the mark and makes the tunnel header
-//! ([`encapsulation`]); [`eventloop`] sends both. There is no state about calls, connections or
+//! [`classify`] looks at its header; [`forwarder`] stamps the mark and adds the tunnel header;
+//! [`eventloop`] sends both. There is no state about calls, connections or
 //! senders. Replies do not come back this way: the concentrator sends them directly, from the
 //! service address.
 #![forbid(unsafe_code)]
 
 pub mod classify;
 pub mod config;
-pub mod encapsulation;
 pub mod eventloop;
 pub mod forwarder;
 pub mod metrics;

@@ -94,20 +94,20 @@ fn all_fragments_of_a_datagram_carry_the_same_mark_and_go_the_same_way() {
 
 #[test]
 fn what_cannot_be_tunnelled_is_dropped_untouched_and_counted_by_reason() {
-    let truncated_ipv4 = ipv4(0, 0, UDP, SERVICE_V4, b"abc")[..22].to_vec();
+    let cut_ipv4 = ipv4(0, 0, UDP, SERVICE_V4, b"abc")[..22].to_vec();
     let mut short_header = ipv4(0, 0, UDP, SERVICE_V4, b"");
     short_header[0] = 0x44;
     let mut long_header = ipv4(0, 0, UDP, SERVICE_V4, b"");
     long_header[0] = 0x46;
-    let truncated_ipv6 = ipv6(0, UDP, SERVICE_V6, b"abc")[..42].to_vec();
+    let cut_ipv6 = ipv6(0, UDP, SERVICE_V6, b"abc")[..42].to_vec();
     let cases = [
         (vec![], DropReason::NotIp),
         (vec![0x15; 40], DropReason::NotIp),
         (vec![0x45], DropReason::Truncated),
-        (truncated_ipv4, DropReason::Truncated),
-        (short_header, DropReason::Truncated),
-        (long_header, DropReason::Truncated),
-        (truncated_ipv6, DropReason::Truncated),
+        (cut_ipv4, DropReason::Malformed),
+        (short_header, DropReason::Malformed),
+        (long_header, DropReason::Malformed),
+        (cut_ipv6, DropReason::Malformed),
         (
             ipv4(0, 0, UDP, [198, 51, 100, 2], b""),
             DropReason::NotServiceAddress,
@@ -148,10 +148,10 @@ fn icmp_errors_to_the_service_address_are_tunnelled() {
 proptest! {
     #[test]
     fn an_ipv4_packet_comes_out_as_it_went_in_but_for_dscp_and_checksum(
-        tos: u8, fragment: u16, ttl: u8, options in 0usize..=10,
+        tos: u8, flags in 0u16..8, offset in 0u16..8_000, ttl: u8, options in 0usize..=10,
         payload in proptest::collection::vec(any::<u8>(), 0..1_400),
     ) {
-        let mut packet = ipv4(tos, fragment, UDP, SERVICE_V4, &payload);
+        let mut packet = ipv4(tos, flags << 13 | offset, UDP, SERVICE_V4, &payload);
         packet.splice(20..20, vec![1; options * 4]);
         packet[0] = 0x45 + options as u8;
         packet[8] = ttl;
@@ -173,7 +173,7 @@ proptest! {
 
     #[test]
     fn an_ipv6_packet_comes_out_as_it_went_in_but_for_dscp(
-        class: u8, next_header in 42u8..47,
+        class: u8, next_header in prop::sample::select(vec![6u8, 17, 50, 58]),
         payload in proptest::collection::vec(any::<u8>(), 0..1_400),
     ) {
         let mut out = ipv6(class, next_header, SERVICE_V6, &payload);

@@ -14,8 +14,8 @@ use nix::sys::socket::{
 
 const HEADER_LEN: usize = 16;
 
-/// Sets the MTU and brings the link up, in one request.
-pub(crate) fn set_link_up(index: u32, mtu: u32) -> io::Result<()> {
+/// Sets the MTU and the length of the queue in packets and brings the link up, in one request.
+pub(crate) fn set_link_up(index: u32, mtu: u32, queue_length: u32) -> io::Result<()> {
     let up = libc::IFF_UP as u32;
     // struct ifinfomsg: family, pad, type, index, flags, mask of flags to change.
     let mut fixed = vec![libc::AF_UNSPEC as u8, 0, 0, 0];
@@ -24,6 +24,7 @@ pub(crate) fn set_link_up(index: u32, mtu: u32) -> io::Result<()> {
     fixed.extend(up.to_ne_bytes());
     Request::new(libc::RTM_NEWLINK, 0, &fixed)
         .attribute(libc::IFLA_MTU, &mtu.to_ne_bytes())
+        .attribute(libc::IFLA_TXQLEN, &queue_length.to_ne_bytes())
         .send()
 }
 

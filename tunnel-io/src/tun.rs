@@ -17,6 +17,9 @@ use crate::watched::Watched;
 /// The longest device name (IFNAMSIZ less the final zero).
 pub const MAX_NAME_LEN: usize = 15;
 
+/// Packets that the kernel holds for us; its default of 500 is less than 2 ms of a burst.
+const QUEUE_LENGTH: u32 = 4_096;
+
 /// Why a device could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
@@ -80,7 +83,7 @@ impl TunDevice {
         // Else the kernel would send router solicitations into the device. Not there without IPv6.
         let addr_gen_mode = format!("/proc/sys/net/ipv6/conf/{}/addr_gen_mode", device.name());
         let _ = std::fs::write(addr_gen_mode, "1");
-        rtnetlink::set_link_up(index, u32::from(mtu))?;
+        rtnetlink::set_link_up(index, u32::from(mtu), QUEUE_LENGTH)?;
         Ok(Self {
             device: Watched::new(device)?,
             index,

@@ -38,12 +38,14 @@ impl<T: OwnsDescriptor> Watched<T> {
     }
 
     /// Tries `operation` each time the descriptor is readable until it does not say `WouldBlock`.
+    /// An error wakes too: that is all that a deleted TUN device shows.
     pub(crate) async fn read<R>(
         &self,
         mut operation: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
+        let readable_or_failed = Interest::READABLE.add(Interest::ERROR);
         self.0
-            .async_io(Interest::READABLE, |inner| operation(inner))
+            .async_io(readable_or_failed, |inner| operation(inner))
             .await
     }
 

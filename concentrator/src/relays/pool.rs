@@ -281,7 +281,12 @@ impl RelayPool {
             _ if !greeted => self.violation(link, "the first message was not Hello"),
             FromAgent::Leases { leases } => {
                 let room = (self.settings.stock as usize * 2).saturating_sub(agent.leases.len());
-                agent.leases.extend(leases.into_iter().take(room));
+                // After a lost link the agent names again what it holds: a lease that a call took
+                // in the meantime is no longer in stock.
+                let fresh = leases
+                    .into_iter()
+                    .filter(|lease| !agent.sessions.contains_key(&lease.session));
+                agent.leases.extend(fresh.take(room));
             }
             FromAgent::Done { request } => {
                 if agent.requests.remove(&request).is_none() {

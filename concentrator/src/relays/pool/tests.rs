@@ -156,6 +156,20 @@ fn leases_of_a_closed_link_are_void() {
 }
 
 #[test]
+fn a_lease_in_use_that_is_offered_again_stays_in_use() {
+    let mut world = World::linked();
+    let taken = world.pool.take_lease(relay(1)).expect("a lease");
+    world.pool.handle_closed(LINK);
+    world.link(LinkId(2), 1);
+    world.say(FromAgent::Leases {
+        leases: vec![lease(10), lease(11)],
+    });
+    let next = world.pool.take_lease(relay(1)).expect("the other lease");
+    assert_ne!(next.session, taken.session);
+    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+}
+
+#[test]
 fn a_newer_link_replaces_the_older_one() {
     let mut world = World::linked();
     world.link(LinkId(2), 1);

@@ -2,6 +2,7 @@
 
 pub mod acceptance;
 pub mod config;
+pub mod decapsulator;
 pub mod flows;
 pub mod media;
 pub mod metrics;

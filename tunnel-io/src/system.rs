@@ -71,6 +71,22 @@ pub fn is_local_address(address: IpAddr) -> io::Result<bool> {
     }
 }
 
+/// Requires that the kernel does not answer a TCP handshake with the ToS octet that came with it:
+/// that would show the mark to the user agent, and mark the answers.
+pub fn require_no_tos_reflection() -> Result<(), SystemError> {
+    let setting = "net.ipv4.tcp_reflect_tos";
+    if matches!(get(setting), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+        // Older than Linux 5.10, which never reflects.
+        return Ok(());
+    }
+    require(
+        setting,
+        |value| value == "0",
+        "the kernel answers TCP with the mark of the relay in the ToS octet",
+        "0",
+    )
+}
+
 fn require(
     setting: &str,
     is_good: impl Fn(&str) -> bool,

@@ -1,0 +1,333 @@
+//! The tunnel's end: packets come out of GRE, and those that are accepted go into the kernel.
+//!
+//! What passes the acceptance table is noted in the flow table and written to the TUN device as it
+//! came, mark included. From there it is the kernel's: it reassembles fragments, terminates TCP
+//! and shows the mark of each datagram to the SIP sockets on the service addresses. An edge's
+//! packets keep their order, because one task does all of it.
+//!
+//! [`TunnelEnd::open`] changes the machine: the device, its reverse path filter, and the service
+//! addresses on `lo`, which are taken away again when it is dropped unless they were there before.
+//!
+//! The edges' probes are not answered yet; they pass as UDP that no socket of ours is bound to.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::metrics::counter::Counter;
+use tunnel_io::gre_socket::{GreBatch, GreSocket};
+use tunnel_io::routes::{LoopbackAddress, RouteError};
+use tunnel_io::system::{self, SystemError};
+use tunnel_io::tun::{TunDevice, TunError};
+use wire::ip::protocol;
+
+use crate::acceptance::{Acceptance, Accepted, Refusal};
+use crate::config::Config;
+use crate::flows::{FlowProtocol, FlowTable};
+use crate::metrics::{Metrics, edge, reason};
+
+/// Packets read in one system call.
+const BATCH: usize = 64;
+/// No packet is longer, so none is cut off, whatever MTU an edge thinks the tunnel has.
+const LARGEST_PAYLOAD: usize = 65_535;
+
+/// Why the tunnel's end cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The TUN device.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// A setting of the machine is in the way.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// A service address.
+    #[error(transparent)]
+    Address(#[from] RouteError),
+    /// The GRE socket.
+    #[error(
+        "cannot receive GRE on {address}: {error}; is tunnel.listen an address of this machine, and has the program CAP_NET_RAW?"
+    )]
+    Gre {
+        /// The tunnel's address.
+        address: IpAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// The open devices.
+#[derive(Debug)]
+pub struct TunnelEnd {
+    tun: TunDevice,
+    gre: GreSocket,
+}
+
+/// The service addresses that we have put on `lo`; dropping it takes them away.
+#[derive(Debug)]
+pub struct ServiceAddresses {
+    /// Held for their drop.
+    _addresses: Vec<LoopbackAddress>,
+}
+
+impl ServiceAddresses {
+    /// Makes the service addresses this machine's.
+    pub fn add(config: &Config) -> Result<Self, RouteError> {
+        let addresses = config.service_addresses.iter();
+        let added: Result<_, _> = addresses
+            .map(|address| LoopbackAddress::add(*address))
+            .collect();
+        Ok(Self { _addresses: added? })
+    }
+}
+
+impl TunnelEnd {
+    /// Opens the devices. Needs CAP_NET_ADMIN, CAP_NET_RAW and a tokio runtime.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        let tunnel = &config.tunnel;
+        system::require_no_tos_reflection()?;
+        let tun = TunDevice::open(&tunnel.device, tunnel.mtu)?;
+        if config.service_addresses.iter().any(IpAddr::is_ipv4) {
+            system::switch_reverse_path_filter_off(tun.name())?;
+        }
+        let gre = GreSocket::bind(tunnel.listen, 0).map_err(|error| OpenError::Gre {
+            address: tunnel.listen,
+            error,
+        })?;
+        Ok(Self { tun, gre })
+    }
+
+    /// Decapsulates until the device or the socket fails.
+    #[expect(clippy::disallowed_methods, reason = "an event loop reads the clock")]
+    pub async fn run(self, mut decapsulator: Decapsulator) -> io::Result<()> {
+        let mut batch = GreBatch::new(BATCH, LARGEST_PAYLOAD);
+        loop {
+            self.gre.recv_batch(&mut batch).await?;
+            let now = Instant::now();
+            for packet in batch.iter() {
+                let write = |inner: &[u8]| self.tun.write(inner);
+                decapsulator.handle_packet(packet.from, packet.payload, now, write);
+            }
+            decapsulator.publish();
+        }
+    }
+}
+
+/// What happens to one packet, and the counters.
+#[derive(Debug)]
+pub struct Decapsulator {
+    acceptance: Acceptance,
+    flows: Arc<FlowTable>,
+    metrics: Arc<Metrics>,
+    packets: Vec<Counter>,
+    refused: [Counter; Refusal::NAMES.len()],
+}
+
+impl Decapsulator {
+    /// With all counters at hand.
+    pub fn new(config: &Config, flows: Arc<FlowTable>, metrics: Arc<Metrics>) -> Self {
+        let of_edge = |name: &str| metrics.tunnel_packets.get_or_create_owned(&edge(name));
+        let packets = config
+            .edges
+            .iter()
+            .map(|edge| of_edge(&edge.name))
+            .collect();
+        let refused =
+            Refusal::NAMES.map(|name| metrics.tunnel_refused.get_or_create_owned(&reason(name)));
+        Self {
+            acceptance: Acceptance::new(config),
+            flows,
+            metrics,
+            packets,
+            refused,
+        }
+    }
+
+    /// Judges one packet, notes its flow and writes what is inside.
+    pub fn handle_packet(
+        &mut self,
+        outer_source: IpAddr,
+        gre_payload: &[u8],
+        now: Instant,
+        write: impl FnOnce(&[u8]) -> io::Result<()>,
+    ) {
+        let accepted = match self.acceptance.accept(outer_source, gre_payload) {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                tracing::trace!(%outer_source, %refusal, "packet refused");
+                self.refused[refusal.index()].inc();
+                return;
+            }
+        };
+        self.packets[accepted.edge].inc();
+        // Before the kernel has it: a socket may read it the moment it is written.
+        self.note(&accepted, now);
+        if let Err(error) = write(accepted.inner) {
+            tracing::debug!(source = %accepted.source, %error, "the kernel does not take a packet");
+            let label = reason(name_of(&error));
+            self.metrics.tunnel_undelivered.get_or_create(&label).inc();
+        }
+    }
+
+    fn note(&self, accepted: &Accepted<'_>, now: Instant) {
+        let Some(ports) = accepted.ports else { return };
+        let protocol = if accepted.protocol == protocol::TCP {
+            FlowProtocol::Tcp
+        } else {
+            FlowProtocol::Udp
+        };
+        let peer = SocketAddr::new(accepted.source, ports.source);
+        self.flows.note(protocol, peer, accepted.path, now);
+    }
+
+    /// Brings the flow table's totals to the metrics.
+    fn publish(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let counts = self.flows.counts();
+        let flows = i64::try_from(counts.flows).unwrap_or(i64::MAX);
+        self.metrics.flows.set(flows);
+        self.metrics
+            .path_drift
+            .inner()
+            .store(counts.drifts, Relaxed);
+        self.metrics
+            .flows_evicted
+            .inner()
+            .store(counts.evicted, Relaxed);
+    }
+}
+
+fn name_of(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        "device_full"
+    } else {
+        "device_error"
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to count from"
+)]
+mod tests {
+    use std::path::Path;
+
+    use wire::gre::{Protocol, Repr, TunnelKey};
+    use wire::ip;
+
+    use super::*;
+    use crate::config::file::File;
+
+    const CONFIG: &str = r#"
+name = "c1"
+service_addresses = ["198.51.100.1"]
+domains = ["example.com"]
+tunnel = { listen = "10.0.9.2" }
+edges = [
+    { name = "edge1", sources = ["10.0.1.2/32"], key = 0x1001, relays = [{ mark = 1, agent = "r1" }] },
+    { name = "edge2", sources = ["10.0.2.2/32"], key = 0x1002, relays = [{ mark = 2, agent = "r2" }] },
+]
+[relay_control]
+listen = "10.0.9.2:7060"
+certificate = "c1.pem"
+private_key = "c1.key"
+ca = "ca.pem"
+"#;
+    const PHONE: &str = "100.64.7.9:40000";
+
+    #[test]
+    fn an_accepted_packet_is_noted_counted_and_written_as_it_came() {
+        let mut rig = rig();
+        let inner = datagram(PHONE, 1);
+        let written = handle(&mut rig, "10.0.1.2", 0x1001, &inner);
+        assert_eq!(written, Some(inner));
+        assert_eq!(relay_of(&rig).as_deref(), Some("0x1001/1"));
+        assert_eq!(
+            rig.metrics
+                .tunnel_packets
+                .get_or_create(&edge("edge1"))
+                .get(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_route_flip_is_seen_in_the_flow_table_and_counted() {
+        let mut rig = rig();
+        handle(&mut rig, "10.0.1.2", 0x1001, &datagram(PHONE, 1));
+        handle(&mut rig, "10.0.2.2", 0x1002, &datagram(PHONE, 2));
+        rig.publish();
+        assert_eq!(relay_of(&rig).as_deref(), Some("0x1002/2"));
+        assert_eq!(
+            (rig.metrics.path_drift.get(), rig.metrics.flows.get()),
+            (1, 1)
+        );
+    }
+
+    #[test]
+    fn a_refused_packet_leaves_no_trace_but_its_counter() {
+        let mut rig = rig();
+        assert_eq!(
+            handle(&mut rig, "10.0.1.2", 0x1002, &datagram(PHONE, 1)),
+            None
+        );
+        assert_eq!(relay_of(&rig), None);
+        let counter = rig
+            .metrics
+            .tunnel_refused
+            .get_or_create(&reason("wrong_key"))
+            .get();
+        assert_eq!(counter, 1);
+    }
+
+    #[test]
+    fn a_packet_that_the_kernel_does_not_take_is_counted() {
+        let mut rig = rig();
+        let packet = tunnelled(0x1001, &datagram(PHONE, 1));
+        let full = |_: &[u8]| Err(io::ErrorKind::WouldBlock.into());
+        rig.handle_packet("10.0.1.2".parse().unwrap(), &packet, Instant::now(), full);
+        let label = reason("device_full");
+        assert_eq!(
+            rig.metrics.tunnel_undelivered.get_or_create(&label).get(),
+            1
+        );
+    }
+
+    fn rig() -> Decapsulator {
+        let path = Path::new("concentrator.toml");
+        let file: File = admin::config::parse(path, CONFIG).unwrap();
+        let config = Config::check(path, &file).unwrap();
+        Decapsulator::new(&config, Arc::new(FlowTable::new(64)), Arc::default())
+    }
+
+    fn handle(rig: &mut Decapsulator, from: &str, key: u32, inner: &[u8]) -> Option<Vec<u8>> {
+        let mut written = None;
+        let write = |inner: &[u8]| {
+            written = Some(inner.to_vec());
+            Ok(())
+        };
+        let packet = tunnelled(key, inner);
+        rig.handle_packet(from.parse().unwrap(), &packet, Instant::now(), write);
+        written
+    }
+
+    fn relay_of(rig: &Decapsulator) -> Option<String> {
+        let peer = PHONE.parse().unwrap();
+        let relay = rig.flows.relay_of(FlowProtocol::Udp, peer, None);
+        relay.map(|relay| relay.to_string())
+    }
+
+    fn datagram(phone: &str, mark: u8) -> Vec<u8> {
+        let service = "198.51.100.1:5060".parse().unwrap();
+        ip::udp(phone.parse().unwrap(), service, mark << 2, b"hello").unwrap()
+    }
+
+    fn tunnelled(key: u32, inner: &[u8]) -> Vec<u8> {
+        let header = Repr {
+            key: TunnelKey(key),
+            protocol: Protocol::Ipv4,
+        };
+        [&header.header()[..], inner].concat()
+    }
+}

@@ -1,0 +1,147 @@
+//! The program: opens everything in order, starts the parts, ends with the first that ends.
+//!
+//! ```text
+//!  edges ──GRE──► decapsulator ──TUN──► kernel ──► transports ──► worker ──► transports ──► phones
+//!                      └── flow table ──────────────────┘            ▲
+//!                                            relay control listener ─┘ ◄──TLS── rtp-agents
+//! ```
+//!
+//! The admin pages come first, so that a taken port stops the start before the machine is changed;
+//! the tunnel last, so that nothing arrives before everybody listens. The worker has the main
+//! thread; everything else runs on the runtime's pool. Whatever way this ends, dropping its parts
+//! takes the service addresses, the device and the sockets away.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use admin::http::{AdminServer, Health};
+use admin::run::Shutdown;
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
+use crate::flows::FlowTable;
+use crate::metrics::{Metrics, edge};
+use crate::relays::server::{RelayInput, Server};
+use crate::status::Status;
+use crate::transport::{Listen, Transports};
+use crate::worker;
+
+/// Flows that are remembered: some 10 MB, for as many phones as one machine registers.
+const FLOWS: usize = 1 << 17;
+/// What rtp-agents say and the worker has not heard yet.
+const RELAY_QUEUE: usize = 1024;
+
+/// Runs until the shutdown, or until a part fails.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let flows = Arc::new(FlowTable::new(FLOWS));
+    let status = Status::default();
+    let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
+
+    let mut tasks = JoinSet::new();
+    let relay_inputs = listen_for_agents(&config, &metrics, &mut tasks).await?;
+    let _addresses = ServiceAddresses::add(&config)?;
+    let listen = Listen::configured(&config);
+    let opened = Transports::open(&listen, Arc::clone(&flows), Arc::clone(&metrics))?;
+    let tunnel = TunnelEnd::open(&config)?;
+    let decapsulator = Decapsulator::new(&config, flows, Arc::clone(&metrics));
+    tasks.spawn(async move {
+        let ended = tunnel.run(decapsulator).await;
+        ended.context("the tunnel's end failed")
+    });
+    tracing::info!(
+        name = config.name,
+        addresses = ?config.service_addresses,
+        tunnel = %config.tunnel.listen,
+        edges = config.edges.len(),
+        "serving"
+    );
+
+    let parts = worker::Parts {
+        config,
+        incoming: opened.incoming,
+        transport_events: opened.events,
+        transports: opened.transports,
+        relay_inputs,
+        metrics,
+        status,
+        shutdown: watched(shutdown),
+    };
+    tokio::select! {
+        ended = worker::run(parts) => ended,
+        Some(ended) = tasks.join_next() => ended?,
+    }
+}
+
+async fn serve_pages(
+    config: &Arc<Config>,
+    registry: Registry,
+    metrics: &Arc<Metrics>,
+    flows: &Arc<FlowTable>,
+    status: &Status,
+) -> anyhow::Result<AdminServer> {
+    let (config_of_page, status) = (Arc::clone(config), status.clone());
+    let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
+    let page = move || {
+        status.set("name", json!(config_of_page.name));
+        status.set("edges", edges(&config_of_page, &metrics));
+        let counts = flows.counts();
+        status.set(
+            "flows",
+            json!({ "known": counts.flows, "drifts": counts.drifts, "evicted": counts.evicted }),
+        );
+        status.page()
+    };
+    let health = || Health::Healthy;
+    Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)
+}
+
+fn edges(config: &Config, metrics: &Metrics) -> Value {
+    let edges = config.edges.iter().map(|of| {
+        let relays = of.relays.iter();
+        let relays =
+            relays.map(|relay| json!({ "mark": relay.mark.number(), "agent": relay.agent }));
+        let packets = metrics.tunnel_packets.get_or_create_owned(&edge(&of.name));
+        json!({
+            "name": of.name,
+            "key": of.key.to_string(),
+            "packets": packets.get(),
+            "relays": relays.collect::<Vec<_>>(),
+        })
+    });
+    Value::Array(edges.collect())
+}
+
+async fn listen_for_agents(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<mpsc::Receiver<RelayInput>> {
+    let (inputs, receiver) = mpsc::channel(RELAY_QUEUE);
+    if let Some(control) = &config.relay_control {
+        let agents: HashSet<String> = config.relays().map(|(_, of, _)| of.agent.clone()).collect();
+        let server = Server::bind(control, agents, inputs, Arc::clone(metrics)).await?;
+        tasks.spawn(async move {
+            server.run().await;
+            anyhow::bail!("the relay control listener ended")
+        });
+    }
+    Ok(receiver)
+}
+
+fn watched(mut shutdown: Shutdown) -> watch::Receiver<bool> {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.requested().await;
+        // Nobody listens any more when the program is ending by itself.
+        let _ = stop.send(true);
+    });
+    stopped
+}

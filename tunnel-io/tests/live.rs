@@ -1,0 +1,138 @@
+//! The devices and sockets against the real kernel, in a network namespace of the test's own.
+//! Needs root; otherwise it says SKIP, which is a failure where CI=true.
+
+#![expect(clippy::unwrap_used, reason = "a failed set-up fails the test")]
+use std::net::IpAddr;
+use std::process::Command;
+
+use tunnel_io::DatagramBatch;
+use tunnel_io::gre_socket::{GreBatch, GrePacket, GreSocket};
+use tunnel_io::routes::{LoopbackAddress, RouteIntoDevice};
+use tunnel_io::system;
+use tunnel_io::tun::TunDevice;
+use tunnel_io::udp_socket::{BatchSocket, UdpOptions};
+use wire::gre::{Packet, Protocol, Repr, TunnelKey};
+use wire::mark::{Mark, stamp};
+
+const SERVICE: &str = "198.51.100.1";
+
+/// Runs the test on a thread that is alone in a new network namespace, which vanishes with it.
+fn in_own_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert_ne!(
+            std::env::var("CI").as_deref(),
+            Ok("true"),
+            "SKIP is an error in CI"
+        );
+        eprintln!("SKIP: needs root for a network namespace");
+        return;
+    }
+    let body = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let limit = std::time::Duration::from_secs(10);
+        runtime
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async { tokio::time::timeout(limit, test()).await })
+            .unwrap();
+    };
+    std::thread::spawn(body).join().unwrap();
+}
+
+fn marked_udp_packet() -> Vec<u8> {
+    let from = "192.0.2.7:40000".parse().unwrap();
+    let to = format!("{SERVICE}:5060").parse().unwrap();
+    let mut packet = wire::ip::udp(from, to, 0, b"OPTIONS").unwrap();
+    stamp(&mut packet, Mark::new(7).unwrap()).unwrap();
+    packet
+}
+
+/// Sends the packet through GRE and returns what came out with its outer source.
+async fn through_gre(sender: &GreSocket, receiver: &GreSocket, inner: &[u8]) -> (IpAddr, Vec<u8>) {
+    let header = Repr {
+        key: TunnelKey(0x1001),
+        protocol: Protocol::Ipv4,
+    }
+    .header();
+    let report = sender.send_batch(&[GrePacket {
+        to: receiver.local(),
+        header,
+        inner,
+    }]);
+    assert_eq!(report.sent, 1, "{report:?}");
+    let mut batch = GreBatch::new(8, 2_000);
+    assert_eq!(receiver.recv_batch(&mut batch).await.unwrap(), 1);
+    let datagram = batch.iter().next().unwrap();
+    let packet = Packet::parse(datagram.payload).unwrap();
+    assert_eq!(packet.key(), TunnelKey(0x1001));
+    (datagram.from, packet.payload().to_vec())
+}
+
+#[test]
+fn a_packet_goes_through_gre_and_tun_to_a_socket_that_reads_its_mark() {
+    in_own_namespace(|| async {
+        let service: IpAddr = SERVICE.parse().unwrap();
+        let address = LoopbackAddress::add(service).unwrap();
+        let tun = TunDevice::open("sipcast0", 1_472).unwrap();
+        system::switch_reverse_path_filter_off(tun.name()).unwrap();
+        let options = UdpOptions {
+            receive_tos: true,
+            ..UdpOptions::default()
+        };
+        let sip = BatchSocket::bind((service, 5060).into(), &options).unwrap();
+        let edge = GreSocket::bind("127.0.0.2".parse().unwrap(), 0).unwrap();
+        let concentrator = GreSocket::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+
+        let sent = marked_udp_packet();
+        let (from, inner) = through_gre(&edge, &concentrator, &sent).await;
+        assert_eq!((from, &inner), (edge.local(), &sent));
+        tun.write(&inner).unwrap();
+        let mut batch = DatagramBatch::new(8, 65_535);
+        sip.recv_batch(&mut batch).await.unwrap();
+        let datagram = batch.iter().next().unwrap();
+        assert_eq!(datagram.from.to_string(), "192.0.2.7:40000");
+        assert_eq!(
+            (datagram.bytes, Mark::from_tos(datagram.tos).number()),
+            (&b"OPTIONS"[..], 7)
+        );
+
+        drop((sip, address));
+        assert!(!system::is_local_address(service).unwrap());
+    });
+}
+
+#[test]
+fn an_ipv6_tunnel_delivers_the_payload_without_the_outer_header() {
+    in_own_namespace(|| async {
+        let end = GreSocket::bind("::1".parse().unwrap(), 24).unwrap();
+        let sent = marked_udp_packet();
+        assert_eq!(through_gre(&end, &end, &sent).await, (end.local(), sent));
+    });
+}
+
+#[test]
+fn a_route_is_taken_back_and_an_address_that_was_there_stays() {
+    in_own_namespace(|| async {
+        let tun = TunDevice::open("sipcast0", 1_472).unwrap();
+        for text in [SERVICE, "2001:db8:5060::1"] {
+            let service: IpAddr = text.parse().unwrap();
+            let route = RouteIntoDevice::add(service, &tun).unwrap();
+            // As left by an earlier run on a persistent device.
+            std::mem::forget(route);
+            drop(RouteIntoDevice::add(service, &tun).unwrap());
+            drop(RouteIntoDevice::add(service, &tun).unwrap());
+
+            let first = LoopbackAddress::add(service).unwrap();
+            drop(LoopbackAddress::add(service).unwrap());
+            assert!(system::is_local_address(service).unwrap());
+            drop(first);
+            assert!(!system::is_local_address(service).unwrap());
+        }
+    });
+}

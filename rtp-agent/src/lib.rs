@@ -1,10 +1,22 @@
 //! sipcast-rtp-agent: RTP relay under remote control.
+//!
+//! Pure: [`ports`], [`latch`], [`hold`], [`reception`] and [`session`] are one media stream each in
+//! their part, [`control`] is the protocol with a concentrator, [`relay`] composes them. IO: [`sockets`]
+//! receives and sends media, [`control_link`] dials the concentrators, [`eventloop`] runs both.
+#![forbid(unsafe_code)]
 
 #[cfg(test)]
 mod clock;
+pub mod config;
+pub mod control;
+pub mod control_link;
+pub mod eventloop;
 pub mod hold;
 pub mod latch;
+pub mod metrics;
 mod peek;
 pub mod ports;
 pub mod reception;
+pub mod relay;
 pub mod session;
+pub mod sockets;

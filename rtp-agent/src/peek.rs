@@ -3,14 +3,9 @@
 //! Standards: RFC 3550 sections 5.1 and 6.4 (headers), RFC 5761 section 4 (telling RTP from RTCP),
 //! RFC 7983 section 7 (telling both from STUN, DTLS and others).
 
-use crate::reception::RtpFields;
+use wire::rtp::{Kind, Packet, classify};
 
-const RTP_HEADER: usize = 12;
-const RTCP_HEADER_AND_SSRC: usize = 8;
-/// RFC 7983: the first octet of RTP and RTCP, which is version 2.
-const VERSION_2: std::ops::RangeInclusive<u8> = 128..=191;
-/// RFC 5761: RTCP packet types, which RTP payload types with a marker bit must avoid.
-const RTCP_TYPES: std::ops::RangeInclusive<u8> = 192..=223;
+use crate::reception::RtpFields;
 
 /// A packet that is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,30 +31,26 @@ impl Peek {
 
 /// What these bytes are; `None` when neither RTP nor RTCP.
 pub(crate) fn peek(bytes: &[u8]) -> Option<Peek> {
-    let &[first, second, ..] = bytes else {
-        return None;
-    };
-    if !VERSION_2.contains(&first) {
-        return None;
+    match classify(bytes) {
+        Kind::Rtp => {
+            // SRTP encrypts the padding, and nothing here needs it.
+            let packet = Packet::parse_encrypted(bytes).ok()?;
+            Some(Peek::Rtp(RtpFields {
+                ssrc: packet.ssrc(),
+                sequence: packet.sequence(),
+                timestamp: packet.timestamp(),
+                payload_type: packet.payload_type(),
+            }))
+        }
+        Kind::Rtcp => {
+            let (_, rest) = bytes.split_first_chunk::<4>()?;
+            let (ssrc, _) = rest.split_first_chunk::<4>()?;
+            Some(Peek::Rtcp {
+                ssrc: u32::from_be_bytes(*ssrc),
+            })
+        }
+        Kind::Stun | Kind::Zrtp | Kind::Dtls | Kind::TurnChannel | Kind::Unknown => None,
     }
-    if RTCP_TYPES.contains(&second) {
-        let (header, _) = bytes.split_first_chunk::<RTCP_HEADER_AND_SSRC>()?;
-        let [.., a, b, c, d] = *header;
-        let ssrc = u32::from_be_bytes([a, b, c, d]);
-        return Some(Peek::Rtcp { ssrc });
-    }
-    let (header, rest) = bytes.split_first_chunk::<RTP_HEADER>()?;
-    let csrcs = usize::from(first & 0x0f) * 4;
-    if rest.len() < csrcs {
-        return None;
-    }
-    let [_, _, s0, s1, t0, t1, t2, t3, i0, i1, i2, i3] = *header;
-    Some(Peek::Rtp(RtpFields {
-        ssrc: u32::from_be_bytes([i0, i1, i2, i3]),
-        sequence: u16::from_be_bytes([s0, s1]),
-        timestamp: u32::from_be_bytes([t0, t1, t2, t3]),
-        payload_type: second & 0x7f,
-    }))
 }
 
 #[cfg(test)]

@@ -85,6 +85,12 @@ impl PortPool {
         Some(pair)
     }
 
+    /// The pair was not used after all.
+    pub fn put_back(&mut self, pair: PortPair) {
+        self.in_use -= 1;
+        self.free.push_front(pair);
+    }
+
     /// The pair is closed; it may be taken again after the quarantine.
     pub fn release(&mut self, pair: PortPair, now: Instant) {
         self.in_use -= 1;

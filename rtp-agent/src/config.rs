@@ -1,0 +1,324 @@
+//! `rtp-agent.toml` as checked types.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use admin::config::{AdminSection, ConfigError, LogSection};
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+
+use crate::ports::PortRange;
+use crate::session::Limits;
+
+const ADMIN_PORT: u16 = 9103;
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The agent's name, as in its certificate.
+    pub name: String,
+    /// Where and how media are relayed.
+    pub media: Media,
+    /// The concentrators and how both ends prove who they are.
+    pub control: Control,
+    /// Where the admin pages are.
+    pub admin_listen: SocketAddr,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// The `[media]` section.
+#[derive(Debug, Clone)]
+pub struct Media {
+    /// The one address for media.
+    pub address: IpAddr,
+    /// The ports for media.
+    pub ports: PortRange,
+    /// When sessions end.
+    pub limits: Limits,
+    /// How long a closed port rests.
+    pub quarantine: Duration,
+    /// Leases kept a concentrator at most.
+    pub max_stock: u32,
+    /// Packets held by all sessions together.
+    pub max_held: usize,
+}
+
+/// The `[control]` section.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Where to dial.
+    pub concentrators: Vec<SocketAddr>,
+    /// The name that must be in the concentrator's certificate.
+    pub server_name: String,
+    /// PEM, this agent's certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM, its private key.
+    pub private_key: PathBuf,
+    /// PEM, the authorities whose concentrators are believed.
+    pub ca: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    media: MediaFile,
+    control: ControlFile,
+    #[serde(default)]
+    admin: AdminSection,
+    #[serde(default)]
+    log: LogSection,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MediaFile {
+    addresses: Vec<IpAddr>,
+    ports: String,
+    #[serde(default = "idle_timeout_s")]
+    idle_timeout_s: u64,
+    #[serde(default = "half_open_timeout_s")]
+    half_open_timeout_s: u64,
+    #[serde(default = "lease_timeout_s")]
+    lease_timeout_s: u64,
+    #[serde(default = "linger_ms")]
+    linger_ms: u64,
+    #[serde(default = "quarantine_ms")]
+    quarantine_ms: u64,
+    #[serde(default = "max_stock")]
+    max_stock: u32,
+    #[serde(default = "max_held_packets")]
+    max_held_packets: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlFile {
+    concentrators: Vec<SocketAddr>,
+    server_name: String,
+    certificate: PathBuf,
+    private_key: PathBuf,
+    ca: PathBuf,
+}
+
+const fn idle_timeout_s() -> u64 {
+    60
+}
+
+/// Longer than a proxy lets a phone ring: Timer C is at least 3 minutes (RFC 3261 section 16.6).
+const fn half_open_timeout_s() -> u64 {
+    240
+}
+
+const fn lease_timeout_s() -> u64 {
+    30
+}
+
+const fn linger_ms() -> u64 {
+    2000
+}
+
+const fn quarantine_ms() -> u64 {
+    5000
+}
+
+const fn max_stock() -> u32 {
+    256
+}
+
+const fn max_held_packets() -> usize {
+    8192
+}
+
+impl admin::run::Config for Config {
+    fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::check(path, admin::config::load(path)?)
+    }
+
+    fn log(&self) -> &LogSection {
+        &self.log
+    }
+}
+
+impl Config {
+    fn check(path: &Path, file: File) -> Result<Self, ConfigError> {
+        let wrong = |key: &str, message: String| Err(ConfigError::invalid(path, key, message));
+        if file.name.is_empty() {
+            return wrong(
+                "name",
+                "give the agent the name in its certificate".to_owned(),
+            );
+        }
+        let media = check_media(path, &file.media)?;
+        if file.control.concentrators.is_empty() {
+            let message = "name at least one concentrator, as \"address:port\"";
+            return wrong("control.concentrators", message.to_owned());
+        }
+        if ServerName::try_from(file.control.server_name.as_str()).is_err() {
+            let message = format!(
+                "{:?} is no host name; use the DNS name in the concentrator's certificate",
+                file.control.server_name
+            );
+            return wrong("control.server_name", message);
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let certificate = folder.join(&file.control.certificate);
+        let private_key = folder.join(&file.control.private_key);
+        let ca = folder.join(&file.control.ca);
+        for (key, file) in [
+            ("control.certificate", &certificate),
+            ("control.private_key", &private_key),
+            ("control.ca", &ca),
+        ] {
+            if let Err(error) = std::fs::File::open(file) {
+                let message = format!(
+                    "cannot read {}: {error}; make certificates with `sipcast-lab certs` or your \
+                     own authority, and give the path of the PEM file",
+                    file.display()
+                );
+                return wrong(key, message);
+            }
+        }
+        Ok(Self {
+            name: file.name,
+            media,
+            control: Control {
+                concentrators: file.control.concentrators,
+                server_name: file.control.server_name,
+                certificate,
+                private_key,
+                ca,
+            },
+            admin_listen: file.admin.listen(path, ADMIN_PORT)?,
+            log: file.log,
+        })
+    }
+}
+
+fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
+    let wrong = |key: &str, message: String| Err(ConfigError::invalid(path, key, message));
+    let [address] = *file.addresses.as_slice() else {
+        let message = "give exactly one address; this release relays on one";
+        return wrong("media.addresses", message.to_owned());
+    };
+    if address.is_unspecified() || address.is_multicast() {
+        let message = format!("{address} cannot be written into SDP; use an address of this host");
+        return wrong("media.addresses", message);
+    }
+    let Some(ports) = parse_ports(&file.ports) else {
+        let message = format!(
+            "{:?} holds no even/odd pair of ports from 1024 up; use, for example, \"30000-39999\"",
+            file.ports
+        );
+        return wrong("media.ports", message);
+    };
+    for (key, value) in [
+        ("media.idle_timeout_s", file.idle_timeout_s),
+        ("media.half_open_timeout_s", file.half_open_timeout_s),
+        ("media.lease_timeout_s", file.lease_timeout_s),
+    ] {
+        if !(1..=86_400).contains(&value) {
+            return wrong(
+                key,
+                format!("{value} is out of range; use 1 to 86400 seconds"),
+            );
+        }
+    }
+    for (key, value) in [
+        ("media.linger_ms", file.linger_ms),
+        ("media.quarantine_ms", file.quarantine_ms),
+    ] {
+        if value > 600_000 {
+            return wrong(
+                key,
+                format!("{value} is out of range; use 0 to 600000 milliseconds"),
+            );
+        }
+    }
+    Ok(Media {
+        address,
+        ports,
+        limits: Limits {
+            idle: Duration::from_secs(file.idle_timeout_s),
+            half_open: Duration::from_secs(file.half_open_timeout_s),
+            lease: Duration::from_secs(file.lease_timeout_s),
+            linger: Duration::from_millis(file.linger_ms),
+        },
+        quarantine: Duration::from_millis(file.quarantine_ms),
+        max_stock: file.max_stock,
+        max_held: file.max_held_packets,
+    })
+}
+
+fn parse_ports(text: &str) -> Option<PortRange> {
+    let (first, last) = text.split_once('-')?;
+    PortRange::new(first.trim().parse().ok()?, last.trim().parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_in_configs_is_in_order_but_for_its_certificates() {
+        let error = check(include_str!("../../configs/rtp-agent.toml")).unwrap_err();
+        assert!(
+            error.contains("control.certificate: cannot read"),
+            "{error}"
+        );
+        assert!(error.contains("sipcast-lab certs"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_named_with_its_key_and_what_to_change() {
+        for (good, bad, expected) in [
+            ("name = \"relay1\"", "name = \"\"", "name: give the agent"),
+            (
+                "30000-39999",
+                "30001-30002",
+                "media.ports: \"30001-30002\" holds no",
+            ),
+            ("[\"10.0.1.2\"]", "[]", "media.addresses: give exactly one"),
+            (
+                "[\"10.0.1.2\"]",
+                "[\"0.0.0.0\"]",
+                "media.addresses: 0.0.0.0 cannot",
+            ),
+            (
+                "idle_timeout_s = 60",
+                "idle_timeout_s = 0",
+                "media.idle_timeout_s: 0 is out",
+            ),
+            (
+                "linger_ms = 2000",
+                "linger_ms = 9999999",
+                "media.linger_ms: 9999999 is out",
+            ),
+            (
+                "[\"10.0.9.2:7060\"]",
+                "[]",
+                "control.concentrators: name at least",
+            ),
+            (
+                "server_name = \"c1\"",
+                "server_name = \"a b\"",
+                "control.server_name: \"a b\"",
+            ),
+            ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
+        ] {
+            let text = include_str!("../../configs/rtp-agent.toml");
+            assert!(text.contains(good), "{good}");
+            let error = check(&text.replacen(good, bad, 1)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    fn check(text: &str) -> Result<Config, String> {
+        let path = Path::new("rtp-agent.toml");
+        admin::config::parse(path, text)
+            .and_then(|file| Config::check(path, file))
+            .map_err(|error| error.to_string())
+    }
+}

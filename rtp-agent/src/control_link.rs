@@ -1,0 +1,197 @@
+//! The connection to one concentrator: dial, TLS 1.3 with a certificate at both ends, frames, redial.
+//!
+//! [`dial_forever`] keeps one connection up; [`serve`] works on any byte stream, so that another
+//! transport can take the place of TCP and TLS. What the messages mean is not known here.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tracing::{info, warn};
+use wire::relay_control::{Framer, FromAgent, MessageError, ToAgent, decode, encode_frame};
+
+use crate::config::Control;
+use crate::relay::ConcentratorId;
+use crate::sockets::{SharedEngine, now};
+
+/// Messages that may wait for a concentrator that reads slowly; past that the link is closed.
+const QUEUE: usize = 8192;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+const READ_BUFFER: usize = 16 * 1024;
+
+/// Dials with these credentials.
+#[derive(Clone)]
+pub struct Dialler {
+    connector: TlsConnector,
+    server_name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Dialler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialler")
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Dialler {
+    /// Reads the certificates.
+    pub fn new(control: &Control) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&control.ca)? {
+            roots
+                .add(certificate)
+                .with_context(|| format!("{} is no CA certificate", control.ca.display()))?;
+        }
+        let key = PrivateKeyDer::from_pem_file(&control.private_key)
+            .with_context(|| format!("cannot read {}", control.private_key.display()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates(&control.certificate)?, key)
+            .context("control.certificate and control.private_key do not fit")?;
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(tls)),
+            server_name: ServerName::try_from(control.server_name.clone())?,
+        })
+    }
+
+    async fn dial(&self, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        self.connector
+            .connect(self.server_name.clone(), stream)
+            .await
+    }
+}
+
+/// Keeps a connection to this concentrator up.
+pub async fn dial_forever(
+    dialler: Dialler,
+    address: SocketAddr,
+    concentrator: ConcentratorId,
+    engine: SharedEngine,
+) {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        match tokio::time::timeout(CONNECT_TIMEOUT, dialler.dial(address)).await {
+            Ok(Ok(stream)) => {
+                info!(%address, "control link up");
+                let began = now();
+                let ended = serve(stream, concentrator, &engine).await;
+                warn!(%address, ended, "control link down");
+                // In TLS 1.3 a refused certificate shows only after the handshake.
+                if began.elapsed() > BACKOFF_MAX {
+                    backoff = BACKOFF_MIN;
+                }
+            }
+            Ok(Err(error)) => warn!(%address, %error, "cannot reach the concentrator"),
+            Err(_) => warn!(%address, "the concentrator does not answer"),
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Carries messages between the relay and one connection until it ends; says why it did.
+pub async fn serve<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    concentrator: ConcentratorId,
+    engine: &SharedEngine,
+) -> &'static str {
+    let (sender, outgoing) = mpsc::channel(QUEUE);
+    engine.connect(concentrator, sender);
+    let (reader, writer) = tokio::io::split(stream);
+    let ended = tokio::select! {
+        ended = read(reader, concentrator, engine) => ended,
+        ended = write(writer, outgoing) => ended,
+    };
+    engine.disconnect(concentrator);
+    ended
+}
+
+async fn read(
+    mut reader: impl AsyncRead + Unpin,
+    concentrator: ConcentratorId,
+    engine: &SharedEngine,
+) -> &'static str {
+    let mut framer = Framer::default();
+    let mut buffer = vec![0; READ_BUFFER];
+    loop {
+        let length = match reader.read(&mut buffer).await {
+            Ok(0) => return "closed by the concentrator",
+            Ok(length) => length,
+            Err(error) => {
+                warn!(%error, "control link");
+                return "connection failed";
+            }
+        };
+        if framer.push(&buffer[..length]).is_err() {
+            return "bad frame";
+        }
+        loop {
+            let message = match framer.next_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => decode::<ToAgent>(frame),
+                Err(_) => return "bad frame",
+            };
+            match message {
+                Ok(message) => {
+                    engine.with(|relay| relay.handle_control(concentrator, message, now()));
+                }
+                // Of a later version of the protocol; what we do not know we cannot be asked for.
+                Err(MessageError::UnknownMessage(number)) => {
+                    warn!(number, "a control message that this version does not know");
+                }
+                Err(
+                    MessageError::NotAMessage
+                    | MessageError::Malformed(_)
+                    | MessageError::TrailingBytes,
+                ) => return "bad message",
+            }
+        }
+    }
+}
+
+async fn write(
+    mut writer: impl AsyncWrite + Unpin,
+    mut outgoing: mpsc::Receiver<FromAgent>,
+) -> &'static str {
+    while let Some(message) = outgoing.recv().await {
+        let mut bytes = encode_frame(&message).unwrap_or_default();
+        // Whatever else waits goes out in the same write.
+        while let Ok(message) = outgoing.try_recv() {
+            bytes.extend(encode_frame(&message).unwrap_or_default());
+        }
+        if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+            return "connection failed";
+        }
+    }
+    // The other end shall learn the end as an end, not as a cut connection.
+    let _ = writer.shutdown().await;
+    "closed by the relay"
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
+    let certificates = read().with_context(|| format!("cannot read {}", path.display()))?;
+    anyhow::ensure!(
+        !certificates.is_empty(),
+        "{} holds no certificate",
+        path.display()
+    );
+    Ok(certificates)
+}

@@ -1,0 +1,117 @@
+//! The running program: admin pages, timers, one task a concentrator; ports open as they are needed.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use admin::http::Health;
+use admin::run::Shutdown;
+use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::control_link::{Dialler, dial_forever};
+use crate::metrics;
+use crate::relay::{ConcentratorId, Relay, RelayConfig};
+use crate::sockets::{SharedEngine, now};
+
+/// How long the last words to the concentrators may take.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Runs until the shutdown.
+pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    raise_file_limit();
+    let address = config.media.address;
+    UdpSocket::bind((address, 0)).await.with_context(|| {
+        format!("cannot open sockets on {address}; change addresses in [media]")
+    })?;
+    let dialler = Dialler::new(&config.control)?;
+    let engine = SharedEngine::new(
+        Relay::new(relay_config(&config)?),
+        config.control.concentrators.len(),
+    );
+    let pages = engine.clone();
+    let _admin = admin::http::serve(
+        config.admin_listen,
+        Arc::new(metrics::registry(engine.clone())),
+        {
+            let pages = pages.clone();
+            move || {
+                let status = pages.with(|relay| relay.status(now()));
+                serde_json::to_value(status).unwrap_or_default()
+            }
+        },
+        move || health(&pages),
+    )
+    .await?;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(engine.clone().run_timers());
+    for (index, &address) in config.control.concentrators.iter().enumerate() {
+        let concentrator = ConcentratorId(index);
+        tasks.spawn(dial_forever(
+            dialler.clone(),
+            address,
+            concentrator,
+            engine.clone(),
+        ));
+    }
+    info!(name = config.name, %address, "relaying");
+
+    shutdown.requested().await;
+    engine.with(Relay::handle_drain);
+    tokio::time::sleep(FAREWELL).await;
+    Ok(())
+}
+
+fn health(engine: &SharedEngine) -> Health {
+    if engine.with(|relay| relay.gauges().concentrators_up) > 0 {
+        Health::Healthy
+    } else {
+        Health::Unhealthy("no concentrator is connected".to_owned())
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the epoch of this run is the wall clock at its start"
+)]
+fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock of this host is before 1970; set it")?;
+    let mut seed = [0; 8];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut seed)
+        .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+    let names = config
+        .control
+        .concentrators
+        .iter()
+        .map(|_| config.control.server_name.clone());
+    Ok(RelayConfig {
+        name: config.name.clone(),
+        epoch: u64::try_from(since_1970.as_micros())?,
+        address: config.media.address,
+        ports: config.media.ports,
+        quarantine: config.media.quarantine,
+        limits: config.media.limits,
+        max_stock: config.media.max_stock,
+        max_held: config.media.max_held,
+        seed: u64::from_ne_bytes(seed),
+        concentrators: names.collect(),
+    })
+}
+
+/// Four sockets a session soon exceed the usual 1,024.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    match raised {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "cannot raise the limit of open files"),
+    }
+}

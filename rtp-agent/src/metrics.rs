@@ -1,0 +1,99 @@
+//! What `/metrics` says, computed from the relay at each scrape.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::relay::Troubles;
+use crate::relay::report::{Gauges, Totals};
+use crate::sockets::{SharedEngine, SocketDrops, now};
+
+/// A registry that asks the relay.
+pub fn registry(engine: SharedEngine) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(RelayCollector { engine }));
+    registry
+}
+
+#[derive(Debug)]
+struct RelayCollector {
+    engine: SharedEngine,
+}
+
+/// Name, help text, value.
+type Row = (&'static str, &'static str, u64);
+
+impl Collector for RelayCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (totals, gauges, troubles) = self
+            .engine
+            .with(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
+        let drops = self.engine.drops();
+        for (name, help, value) in gauge_rows(&gauges) {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        for (name, help, value) in counter_rows(&totals, &gauges, &troubles) {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        let name = "sipcast_relay_packets_rejected";
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let mut family = encoder.encode_descriptor(name, "Packets dropped", None, kind)?;
+        for (reason, value) in rejected_rows(&totals, &troubles, drops) {
+            let labels = [("reason", reason)];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[rustfmt::skip]
+fn gauge_rows(gauges: &Gauges) -> [Row; 6] {
+    [
+        ("sipcast_relay_concentrators_connected", "Concentrators that have welcomed us", gauges.concentrators_up),
+        ("sipcast_relay_leases", "Sessions ready for calls", gauges.leases),
+        ("sipcast_relay_sessions", "Sessions of calls", gauges.sessions),
+        ("sipcast_relay_port_pairs_free", "Port pairs that could be used", gauges.ports_free),
+        ("sipcast_relay_port_pairs_quarantined", "Port pairs resting after use", gauges.ports_quarantined),
+        ("sipcast_relay_packets_waiting", "Packets held for the other party", gauges.held),
+    ]
+}
+
+#[rustfmt::skip]
+fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 13] {
+    [
+        ("sipcast_relay_rtp_packets_received", "RTP packets accepted", totals.rtp.packets_in),
+        ("sipcast_relay_rtp_packets_sent", "RTP packets sent", totals.rtp.packets_out),
+        ("sipcast_relay_rtp_bytes_received", "Bytes of RTP packets accepted", totals.rtp.bytes_in),
+        ("sipcast_relay_rtp_bytes_sent", "Bytes of RTP packets sent", totals.rtp.bytes_out),
+        ("sipcast_relay_rtcp_packets_received", "RTCP packets accepted", totals.rtcp.packets_in),
+        ("sipcast_relay_rtcp_packets_sent", "RTCP packets sent", totals.rtcp.packets_out),
+        ("sipcast_relay_packets_held", "Packets that waited for the other party", totals.waited),
+        ("sipcast_relay_sources_moved", "Times that a new source took over a side", totals.relatched),
+        ("sipcast_relay_no_ports", "Leases not prepared for want of ports", troubles.no_ports),
+        ("sipcast_relay_open_failed", "Leases whose ports the system refused", troubles.open_failed),
+        ("sipcast_relay_control_links_closed", "Control links closed for a fault", troubles.links_closed),
+        ("sipcast_relay_requests_failed", "Control requests not carried out", troubles.requests_failed),
+        ("sipcast_relay_events_lost", "Events dropped while a concentrator was away", gauges.events_lost),
+    ]
+}
+
+const fn rejected_rows(
+    totals: &Totals,
+    troubles: &Troubles,
+    drops: SocketDrops,
+) -> [(&'static str, u64); 8] {
+    [
+        ("gate", totals.rejected.gate),
+        ("stranger", totals.rejected.latched),
+        ("ssrc", totals.rejected.ssrc),
+        ("not_rtp", totals.rejected.malformed),
+        ("hold_overflow", totals.rejected.no_peer),
+        ("oversize", drops.oversize),
+        ("send_failed", drops.send_failed),
+        ("no_session", troubles.no_session),
+    ]
+}

@@ -1,0 +1,757 @@
+//! The relay: composes ports, sessions and the links to the concentrators.
+//!
+//! Pure. The event loop calls `handle_*`, carries out what [`Relay::poll_command`] says until it is
+//! empty, and calls [`Relay::handle_timeout`] when [`Relay::poll_timeout`] is due. For each packet it
+//! calls [`Relay::forward`], which answers at once and does not allocate while media flow.
+//!
+//! Every concentrator has a stock of leases here: sessions whose ports are open. A bind takes one out
+//! of the stock, and the stock is filled again. Leases of a concentrator that stays away expire; bound
+//! sessions live on, and when a concentrator of the same name comes back it controls them again.
+//!
+//! Known weak spots: all sessions use one media address; a session's control belongs to the one
+//! concentrator it was leased to.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use wire::relay_control::{
+    ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, SideAddr, ToAgent, VERSION,
+};
+
+use crate::control::{Fault, Link, Work};
+use crate::hold::HoldBudget;
+use crate::ports::{PortPair, PortPool, PortRange};
+use crate::session::{Component, Context, Expiry, Limits, Output, Packet, Session};
+
+pub mod report;
+
+/// Addresses in one gate.
+const MAX_EXPECTED: usize = 16;
+/// Leases in one message.
+const MAX_LEASES: usize = 256;
+
+/// Names a session in all messages; never used twice by one run of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// A concentrator, by its place in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConcentratorId(pub usize);
+
+/// One open port, by its use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RelayPort {
+    /// The session.
+    pub session: SessionId,
+    /// The side.
+    pub side: Side,
+    /// Which port of the side.
+    pub component: Component,
+}
+
+/// What the relay is told at its start.
+#[derive(Debug, Clone)]
+pub struct RelayConfig {
+    /// The agent's name, as in its certificate.
+    pub name: String,
+    /// Greater than at every start before.
+    pub epoch: u64,
+    /// Where media come and go.
+    pub address: IpAddr,
+    /// Ports for media.
+    pub ports: PortRange,
+    /// How long a closed port rests.
+    pub quarantine: Duration,
+    /// Times after which sessions end.
+    pub limits: Limits,
+    /// Leases kept a concentrator at most, whatever it asks for.
+    pub max_stock: u32,
+    /// Packets held by all sessions together.
+    pub max_held: usize,
+    /// Decides the order of ports.
+    pub seed: u64,
+    /// Names of the concentrators.
+    pub concentrators: Vec<String>,
+}
+
+/// What the event loop must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Open these four ports, then call [`Relay::handle_opened`] or [`Relay::handle_open_failed`].
+    Open {
+        /// The session.
+        session: SessionId,
+        /// Ports towards the caller.
+        a: SideAddr,
+        /// Ports towards the callee.
+        b: SideAddr,
+    },
+    /// Close the session's ports.
+    Close {
+        /// The session.
+        session: SessionId,
+    },
+    /// Send a packet that was held.
+    Transmit {
+        /// Out of this port.
+        port: RelayPort,
+        /// To this address.
+        to: SocketAddr,
+        /// The UDP payload.
+        bytes: Box<[u8]>,
+    },
+    /// Send a message.
+    Send {
+        /// To this concentrator.
+        concentrator: ConcentratorId,
+        /// The message.
+        message: Box<FromAgent>,
+    },
+    /// Close the connection; [`Relay::handle_disconnected`] has been dealt with already.
+    CloseLink {
+        /// Of this concentrator.
+        concentrator: ConcentratorId,
+        /// Why.
+        fault: Fault,
+    },
+}
+
+/// What went wrong, by name; packets are counted in the sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// A lease could not be prepared because all ports are in use or resting.
+    pub no_ports: u64,
+    /// A port could not be opened.
+    pub open_failed: u64,
+    /// A connection was closed for what the concentrator sent or did not send.
+    pub links_closed: u64,
+    /// A request could not be carried out.
+    pub requests_failed: u64,
+    /// A packet came on a port whose session is gone.
+    pub no_session: u64,
+}
+
+/// All sessions and links of one agent.
+#[derive(Debug)]
+pub struct Relay {
+    config: RelayConfig,
+    links: Vec<Stocked>,
+    sessions: HashMap<SessionId, Entry>,
+    next_session: u64,
+    ports: PortPool,
+    hold: HoldBudget,
+    /// A session's `armed` is its entry here.
+    timers: BTreeSet<(Instant, SessionId)>,
+    outputs: Vec<Output>,
+    commands: VecDeque<Command>,
+    /// When to try again after ports ran out.
+    retry_refill: Option<Instant>,
+    draining: bool,
+    ended: report::Totals,
+    troubles: Troubles,
+}
+
+/// A link and the leases its concentrator has not used yet.
+#[derive(Debug)]
+struct Stocked {
+    link: Link,
+    wanted: u32,
+    unused: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    owner: ConcentratorId,
+    lease: Lease,
+    pairs: [PortPair; 2],
+    session: Session,
+    opening: bool,
+    armed: Option<Instant>,
+    bound_at: Option<Instant>,
+    call: String,
+    send_failed: [u64; 2],
+}
+
+impl Relay {
+    /// No concentrator connected, no session.
+    pub fn new(config: RelayConfig) -> Self {
+        let links = config.concentrators.iter().map(|name| Stocked {
+            link: Link::new(name.clone()),
+            wanted: 0,
+            unused: 0,
+        });
+        Self {
+            links: links.collect(),
+            sessions: HashMap::new(),
+            next_session: 1,
+            ports: PortPool::new(config.ports, config.quarantine, config.seed),
+            hold: HoldBudget::new(config.max_held),
+            timers: BTreeSet::new(),
+            outputs: Vec::new(),
+            commands: VecDeque::new(),
+            retry_refill: None,
+            draining: false,
+            ended: report::Totals::default(),
+            troubles: Troubles::default(),
+            config,
+        }
+    }
+
+    /// A packet came in on a port. `Some`: send it out of that port to that address.
+    pub fn forward(
+        &mut self,
+        port: RelayPort,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Option<(RelayPort, SocketAddr)> {
+        let Some(entry) = self.sessions.get_mut(&port.session) else {
+            self.troubles.no_session += 1;
+            return None;
+        };
+        let packet = Packet {
+            side: port.side,
+            component: port.component,
+            from,
+            bytes,
+        };
+        let mut context = Context {
+            hold: &mut self.hold,
+            out: &mut self.outputs,
+        };
+        let to = entry.session.handle_packet(packet, now, &mut context);
+        let earlier = |due| entry.armed.is_none_or(|armed| due < armed);
+        if !self.outputs.is_empty() || entry.session.poll_timeout().is_some_and(earlier) {
+            self.settle(port.session);
+        }
+        let side = port.side.other();
+        to.map(|to| (RelayPort { side, ..port }, to))
+    }
+
+    /// A connection to this concentrator is up, its certificate is the right one.
+    pub fn handle_connected(&mut self, concentrator: ConcentratorId, now: Instant) {
+        let hello = FromAgent::Hello {
+            version: VERSION,
+            name: self.config.name.clone(),
+            epoch: self.config.epoch,
+            media_addresses: vec![self.config.address],
+            software: concat!("sipcast-rtp-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        if let Some(stocked) = self.links.get_mut(concentrator.0) {
+            stocked.link.handle_connected(hello, now);
+        }
+        self.flush_link(concentrator);
+    }
+
+    /// The connection is gone.
+    pub fn handle_disconnected(&mut self, concentrator: ConcentratorId, now: Instant) {
+        let Some(stocked) = self.links.get_mut(concentrator.0) else {
+            return;
+        };
+        stocked.link.handle_disconnected();
+        for session in self.leases_of(concentrator) {
+            if let Some(entry) = self.sessions.get_mut(&session) {
+                entry.session.handle_owner_lost(now);
+            }
+            self.settle(session);
+        }
+    }
+
+    /// A concentrator has sent a message.
+    pub fn handle_control(&mut self, concentrator: ConcentratorId, message: ToAgent, now: Instant) {
+        let Some(stocked) = self.links.get_mut(concentrator.0) else {
+            return;
+        };
+        match stocked.link.handle_message(message, now) {
+            Ok(None) => {}
+            Ok(Some(Work::Stock(wanted))) => self.welcomed(concentrator, wanted, now),
+            Ok(Some(Work::Request(request))) => self.carry_out(concentrator, request, now),
+            Err(fault) => self.close_link(concentrator, fault, now),
+        }
+        self.flush_link(concentrator);
+    }
+
+    /// The ports of a session are open.
+    pub fn handle_opened(&mut self, session: SessionId, now: Instant) {
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        entry.opening = false;
+        let (owner, lease) = (entry.owner, entry.lease);
+        let Some(stocked) = self.links.get_mut(owner.0) else {
+            return;
+        };
+        if stocked.link.is_up() {
+            let leases = vec![lease];
+            stocked.link.notify(FromAgent::Leases { leases });
+        } else {
+            entry.session.handle_owner_lost(now);
+        }
+        self.settle(session);
+        self.flush_link(owner);
+    }
+
+    /// A port of a session could not be opened; those that could are closed again.
+    pub fn handle_open_failed(&mut self, session: SessionId, now: Instant) {
+        let Some(entry) = self.sessions.remove(&session) else {
+            return;
+        };
+        self.troubles.open_failed += 1;
+        for pair in entry.pairs {
+            self.ports.release_foreign(pair, now);
+        }
+        self.count_used(entry.owner);
+        self.refill(entry.owner, now);
+    }
+
+    /// The kernel did not take packets that [`Relay::forward`] had let out of this port.
+    pub fn handle_send_failed(&mut self, port: RelayPort, packets: u64) {
+        if let Some(entry) = self.sessions.get_mut(&port.session) {
+            entry.send_failed[side_index(port.side)] += packets;
+        }
+    }
+
+    /// No more leases from now on; sessions in use live on.
+    pub fn handle_drain(&mut self) {
+        self.draining = true;
+        for index in 0..self.links.len() {
+            if self.links[index].link.is_up() {
+                self.links[index].link.notify(FromAgent::Draining);
+            }
+            self.flush_link(ConcentratorId(index));
+        }
+    }
+
+    /// Deadlines have come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for index in 0..self.links.len() {
+            let concentrator = ConcentratorId(index);
+            if let Err(fault) = self.links[index].link.handle_timeout(now) {
+                self.close_link(concentrator, fault, now);
+            }
+            self.flush_link(concentrator);
+        }
+        while let Some(&(at, session)) = self.timers.first()
+            && at <= now
+        {
+            self.session_due(session, now);
+        }
+        if self.retry_refill.is_some_and(|at| at <= now) {
+            self.retry_refill = None;
+            for index in 0..self.links.len() {
+                self.refill(ConcentratorId(index), now);
+            }
+        }
+    }
+
+    /// When to call [`Relay::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let links = self
+            .links
+            .iter()
+            .filter_map(|stocked| stocked.link.poll_timeout());
+        let session = self.timers.first().map(|&(at, _)| at);
+        links.chain(session).chain(self.retry_refill).min()
+    }
+
+    /// What to do next, in order.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// True while [`Relay::poll_command`] has something.
+    pub fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    fn welcomed(&mut self, concentrator: ConcentratorId, wanted: u32, now: Instant) {
+        let leases: Vec<Lease> = self
+            .leases_of(concentrator)
+            .into_iter()
+            .filter_map(|session| {
+                let entry = self.sessions.get_mut(&session)?;
+                entry.session.handle_owner_back();
+                (!entry.opening).then_some(entry.lease)
+            })
+            .collect();
+        let stocked = &mut self.links[concentrator.0];
+        stocked.wanted = wanted.min(self.config.max_stock);
+        for leases in leases.chunks(MAX_LEASES) {
+            let leases = leases.to_vec();
+            stocked.link.notify(FromAgent::Leases { leases });
+        }
+        if self.draining {
+            stocked.link.notify(FromAgent::Draining);
+        }
+        self.refill(concentrator, now);
+    }
+
+    fn carry_out(&mut self, concentrator: ConcentratorId, asked: ToAgent, now: Instant) {
+        let (request, outcome) = match asked.clone() {
+            ToAgent::Bind {
+                request,
+                session,
+                a,
+                b,
+                call,
+            } => (
+                request,
+                self.bind(concentrator, SessionId(session), [a, b], call, now),
+            ),
+            ToAgent::Update {
+                request,
+                session,
+                side,
+                gate,
+            } => (
+                request,
+                self.update(concentrator, SessionId(session), side, gate, now),
+            ),
+            ToAgent::Release { request, session } => {
+                (request, self.release(concentrator, SessionId(session), now))
+            }
+            ToAgent::Query { request, session } => {
+                return self.query(concentrator, request, SessionId(session), now);
+            }
+            // The link has dealt with these.
+            ToAgent::Welcome { .. } | ToAgent::Heartbeat { .. } | ToAgent::HeartbeatAck { .. } => {
+                return;
+            }
+        };
+        let answer = match outcome {
+            Ok(()) => FromAgent::Done { request },
+            Err(code) => {
+                self.troubles.requests_failed += 1;
+                failed(request, code)
+            }
+        };
+        self.links[concentrator.0]
+            .link
+            .answer(request, asked, answer);
+    }
+
+    fn bind(
+        &mut self,
+        concentrator: ConcentratorId,
+        session: SessionId,
+        [a, b]: [Gate; 2],
+        call: String,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        if a.expected.len() > MAX_EXPECTED || b.expected.len() > MAX_EXPECTED {
+            return Err(ErrorCode::BadRequest);
+        }
+        let entry = owned(&mut self.sessions, concentrator, session)?;
+        let was_lease = entry.session.is_lease();
+        let mut context = Context {
+            hold: &mut self.hold,
+            out: &mut self.outputs,
+        };
+        entry.session.handle_bind(a, b, now, &mut context);
+        entry.bound_at.get_or_insert(now);
+        entry.call = call;
+        self.settle(session);
+        if was_lease {
+            self.count_used(concentrator);
+            self.refill(concentrator, now);
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        concentrator: ConcentratorId,
+        session: SessionId,
+        side: Side,
+        gate: Gate,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        if gate.expected.len() > MAX_EXPECTED {
+            return Err(ErrorCode::BadRequest);
+        }
+        let entry = owned(&mut self.sessions, concentrator, session)?;
+        if entry.session.is_lease() {
+            return Err(ErrorCode::BadRequest);
+        }
+        entry.session.handle_update(side, gate, now);
+        self.settle(session);
+        Ok(())
+    }
+
+    fn release(
+        &mut self,
+        concentrator: ConcentratorId,
+        session: SessionId,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        let entry = self
+            .sessions
+            .get_mut(&session)
+            .ok_or(ErrorCode::UnknownSession)?;
+        if entry.owner != concentrator {
+            return Err(ErrorCode::NotYourSession);
+        }
+        let was_lease = entry.session.is_lease();
+        entry.session.handle_release(now);
+        self.settle(session);
+        if was_lease {
+            self.count_used(concentrator);
+        }
+        Ok(())
+    }
+
+    fn query(
+        &mut self,
+        concentrator: ConcentratorId,
+        request: u64,
+        session: SessionId,
+        now: Instant,
+    ) {
+        let answer = match self.sessions.get(&session) {
+            Some(entry) if entry.owner == concentrator => FromAgent::Statistics {
+                request,
+                session: session.0,
+                stats: entry.statistics(now),
+            },
+            Some(_) => failed(request, ErrorCode::NotYourSession),
+            None => failed(request, ErrorCode::UnknownSession),
+        };
+        self.links[concentrator.0].link.notify(answer);
+    }
+
+    /// Prepares leases until the concentrator has as many as it wants.
+    fn refill(&mut self, concentrator: ConcentratorId, now: Instant) {
+        if self.draining {
+            return;
+        }
+        loop {
+            let stocked = &mut self.links[concentrator.0];
+            if !stocked.link.is_up() || stocked.unused >= stocked.wanted {
+                return;
+            }
+            let Some(pairs) = take_two(&mut self.ports, now) else {
+                self.troubles.no_ports += 1;
+                // Released pairs come back by themselves; foreign ones, too.
+                self.retry_refill = Some(now + Duration::from_secs(1));
+                return;
+            };
+            stocked.unused += 1;
+            let session = SessionId(self.next_session);
+            self.next_session += 1;
+            let [a, b] = pairs.map(|pair| SideAddr {
+                addr: self.config.address,
+                rtp: pair.rtp(),
+                rtcp: pair.rtcp(),
+            });
+            let entry = Entry {
+                owner: concentrator,
+                lease: Lease {
+                    session: session.0,
+                    a,
+                    b,
+                },
+                pairs,
+                session: Session::new(self.config.limits),
+                opening: true,
+                armed: None,
+                bound_at: None,
+                call: String::new(),
+                send_failed: [0; 2],
+            };
+            self.sessions.insert(session, entry);
+            self.commands.push_back(Command::Open { session, a, b });
+        }
+    }
+
+    /// After a session has worked: turns its outputs into commands and sets its timer.
+    fn settle(&mut self, id: SessionId) {
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let mut notified = false;
+        for output in self.outputs.drain(..) {
+            match output {
+                Output::Transmit {
+                    side,
+                    component,
+                    to,
+                    bytes,
+                } => {
+                    let port = RelayPort {
+                        session: id,
+                        side,
+                        component,
+                    };
+                    self.commands
+                        .push_back(Command::Transmit { port, to, bytes });
+                }
+                Output::MediaStarted { side } => {
+                    let event = FromAgent::MediaStarted {
+                        session: id.0,
+                        side,
+                    };
+                    self.links[entry.owner.0].link.notify(event);
+                    notified = true;
+                }
+            }
+        }
+        // A deadline that has moved to a later time is found out when the earlier one comes.
+        let due = entry.session.poll_timeout();
+        if due.is_some_and(|due| entry.armed.is_none_or(|armed| due < armed)) {
+            if let Some(armed) = entry.armed.take() {
+                self.timers.remove(&(armed, id));
+            }
+            self.timers.extend(due.map(|due| (due, id)));
+            entry.armed = due;
+        }
+        if notified {
+            let owner = entry.owner;
+            self.flush_link(owner);
+        }
+    }
+
+    fn session_due(&mut self, id: SessionId, now: Instant) {
+        self.timers.pop_first();
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        entry.armed = None;
+        let mut context = Context {
+            hold: &mut self.hold,
+            out: &mut self.outputs,
+        };
+        match entry.session.handle_timeout(now, &mut context) {
+            Some(expiry) => self.close(id, expiry, now),
+            None => self.settle(id),
+        }
+    }
+
+    fn close(&mut self, id: SessionId, expiry: Expiry, now: Instant) {
+        let Some(mut entry) = self.sessions.remove(&id) else {
+            return;
+        };
+        entry.session.handle_close(&mut self.hold);
+        let stats = entry.statistics(now);
+        self.ended.add(&stats);
+        if entry.session.is_lease() {
+            self.count_used(entry.owner);
+        }
+        for pair in entry.pairs {
+            self.ports.release(pair, now);
+        }
+        self.commands.push_back(Command::Close { session: id });
+        let link = &mut self.links[entry.owner.0].link;
+        match expiry {
+            Expiry::Idle | Expiry::HalfOpen => {
+                link.notify(FromAgent::MediaTimeout { session: id.0 });
+            }
+            Expiry::Lease | Expiry::Linger => {}
+        }
+        if entry.bound_at.is_some() {
+            let session = id.0;
+            link.notify(FromAgent::Ended { session, stats });
+        }
+        self.refill(entry.owner, now);
+        self.flush_link(entry.owner);
+    }
+
+    fn close_link(&mut self, concentrator: ConcentratorId, fault: Fault, now: Instant) {
+        self.troubles.links_closed += 1;
+        self.handle_disconnected(concentrator, now);
+        self.commands.push_back(Command::CloseLink {
+            concentrator,
+            fault,
+        });
+    }
+
+    fn flush_link(&mut self, concentrator: ConcentratorId) {
+        let Some(stocked) = self.links.get_mut(concentrator.0) else {
+            return;
+        };
+        while let Some(message) = stocked.link.poll_message() {
+            self.commands.push_back(Command::Send {
+                concentrator,
+                message: Box::new(message),
+            });
+        }
+    }
+
+    fn count_used(&mut self, owner: ConcentratorId) {
+        if let Some(stocked) = self.links.get_mut(owner.0) {
+            stocked.unused = stocked.unused.saturating_sub(1);
+        }
+    }
+
+    fn leases_of(&self, concentrator: ConcentratorId) -> Vec<SessionId> {
+        let mut leases: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, entry)| entry.owner == concentrator && entry.session.is_lease())
+            .map(|(&session, _)| session)
+            .collect();
+        leases.sort_unstable();
+        leases
+    }
+}
+
+impl Entry {
+    fn statistics(&self, now: Instant) -> SessionStatistics {
+        let duration = self
+            .bound_at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let side =
+            |side| report::side_statistics(&self.session, side, self.send_failed[side_index(side)]);
+        SessionStatistics {
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            a: side(Side::A),
+            b: side(Side::B),
+        }
+    }
+}
+
+/// A session that this concentrator may change.
+fn owned(
+    sessions: &mut HashMap<SessionId, Entry>,
+    concentrator: ConcentratorId,
+    session: SessionId,
+) -> Result<&mut Entry, ErrorCode> {
+    let entry = sessions
+        .get_mut(&session)
+        .filter(|entry| !entry.opening && !entry.session.is_lingering())
+        .ok_or(ErrorCode::UnknownSession)?;
+    if entry.owner == concentrator {
+        Ok(entry)
+    } else {
+        Err(ErrorCode::NotYourSession)
+    }
+}
+
+fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
+    let first = ports.take(now)?;
+    match ports.take(now) {
+        Some(second) => Some([first, second]),
+        None => {
+            ports.put_back(first);
+            None
+        }
+    }
+}
+
+fn failed(request: u64, code: ErrorCode) -> FromAgent {
+    FromAgent::Failed {
+        request,
+        code,
+        text: code.to_string(),
+    }
+}
+
+const fn side_index(side: Side) -> usize {
+    match side {
+        Side::A => 0,
+        Side::B => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests;

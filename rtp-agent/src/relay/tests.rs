@@ -1,0 +1,380 @@
+//! Control messages and packets in, exact commands out.
+
+use super::*;
+use crate::clock;
+use wire::relay_control::GateMode;
+
+const C1: ConcentratorId = ConcentratorId(0);
+const C2: ConcentratorId = ConcentratorId(1);
+const CALLER: &str = "192.0.2.10:4000";
+const CALLEE: &str = "198.51.100.20:5000";
+
+#[test]
+fn a_welcome_fills_the_stock_and_each_bind_refills_it() {
+    let mut rig = Rig::new();
+    let leases = rig.connect(C1, 2);
+    assert_eq!(leases.len(), 2);
+    assert_ne!(leases[0].a.rtp, leases[0].b.rtp);
+    assert_eq!(leases[0].a.rtcp, leases[0].a.rtp + 1);
+
+    let answer = rig.control(C1, bind(1, leases[0].session));
+
+    assert_eq!(
+        answer[0],
+        FromAgent::Done { request: 1 },
+        "before the new lease"
+    );
+    assert!(matches!(&answer[1], FromAgent::Leases { leases } if leases.len() == 1));
+    assert_eq!(rig.relay.gauges().leases, 2);
+    assert_eq!(rig.relay.gauges().sessions, 1);
+}
+
+#[test]
+fn a_bound_session_relays_and_tells_that_media_started() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    let (sent, said) = rig.packet(lease.session, Side::A, CALLER, 1);
+    assert_eq!((sent, said.len()), (None, 1));
+    let (sent, _) = rig.packet(lease.session, Side::B, CALLEE, 2);
+    let out = port(lease.session, Side::A);
+    assert_eq!(sent, Some((out, at(CALLER))));
+    assert_eq!(
+        rig.transmitted,
+        [(port(lease.session, Side::B), at(CALLEE))]
+    );
+}
+
+#[test]
+fn a_repeated_request_is_answered_again_and_carried_out_once() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    rig.relay.handle_disconnected(C1, rig.now);
+    rig.connect(C1, 1);
+    assert_eq!(
+        rig.control(C1, bind(1, lease.session)),
+        [FromAgent::Done { request: 1 }]
+    );
+    assert_eq!(rig.relay.gauges().leases, 1);
+}
+
+#[test]
+fn a_session_of_another_concentrator_or_of_nobody_is_not_touched() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.connect(C2, 1);
+    let refused = rig.control(C2, bind(1, lease.session));
+    assert_eq!(refused, [failed(1, ErrorCode::NotYourSession)]);
+    let unknown = rig.control(C2, bind(2, 999));
+    assert_eq!(unknown, [failed(2, ErrorCode::UnknownSession)]);
+    assert_eq!(rig.relay.troubles().requests_failed, 2);
+}
+
+#[test]
+fn a_released_session_ends_after_its_linger_with_its_figures() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    let release = ToAgent::Release {
+        request: 2,
+        session: lease.session,
+    };
+    assert_eq!(rig.control(C1, release), [FromAgent::Done { request: 2 }]);
+    assert!(!ended(&rig.advance(1999), lease.session));
+    assert!(ended(&rig.advance(1), lease.session));
+    assert_eq!(rig.closed, [SessionId(lease.session)]);
+    assert_eq!(rig.relay.gauges().sessions, 0);
+}
+
+#[test]
+fn unused_leases_of_a_lost_concentrator_expire_and_bound_sessions_live_on() {
+    let mut rig = Rig::new();
+    let leases = rig.connect(C1, 2);
+    rig.control(C1, bind(1, leases[0].session));
+    rig.relay.handle_disconnected(C1, rig.now);
+    rig.advance(29_999);
+    assert_eq!(rig.relay.gauges().leases, 2);
+    rig.advance(1);
+    assert_eq!(rig.relay.gauges().leases, 0);
+    assert_eq!(rig.relay.gauges().sessions, 1);
+    // The same name is back and in control.
+    rig.connect(C1, 2);
+    let release = ToAgent::Release {
+        request: 2,
+        session: leases[0].session,
+    };
+    assert_eq!(rig.control(C1, release), [FromAgent::Done { request: 2 }]);
+}
+
+#[test]
+fn a_reconnected_concentrator_hears_of_its_unused_leases_and_of_what_ended() {
+    let mut rig = Rig::new();
+    let leases = rig.connect(C1, 2);
+    rig.control(C1, bind(1, leases[0].session));
+    rig.relay.handle_disconnected(C1, rig.now);
+    rig.advance(20_000);
+    let again = rig.connect(C1, 2);
+    assert_eq!(again[0], leases[1]);
+    assert_eq!(again.len(), 2);
+    rig.relay.handle_disconnected(C1, rig.now);
+    rig.advance(220_000);
+    rig.relay.handle_connected(C1, rig.now);
+    let said = rig.control(C1, welcome(0));
+    assert!(said.contains(&FromAgent::MediaTimeout {
+        session: leases[0].session
+    }));
+    assert!(ended(&said, leases[0].session));
+}
+
+#[test]
+fn ports_that_ran_out_come_back_and_fill_the_stock() {
+    let mut rig = Rig::with_ports(30_000, 30_007);
+    let leases = rig.connect(C1, 64);
+    assert_eq!(leases.len(), 2);
+    let release = ToAgent::Release {
+        request: 1,
+        session: leases[0].session,
+    };
+    rig.control(C1, release);
+    rig.advance(0);
+    assert_eq!(rig.relay.gauges().leases, 1);
+    rig.advance(1000);
+    assert_eq!(rig.relay.gauges().leases, 1, "its ports rest");
+    for _ in 0..6 {
+        rig.advance(1000);
+    }
+    assert_eq!(rig.relay.gauges().leases, 2);
+    assert!(rig.relay.troubles().no_ports > 0);
+}
+
+#[test]
+fn ports_that_another_process_holds_are_passed_over() {
+    let mut rig = Rig::new();
+    rig.refuse_opens = 3;
+    let leases = rig.connect(C1, 2);
+    assert_eq!(leases.len(), 2);
+    assert_eq!(rig.relay.troubles().open_failed, 3);
+}
+
+#[test]
+fn a_message_out_of_order_closes_the_link() {
+    let mut rig = Rig::new();
+    rig.relay.handle_connected(C1, rig.now);
+    rig.control(C1, bind(1, 1));
+    assert_eq!(rig.faults, [Fault::OutOfOrder]);
+    assert_eq!(rig.relay.troubles().links_closed, 1);
+}
+
+#[test]
+fn a_silent_concentrator_is_left_after_three_heartbeats() {
+    let mut rig = Rig::new();
+    rig.connect(C1, 1);
+    rig.advance(179_999);
+    assert_eq!(rig.faults, []);
+    rig.advance(1);
+    assert_eq!(rig.faults, [Fault::Silent]);
+}
+
+#[test]
+fn a_draining_agent_prepares_no_more_leases() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.relay.handle_drain();
+    assert_eq!(rig.drain(), [FromAgent::Draining]);
+    assert_eq!(
+        rig.control(C1, bind(1, lease.session)),
+        [FromAgent::Done { request: 1 }]
+    );
+    assert_eq!(rig.relay.gauges().leases, 0);
+}
+
+#[test]
+fn a_gate_with_too_many_addresses_is_refused() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    let update = ToAgent::Update {
+        request: 1,
+        session: lease.session,
+        side: Side::A,
+        gate: Gate {
+            expected: vec![at(CALLER).ip(); 17],
+            ..Gate::default()
+        },
+    };
+    assert_eq!(rig.control(C1, update), [failed(1, ErrorCode::BadRequest)]);
+}
+
+#[test]
+fn a_query_tells_the_figures_so_far() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    rig.packet(lease.session, Side::A, CALLER, 1);
+    let query = ToAgent::Query {
+        request: 2,
+        session: lease.session,
+    };
+    let said = rig.control(C1, query);
+    let [FromAgent::Statistics { stats, .. }] = said.as_slice() else {
+        panic!("{said:?}");
+    };
+    assert_eq!(stats.a.rtp.packets_in, 1);
+    assert_eq!(stats.a.latched_rtp, Some(at(CALLER)));
+}
+
+#[test]
+fn a_packet_for_a_session_that_is_gone_is_counted() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.packet(7, Side::A, CALLER, 1).0, None);
+    assert_eq!(rig.relay.troubles().no_session, 1);
+}
+
+/// The relay with a shell that opens ports at once.
+struct Rig {
+    relay: Relay,
+    now: Instant,
+    refuse_opens: u32,
+    transmitted: Vec<(RelayPort, SocketAddr)>,
+    closed: Vec<SessionId>,
+    faults: Vec<Fault>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with_ports(30_000, 30_999)
+    }
+
+    fn with_ports(first: u16, last: u16) -> Self {
+        let seconds = Duration::from_secs;
+        let relay = Relay::new(RelayConfig {
+            name: "relay1".to_owned(),
+            epoch: 1,
+            address: IpAddr::from([192, 0, 2, 1]),
+            ports: PortRange::new(first, last).expect("a range"),
+            quarantine: seconds(5),
+            limits: Limits {
+                idle: seconds(60),
+                half_open: seconds(240),
+                lease: seconds(30),
+                linger: seconds(2),
+            },
+            max_stock: 256,
+            max_held: 100,
+            seed: 1,
+            concentrators: vec!["c1".to_owned(), "c1".to_owned()],
+        });
+        Self {
+            relay,
+            now: clock::start(),
+            refuse_opens: 0,
+            transmitted: Vec::new(),
+            closed: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Connects and returns the leases that were offered.
+    fn connect(&mut self, concentrator: ConcentratorId, stock: u32) -> Vec<Lease> {
+        self.relay.handle_connected(concentrator, self.now);
+        let hello = self.drain();
+        assert!(
+            matches!(hello.as_slice(), [FromAgent::Hello { .. }]),
+            "{hello:?}"
+        );
+        self.control(concentrator, welcome(stock))
+            .into_iter()
+            .flat_map(|message| {
+                if let FromAgent::Leases { leases } = message {
+                    leases
+                } else {
+                    Vec::new()
+                }
+            })
+            .collect()
+    }
+
+    fn control(&mut self, concentrator: ConcentratorId, message: ToAgent) -> Vec<FromAgent> {
+        self.relay.handle_control(concentrator, message, self.now);
+        self.drain()
+    }
+
+    fn packet(
+        &mut self,
+        session: u64,
+        side: Side,
+        from: &str,
+        sequence: u8,
+    ) -> (Option<(RelayPort, SocketAddr)>, Vec<FromAgent>) {
+        let rtp = [0x80, 0, 0, sequence, 0, 0, 0, 0, 0, 0, 0, 1];
+        let sent = self
+            .relay
+            .forward(port(session, side), at(from), &rtp, self.now);
+        (sent, self.drain())
+    }
+
+    fn advance(&mut self, milliseconds: u64) -> Vec<FromAgent> {
+        self.now += Duration::from_millis(milliseconds);
+        self.relay.handle_timeout(self.now);
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Vec<FromAgent> {
+        let mut said = Vec::new();
+        while let Some(command) = self.relay.poll_command() {
+            match command {
+                Command::Open { session, .. } if self.refuse_opens > 0 => {
+                    self.refuse_opens -= 1;
+                    self.relay.handle_open_failed(session, self.now);
+                }
+                Command::Open { session, .. } => self.relay.handle_opened(session, self.now),
+                Command::Close { session } => self.closed.push(session),
+                Command::Transmit { port, to, .. } => self.transmitted.push((port, to)),
+                Command::Send { message, .. } => said.push(*message),
+                Command::CloseLink { fault, .. } => self.faults.push(fault),
+            }
+        }
+        said
+    }
+}
+
+fn ended(said: &[FromAgent], expected: u64) -> bool {
+    said.iter()
+        .any(|message| matches!(message, FromAgent::Ended { session, .. } if *session == expected))
+}
+
+fn welcome(stock: u32) -> ToAgent {
+    ToAgent::Welcome {
+        version: VERSION,
+        name: "c1".to_owned(),
+        stock,
+        heartbeat_ms: 60_000,
+    }
+}
+
+fn bind(request: u64, session: u64) -> ToAgent {
+    let gate = |address: &str| Gate {
+        expected: vec![at(address).ip()],
+        port: None,
+        mode: GateMode::Exact,
+    };
+    ToAgent::Bind {
+        request,
+        session,
+        a: gate(CALLER),
+        b: gate(CALLEE),
+        call: "call".to_owned(),
+    }
+}
+
+fn port(session: u64, side: Side) -> RelayPort {
+    RelayPort {
+        session: SessionId(session),
+        side,
+        component: Component::Rtp,
+    }
+}
+
+fn at(address: &str) -> SocketAddr {
+    address.parse().expect("an address")
+}

@@ -1,123 +1,199 @@
-//! "Reasonable syntax" (RFC 3261 section 16.3 step 1): what may be passed on at all.
+//! Reasonable syntax (RFC 3261 section 16.3 step 1): may this message be forwarded?
 //!
-//! A message is refused where the next hop could read it differently from us, or where it lacks
-//! what a transaction needs. Headers that are not ours to understand are not looked at.
+//! Refused is what the next hop could read differently: a header it may take for another, a
+//! value that several fields give, a length that lies, brackets and quotes that do not match.
+//! What a proxy has no use for is not looked at.
 
-use super::value::{NameAddr, ValueError};
-use super::{HeaderName, Message, Method, Start, Uri, is_token};
+use super::Message;
+use super::error::ValueError;
+use super::header_name::HeaderName;
+use super::method::Method;
+use super::name_addr::NameAddr;
+use super::uri::Uri;
+use super::via::{MAGIC_COOKIE, Via};
 
-/// Why a message is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a message is refused; a request is answered with it, a response is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fault {
-    /// The status code of the answer.
+    /// 400, 501 or 505.
     pub status: u16,
-    /// Its reason phrase.
+    /// The reason phrase, which also names the counter.
     pub reason: &'static str,
 }
 
-const fn fault(reason: &'static str) -> Fault {
+const fn bad(reason: &'static str) -> Fault {
     Fault {
         status: 400,
         reason,
     }
 }
 
-/// Headers that may stand in a message only once (section 7.3.1).
+/// Without one of these there is no message (RFC 3261 section 8.1.1). Max-Forwards is left out:
+/// RFC 2543 did not have it, and a proxy adds it (section 16.6 step 3).
+const MANDATORY: [(HeaderName, &str); 5] = [
+    (HeaderName::Via, "Missing Via"),
+    (HeaderName::From, "Missing From"),
+    (HeaderName::To, "Missing To"),
+    (HeaderName::CallId, "Missing Call-ID"),
+    (HeaderName::CSeq, "Missing CSeq"),
+];
+
+/// More than one of these and nobody knows which one counts (RFC 4475 section 3.3.8).
 const SINGLE: [(HeaderName, &str); 6] = [
     (HeaderName::From, "Several From"),
     (HeaderName::To, "Several To"),
     (HeaderName::CallId, "Several Call-ID"),
     (HeaderName::CSeq, "Several CSeq"),
     (HeaderName::MaxForwards, "Several Max-Forwards"),
-    (HeaderName::ContentType, "Several Content-Type"),
+    (HeaderName::ContentLength, "Several Content-Length"),
 ];
 
 impl Message {
-    /// Whether the message may be passed on.
+    /// Says whether the message may be processed and forwarded, or with what it is to be refused.
     pub fn check(&self) -> Result<(), Fault> {
-        self.check_start_line()?;
-        if self.fields.iter().any(|field| field.malformed) {
-            return Err(fault("Bad Header Field"));
+        if !self.version_ok() {
+            return Err(Fault {
+                status: 505,
+                reason: "Version Not Supported",
+            });
+        }
+        self.check_head()?;
+        if self.is_request() {
+            self.check_request_uri()?;
+        }
+        self.check_vias()?;
+        self.check_parties()?;
+        self.check_numbers()?;
+        self.check_routes()?;
+        self.check_contacts()
+    }
+
+    fn check_head(&self) -> Result<(), Fault> {
+        use super::HeadFault as H;
+        match self.head_fault() {
+            None => {}
+            Some(H::StartLineSpacing) => return Err(bad("Bad Spacing In Request Line")),
+            Some(H::NoColon) => return Err(bad("Header Line Without Colon")),
+            Some(H::FieldName) => return Err(bad("Bad Header Name")),
+            Some(H::BareCr) => return Err(bad("Bare CR In Header")),
+            Some(H::Unterminated) => return Err(bad("Header Section Not Ended")),
+        }
+        for (name, reason) in MANDATORY {
+            if self.count(name) == 0 {
+                return Err(bad(reason));
+            }
         }
         for (name, reason) in SINGLE {
             if self.count(name) > 1 {
-                return Err(fault(reason));
+                return Err(bad(reason));
             }
         }
-        if self.content_length_fault() {
-            return Err(fault("Bad Content-Length"));
+        use super::ContentLengthFault as C;
+        match self.content_length_error() {
+            None => Ok(()),
+            Some(C::Unusable) => Err(bad("Bad Content-Length")),
+            Some(C::TooLarge) => Err(bad("Content-Length Too Large")),
+            Some(C::Conflicting) => Err(bad("Conflicting Content-Length")),
+            Some(C::Truncated) => Err(bad("Content-Length Exceeds Body")),
         }
-        self.check_mandatory()?;
-        self.check_addresses()
     }
 
-    fn check_start_line(&self) -> Result<(), Fault> {
-        let (Start::Request { version, .. } | Start::Response { version, .. }) = &self.start;
-        if !self.version_ok() {
-            let spaced = self.bytes[version.clone()]
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"SIP/2.0");
-            return Err(if spaced {
-                fault("Bad Request Line")
-            } else {
-                Fault {
-                    status: 505,
-                    reason: "Version Not Supported",
-                }
-            });
+    /// A scheme that we do not route is not refused here: that is 416 and the proxy's business.
+    fn check_request_uri(&self) -> Result<(), Fault> {
+        let uri = Uri::parse(self.request_uri()).map_err(|_| bad("Bad Request-URI"))?;
+        match uri.headers {
+            // RFC 3261 table 1: no header fields in a Request-URI.
+            Some(_) => Err(bad("Header Fields In Request-URI")),
+            None => Ok(()),
         }
-        let Start::Request { method, .. } = &self.start else {
-            return Ok(());
+    }
+
+    fn check_vias(&self) -> Result<(), Fault> {
+        let is_bad = |via: Result<Via<'_>, ValueError>| {
+            via.is_err() || via.is_ok_and(|via| via.params.count("branch") > 1)
         };
-        if !self.bytes[method.clone()].iter().all(is_token) {
-            return Err(fault("Bad Method"));
+        if self.vias().any(is_bad) {
+            return Err(bad("Bad Via"));
         }
-        let text = self.request_uri();
-        if text.iter().any(|byte| byte.is_ascii_whitespace()) {
-            return Err(fault("Bad Request Line"));
-        }
-        match Uri::parse(text) {
-            Ok(uri) if uri.headers.is_none() => Ok(()),
-            Ok(_) | Err(_) => Err(fault("Bad Request-URI")),
-        }
-    }
-
-    fn check_mandatory(&self) -> Result<(), Fault> {
-        for via in self.vias() {
-            via.map_err(|_| fault("Bad Via"))?;
-        }
-        self.top_via().map_err(|_| fault("Bad Via"))?;
-        self.call_id().map_err(|_| fault("Bad Call-ID"))?;
-        self.max_forwards().map_err(|_| fault("Bad Max-Forwards"))?;
-        let (_, method) = self.cseq().map_err(|_| fault("Bad CSeq"))?;
-        if self.is_request() && method != self.method() {
-            return Err(fault("CSeq Does Not Match Method"));
+        // Two such requests would be one transaction (RFC 4475 section 3.2.1).
+        let branch = self.top_via().ok().and_then(|via| via.branch());
+        if branch.is_some_and(|branch| branch.eq_ignore_ascii_case(MAGIC_COOKIE)) {
+            return Err(bad("Empty Via Branch"));
         }
         Ok(())
     }
 
-    fn check_addresses(&self) -> Result<(), Fault> {
-        self.from().and_then(sound).map_err(|_| fault("Bad From"))?;
-        self.to().and_then(sound).map_err(|_| fault("Bad To"))?;
-        let star = self.contact_is_star();
-        if star && self.is_request() && self.method() != Method::Register {
-            return Err(fault("Bad Contact"));
+    fn check_parties(&self) -> Result<(), Fault> {
+        let is_bad = |party: Result<NameAddr<'_>, ValueError>| {
+            let Ok(party) = party else { return true };
+            match party.params.count("tag") {
+                0 => false,
+                1 => party.tag().is_none(),
+                _ => true,
+            }
+        };
+        if is_bad(self.from()) {
+            return Err(bad("Bad From"));
         }
-        for contact in self.contacts() {
-            contact.and_then(sound).map_err(|_| fault("Bad Contact"))?;
+        if is_bad(self.to()) {
+            return Err(bad("Bad To"));
         }
-        for route in self.routes() {
-            route.and_then(sound).map_err(|_| fault("Bad Route"))?;
+        self.call_id().map(|_| ()).map_err(|_| bad("Bad Call-ID"))
+    }
+
+    fn check_numbers(&self) -> Result<(), Fault> {
+        let (_, cseq_method) = self.cseq().map_err(|_| bad("Bad CSeq"))?;
+        self.max_forwards().map_err(|_| bad("Bad Max-Forwards"))?;
+        if !self.is_request() || cseq_method == self.method() {
+            return Ok(());
         }
-        for route in self.record_routes() {
-            route
-                .and_then(sound)
-                .map_err(|_| fault("Bad Record-Route"))?;
+        match self.method() {
+            // RFC 4475 section 3.1.2.18: 501 for a method that we do not know either.
+            Method::Other(_) => Err(Fault {
+                status: 501,
+                reason: "Not Implemented",
+            }),
+            Method::Invite
+            | Method::Ack
+            | Method::Bye
+            | Method::Cancel
+            | Method::Register
+            | Method::Options
+            | Method::Prack
+            | Method::Update
+            | Method::Info
+            | Method::Message
+            | Method::Subscribe
+            | Method::Notify
+            | Method::Refer
+            | Method::Publish => Err(bad("CSeq Method Mismatch")),
+        }
+    }
+
+    fn check_routes(&self) -> Result<(), Fault> {
+        if self.routes().any(|route| route.is_err()) {
+            return Err(bad("Bad Route"));
+        }
+        if self.record_routes().any(|route| route.is_err()) {
+            return Err(bad("Bad Record-Route"));
         }
         Ok(())
     }
-}
 
-fn sound(address: NameAddr<'_>) -> Result<(), ValueError> {
-    Uri::parse(address.uri).map(|_| ())
+    /// `*` stands alone and in a REGISTER (RFC 3261 section 10.2.2).
+    fn check_contacts(&self) -> Result<(), Fault> {
+        if self.contact_is_star() {
+            let alone = self.raw_values(HeaderName::Contact).count() == 1;
+            let register = self.is_request() && self.method() == Method::Register;
+            return if alone && register {
+                Ok(())
+            } else {
+                Err(bad("Bad Contact"))
+            };
+        }
+        if self.contacts().any(|contact| contact.is_err()) {
+            return Err(bad("Bad Contact"));
+        }
+        Ok(())
+    }
 }

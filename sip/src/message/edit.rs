@@ -1,127 +1,138 @@
-//! Edited copies: spans are replaced, every other byte stays.
+//! Changing a message: every octet that no edit is about stays as it was.
+//!
+//! An [`Edit`] is the list of the message's lines, each either a span of the original or new text.
+//! Edits take effect in the order they are made. CR, LF and NUL inside a new value become spaces,
+//! so that no value can end its line. Edits of [`HeaderName::Other`] do nothing: it names no header.
+
+use std::net::SocketAddr;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use super::value::split_list;
-use super::{HeaderName, Message, Start};
+use super::Message;
+use super::header_name::HeaderName;
+use super::index::{FieldSpan, Span, StartLine};
+use super::scan::value_end;
 
-/// Edits of one message, carried out by [`Edit::finish`].
-///
-/// Edits of the same header add up in the order in which they were asked for.
+/// A changed copy in the making.
+#[must_use]
 #[derive(Debug, Clone)]
 pub struct Edit<'m> {
     message: &'m Message,
     request_uri: Option<Vec<u8>>,
+    lines: SmallVec<[Line; 32]>,
     body: Option<Vec<u8>>,
-    /// What becomes of each field of the original, by index; `None` keeps it.
-    fields: Vec<Change>,
-    /// New fields before the one at that index, or at the end of the head.
-    inserted: Vec<(usize, HeaderName, Vec<u8>)>,
+    changed: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Change {
-    Keep,
-    Remove,
-    Replace(Vec<u8>),
+#[derive(Debug, Clone)]
+struct Line {
+    name: HeaderName,
+    text: Text,
+}
+
+#[derive(Debug, Clone)]
+enum Text {
+    /// As it was.
+    Kept(FieldSpan),
+    /// As it was, but for the value.
+    Revalued(FieldSpan, Vec<u8>),
+    /// A value under the header's usual name.
+    New(Vec<u8>),
 }
 
 impl<'m> Edit<'m> {
-    pub(super) fn new(message: &'m Message) -> Self {
-        let fields = vec![Change::Keep; message.fields.len()];
+    pub(super) fn of(message: &'m Message) -> Self {
+        let fields = message.index.fields.iter();
+        let lines = fields.map(|&field| Line {
+            name: field.name,
+            text: Text::Kept(field),
+        });
         Self {
             message,
             request_uri: None,
+            lines: lines.collect(),
             body: None,
-            fields,
-            inserted: Vec::new(),
+            changed: false,
         }
     }
 
-    /// Replaces the Request-URI; of a response, nothing.
+    /// Replaces the Request-URI; nothing happens to a response.
     pub fn set_request_uri(&mut self, uri: impl Into<Vec<u8>>) -> &mut Self {
-        self.request_uri = Some(uri.into());
+        self.request_uri = Some(on_one_line(uri.into()));
+        self.changed = true;
         self
     }
 
-    /// Puts a field in front of the first of that name, or on top of the head.
+    /// Inserts a field of its own ahead of the first one of that name, or at the top of the head.
     pub fn push_front(&mut self, name: HeaderName, value: impl Into<Vec<u8>>) -> &mut Self {
-        let position = self
-            .message
-            .fields
-            .iter()
-            .position(|field| field.name == name);
-        let position = position.unwrap_or(0);
-        let before = self.inserted.iter().position(|(at, _, _)| *at == position);
-        self.inserted.insert(
-            before.unwrap_or(self.inserted.len()),
-            (position, name, value.into()),
-        );
-        self
+        let at = self.first(name).unwrap_or(self.top());
+        self.insert(at, name, value.into())
     }
 
-    /// Puts a field at the end of the head.
+    /// Adds a field behind all others.
     pub fn append(&mut self, name: HeaderName, value: impl Into<Vec<u8>>) -> &mut Self {
-        self.inserted
-            .push((self.message.fields.len(), name, value.into()));
-        self
+        self.insert(self.lines.len(), name, value.into())
     }
 
-    /// Takes off the first value of a list header, and its field if it was the only one there.
+    /// Removes the first value of that name: the field if it holds no other, else only the value.
     pub fn remove_first_value(&mut self, name: HeaderName) -> &mut Self {
-        if let Some((index, first, rest)) = self.first_value(name) {
-            let current = self.current(index);
-            let mut kept = current[..first.start].to_vec();
-            kept.extend_from_slice(rest.map_or(b"".as_slice(), |rest| &current[rest..]));
-            self.fields[index] = if rest.is_none() {
-                Change::Remove
-            } else {
-                Change::Replace(kept)
-            };
-        }
-        self
-    }
-
-    /// Replaces the first value of a list header.
-    pub fn replace_first_value(&mut self, name: HeaderName, value: impl AsRef<[u8]>) -> &mut Self {
-        if let Some((index, first, _)) = self.first_value(name) {
-            let current = self.current(index);
-            let replaced = [
-                &current[..first.start],
-                value.as_ref(),
-                &current[first.end..],
-            ]
-            .concat();
-            self.fields[index] = Change::Replace(replaced);
-        }
-        self
-    }
-
-    /// Takes off every field of that name.
-    pub fn remove_all(&mut self, name: HeaderName) -> &mut Self {
-        for (field, change) in self.message.fields.iter().zip(&mut self.fields) {
-            if field.name == name {
-                *change = Change::Remove;
+        let Some(at) = self.first(name) else {
+            return self;
+        };
+        self.changed = true;
+        let value = self.value(at);
+        match value.get(value_end(value) + 1..) {
+            Some(rest) => {
+                let rest = super::scan::trim_start(rest).to_vec();
+                self.revalue(at, rest);
+            }
+            None => {
+                self.lines.remove(at);
             }
         }
         self
     }
 
-    /// Replaces the value of the first field of that name, or appends one.
-    pub fn set(&mut self, name: HeaderName, value: impl Into<Vec<u8>>) -> &mut Self {
-        match self
-            .message
-            .fields
-            .iter()
-            .position(|field| field.name == name)
-        {
-            Some(index) => self.fields[index] = Change::Replace(value.into()),
-            None => return self.append(name, value),
+    /// Replaces the first value of that name and leaves the others of its field; without any,
+    /// does what [`Edit::push_front`] does.
+    pub fn replace_first_value(&mut self, name: HeaderName, value: impl AsRef<[u8]>) -> &mut Self {
+        let Some(at) = self.first(name) else {
+            return self.push_front(name, value.as_ref());
+        };
+        self.changed = true;
+        let old = self.value(at);
+        let mut new = on_one_line(value.as_ref().to_vec());
+        new.extend_from_slice(&old[value_end(old)..]);
+        self.revalue(at, new);
+        self
+    }
+
+    /// Removes all fields of that name.
+    pub fn remove_all(&mut self, name: HeaderName) -> &mut Self {
+        if self.first(name).is_some() {
+            self.changed = true;
+            self.lines.retain(|line| line.name != name);
         }
         self
     }
 
-    /// Replaces the body and corrects Content-Length.
+    /// Makes that the one field of its name: in the first one's place, or behind all others.
+    pub fn set(&mut self, name: HeaderName, value: impl Into<Vec<u8>>) -> &mut Self {
+        let Some(at) = self.first(name) else {
+            return self.append(name, value);
+        };
+        self.changed = true;
+        self.revalue(at, on_one_line(value.into()));
+        let mut place = 0;
+        self.lines.retain(|line| {
+            place += 1;
+            line.name != name || place == at + 1
+        });
+        self
+    }
+
+    /// Replaces the body and makes Content-Length say its length.
     pub fn set_body(&mut self, body: impl Into<Vec<u8>>) -> &mut Self {
         let body = body.into();
         self.set(HeaderName::ContentLength, body.len().to_string());
@@ -129,102 +140,189 @@ impl<'m> Edit<'m> {
         self
     }
 
-    /// The edited message.
-    pub fn finish(&self) -> Message {
-        let added: usize = self
-            .inserted
-            .iter()
-            .map(|(_, _, value)| value.len() + 32)
-            .sum();
-        let mut out = Vec::with_capacity(self.message.bytes.len() + added + 64);
-        self.write_start_line(&mut out);
-        for index in 0..=self.message.fields.len() {
-            for (_, name, value) in self.inserted.iter().filter(|(at, _, _)| *at == index) {
-                write_field(&mut out, name.full().as_bytes(), value);
-            }
-            let Some(field) = self.message.fields.get(index) else {
-                break;
-            };
-            match &self.fields[index] {
-                Change::Keep => out.extend_from_slice(&self.message.bytes[field.line.clone()]),
-                Change::Remove => {}
-                Change::Replace(value) => {
-                    let before = field.line.start..field.value.start;
-                    out.extend_from_slice(&self.message.bytes[before]);
-                    out.extend_from_slice(value);
-                    out.extend_from_slice(&self.message.bytes[field.value.end..field.line.end]);
-                }
-            }
-        }
-        self.write_end(&mut out);
-        let bytes = Bytes::from(out);
-        // An edit keeps the shape of a head, so reading it again cannot fail; should it, the
-        // unedited message is the safe answer.
-        Message::parse(bytes).unwrap_or_else(|_| self.message.clone())
-    }
-
-    /// The empty line as it came, and the body.
-    fn write_end(&self, out: &mut Vec<u8>) {
-        let head_end = self.message.fields.last().map_or(0, |field| field.line.end);
-        let empty_line = &self.message.bytes[head_end..self.message.body.start];
-        let empty_line = if self.message.fields.is_empty() {
-            b"\r\n"
-        } else {
-            empty_line
+    /// Writes where a request came from into its top Via: `received` if sent-by is not that
+    /// address (RFC 3261 section 18.2.1) or `rport` asks, and `rport` if it asks (RFC 3581 section
+    /// 4). Values that the sender put there itself are overwritten.
+    pub fn stamp_top_via(&mut self, peer: SocketAddr) -> &mut Self {
+        let Some(at) = self.first(HeaderName::Via) else {
+            return self;
         };
-        out.extend_from_slice(empty_line);
-        out.extend_from_slice(self.body.as_deref().unwrap_or_else(|| self.message.body()));
-    }
-
-    fn write_start_line(&self, out: &mut Vec<u8>) {
-        let bytes = &self.message.bytes;
-        let end = match self.message.fields.first() {
-            Some(field) => field.line.start,
-            None => memchr::memchr(b'\n', bytes).map_or(bytes.len(), |newline| newline + 1),
+        let field = self.value(at);
+        let Ok(via) = super::Via::parse(&field[..value_end(field)]) else {
+            return self;
         };
-        match (&self.message.start, &self.request_uri) {
-            (Start::Request { uri, .. }, Some(new)) => {
-                out.extend_from_slice(&bytes[..uri.start]);
-                out.extend_from_slice(new);
-                out.extend_from_slice(&bytes[uri.end..end]);
-            }
-            (Start::Request { .. }, None) | (Start::Response { .. }, _) => {
-                out.extend_from_slice(&bytes[..end]);
-            }
+        let asks = via.rport().is_some();
+        let moved = via.host.ip() != Some(peer.ip().to_canonical());
+        if !asks && !moved && via.received().is_none() {
+            return self;
         }
-    }
-
-    fn current(&self, index: usize) -> Vec<u8> {
-        match &self.fields[index] {
-            Change::Replace(value) => value.clone(),
-            Change::Keep => self.message.bytes[self.message.fields[index].value.clone()].to_vec(),
-            Change::Remove => Vec::new(),
+        let mut value = Vec::with_capacity(field.len() + 64);
+        value.extend_from_slice(b"SIP/2.0/");
+        value.extend_from_slice(via.transport);
+        value.push(b' ');
+        value.extend_from_slice(via.sent_by);
+        if let Some(port) = via.port.filter(|_| !via.sent_by_holds_port()) {
+            value.extend_from_slice(format!(":{port}").as_bytes());
         }
-    }
-
-    /// The field that holds the first value, where that value is, and where the next begins.
-    fn first_value(
-        &self,
-        name: HeaderName,
-    ) -> Option<(usize, std::ops::Range<usize>, Option<usize>)> {
-        for (index, field) in self.message.fields.iter().enumerate() {
-            if field.name != name || self.fields[index] == Change::Remove {
+        for (name, text) in via.params.iter() {
+            if name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport") {
                 continue;
             }
-            let current = self.current(index);
-            let mut values = split_list(&current);
-            if let Some(first) = values.next() {
-                let next = values.next().map(|next| next.start);
-                return Some((index, first, next));
+            value.push(b';');
+            value.extend_from_slice(name);
+            if let Some(text) = text {
+                value.push(b'=');
+                value.extend_from_slice(text);
             }
         }
-        None
+        if asks || moved {
+            value.extend_from_slice(format!(";received={}", peer.ip().to_canonical()).as_bytes());
+        }
+        if asks {
+            value.extend_from_slice(format!(";rport={}", peer.port()).as_bytes());
+        }
+        self.replace_first_value(HeaderName::Via, value)
+    }
+
+    /// The changed message.
+    pub fn finish(&self) -> Message {
+        if !self.changed {
+            return self.message.clone();
+        }
+        // What came out of the parser has a start line and its edits cannot break it, so the
+        // fallback is for a message whose last field was removed.
+        Message::parse_unbounded(self.write()).unwrap_or_else(|_| self.message.clone())
+    }
+
+    fn write(&self) -> Bytes {
+        let old = &self.message.bytes;
+        let index = &self.message.index;
+        let added: usize = self.lines.iter().map(|line| line.text.added()).sum();
+        let body = self.body.as_deref().unwrap_or_else(|| self.message.body());
+        let mut out = Vec::with_capacity(old.len() + added + body.len() + 64);
+        let head = index.fields_start as usize;
+        match (&self.request_uri, index.start) {
+            (Some(new), StartLine::Request { uri, .. }) => {
+                out.extend_from_slice(&old[..uri.start as usize]);
+                out.extend_from_slice(new);
+                out.extend_from_slice(&old[uri.end as usize..head]);
+            }
+            _ => out.extend_from_slice(&old[..head]),
+        }
+        for line in &self.lines {
+            line.write(old, &mut out);
+        }
+        let last_line = index
+            .fields
+            .last()
+            .map_or(head, |field| field.line.end as usize);
+        match &old[last_line..index.body.start as usize] {
+            // The head did not end.
+            [] => out.extend_from_slice(b"\r\n"),
+            empty_line => out.extend_from_slice(empty_line),
+        }
+        out.extend_from_slice(body);
+        out.into()
+    }
+
+    fn first(&self, name: HeaderName) -> Option<usize> {
+        if name == HeaderName::Other {
+            return None;
+        }
+        self.lines.iter().position(|line| line.name == name)
+    }
+
+    /// Where a field on top goes: not ahead of a first line that starts with white space, which
+    /// would then continue it.
+    fn top(&self) -> usize {
+        let first = self.lines.first().map(|line| &line.text);
+        let Some(Text::Kept(field)) = first else {
+            return 0;
+        };
+        let line = field.line.of(&self.message.bytes);
+        usize::from(matches!(line.first(), Some(b' ' | b'\t')))
+    }
+
+    fn insert(&mut self, at: usize, name: HeaderName, value: Vec<u8>) -> &mut Self {
+        if name != HeaderName::Other {
+            self.changed = true;
+            self.lines.insert(
+                at,
+                Line {
+                    name,
+                    text: Text::New(on_one_line(value)),
+                },
+            );
+        }
+        self
+    }
+
+    fn value(&self, at: usize) -> &[u8] {
+        match &self.lines[at].text {
+            Text::Kept(field) => field.value.of(&self.message.bytes),
+            Text::Revalued(_, value) | Text::New(value) => value,
+        }
+    }
+
+    fn revalue(&mut self, at: usize, value: Vec<u8>) {
+        let text = &mut self.lines[at].text;
+        *text = match *text {
+            Text::Kept(field) | Text::Revalued(field, _) => Text::Revalued(field, value),
+            Text::New(_) => Text::New(value),
+        };
     }
 }
 
-pub(super) fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+impl Line {
+    fn write(&self, old: &[u8], out: &mut Vec<u8>) {
+        match &self.text {
+            Text::Kept(field) => {
+                out.extend_from_slice(field.line.of(old));
+                if !out.ends_with(b"\n") {
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+            Text::Revalued(field, value) => {
+                let before = Span {
+                    start: field.line.start,
+                    end: field.value.start,
+                };
+                let after = Span {
+                    start: field.value.end,
+                    end: field.line.end,
+                };
+                out.extend_from_slice(before.of(old));
+                out.extend_from_slice(value);
+                out.extend_from_slice(after.of(old));
+                if !out.ends_with(b"\n") {
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+            Text::New(value) => {
+                out.extend_from_slice(self.name.full().as_bytes());
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}
+
+impl Text {
+    fn added(&self) -> usize {
+        match self {
+            Self::Kept(_) => 0,
+            Self::Revalued(_, value) | Self::New(value) => value.len() + 32,
+        }
+    }
+}
+
+/// The value with its line ends and NULs made spaces.
+pub(super) fn on_one_line(mut value: Vec<u8>) -> Vec<u8> {
+    for byte in &mut value {
+        if matches!(byte, b'\r' | b'\n' | 0) {
+            *byte = b' ';
+        }
+    }
+    value
 }

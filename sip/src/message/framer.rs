@@ -1,140 +1,207 @@
-//! Messages out of a stream (RFC 3261 section 18.3, keepalive of RFC 5626 section 3.5.1).
+//! Messages out of a byte stream (RFC 3261 sections 7.5 and 18.3, keepalives of RFC 5626 section
+//! 3.5.1).
+//!
+//! Content-Length is the only border between two messages, so a stream whose length cannot be
+//! trusted is over: the message that spoilt it comes out, for its 400, and then the error, again
+//! and again. No octet is looked at twice, however the stream is cut. A caller that takes all
+//! items after each push never holds more than one unfinished message and one push.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memmem;
+use thiserror::Error;
 
+use super::index::Index;
 use super::{Message, ParseError};
 
 /// What a stream carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every item is a message")]
 pub enum StreamItem {
-    /// A whole message.
+    /// A message.
     Message(Message),
-    /// A double line end, to be answered with a single one.
+    /// A double CRLF, to be answered with a single one.
     Ping,
 }
 
-/// Why a stream cannot be read any further: it must be closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// The stream is of no more use: close it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
 pub enum FrameError {
-    /// A message is longer than allowed.
+    /// A message longer than allowed, or a head that does not end.
     #[error("message too long")]
     TooLong,
-    /// Content-Length is unusable, so the next message cannot be found.
-    #[error("unusable Content-Length")]
-    ContentLength,
-    /// A head is no SIP message.
+    /// What came is no message.
     #[error("{0}")]
     Parse(#[from] ParseError),
+    /// Where the message ends cannot be known.
+    #[error("unusable Content-Length")]
+    ContentLength,
 }
 
-/// Cuts messages out of a stream, in linear time however its bytes arrive.
+/// Cuts one stream into messages.
 #[derive(Debug)]
 pub struct Framer {
-    buffer: BytesMut,
-    /// The head's end is not before this.
-    searched: usize,
-    /// The length of the message at the front, once its head has been read.
-    length: Option<usize>,
     max_message: usize,
+    buffer: BytesMut,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// Between messages; `half_ping` after one CRLF.
+    Between {
+        half_ping: bool,
+    },
+    /// In a head whose octets before `scanned` hold no end.
+    Head {
+        scanned: usize,
+    },
+    /// In a body; the message has `length` octets.
+    Body {
+        length: usize,
+    },
+    Broken(FrameError),
 }
 
 impl Framer {
-    /// A stream whose messages are at most this long, in octets.
+    /// A framer that gives up on messages longer than `max_message`, at most
+    /// [`MAX_MESSAGE`](super::MAX_MESSAGE).
     pub fn new(max_message: usize) -> Self {
+        let max_message = max_message.min(super::MAX_MESSAGE);
         Self {
-            buffer: BytesMut::new(),
-            searched: 0,
-            length: None,
             max_message,
+            buffer: BytesMut::new(),
+            state: State::Between { half_ping: false },
         }
     }
 
-    /// Takes what was received.
+    /// Takes what was read. Take all items out with [`Framer::next`] before the next push.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// True in the middle of a message; a line end that may become a ping is not one.
-    pub fn is_partial(&self) -> bool {
-        !b"\r\n\r\n".starts_with(&self.buffer)
-    }
-
-    /// The next item; `None` until more is received.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator would end at None"
-    )]
-    pub fn next(&mut self) -> Result<Option<StreamItem>, FrameError> {
-        if self.length.is_none() && self.skip_line_ends() {
-            return Ok(Some(StreamItem::Ping));
+        if !matches!(self.state, State::Broken(_)) {
+            self.buffer.extend_from_slice(bytes);
         }
-        let Some(length) = self.message_length()? else {
-            return Ok(None);
+    }
+
+    /// True in the middle of a message; half a line end is not one.
+    pub fn is_partial(&self) -> bool {
+        !matches!(*self.buffer, [] | [b'\r'])
+    }
+
+    /// The next item, `None` until more octets come.
+    #[expect(clippy::should_implement_trait, reason = "None here means: not yet")]
+    pub fn next(&mut self) -> Result<Option<StreamItem>, FrameError> {
+        loop {
+            let step = match self.state {
+                State::Between { half_ping } => self.skip_line_ends(half_ping),
+                State::Head { scanned } => self.find_head(scanned),
+                State::Body { length } => return self.take(length),
+                State::Broken(error) => return Err(error),
+            };
+            match step {
+                Step::Go(state) => self.state = state,
+                Step::Item(item, state) => {
+                    self.state = state;
+                    return Ok(Some(item));
+                }
+                Step::Wait(state) => {
+                    self.state = state;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn skip_line_ends(&mut self, half_ping: bool) -> Step {
+        match *self.buffer {
+            [b'\r', b'\n', ..] => {
+                self.buffer.advance(2);
+                let between = State::Between {
+                    half_ping: !half_ping,
+                };
+                if half_ping {
+                    Step::Item(StreamItem::Ping, between)
+                } else {
+                    Step::Go(between)
+                }
+            }
+            [b'\n', ..] => {
+                self.buffer.advance(1);
+                Step::Go(State::Between { half_ping: false })
+            }
+            [] | [b'\r'] => Step::Wait(State::Between { half_ping }),
+            _ => Step::Go(State::Head { scanned: 0 }),
+        }
+    }
+
+    fn find_head(&mut self, scanned: usize) -> Step {
+        match head_end(&self.buffer, scanned) {
+            Ok(length) if length > self.max_message => Step::Go(State::Broken(FrameError::TooLong)),
+            Ok(length) => self.measure(length),
+            Err(_) if self.buffer.len() > self.max_message => {
+                Step::Go(State::Broken(FrameError::TooLong))
+            }
+            Err(scanned) => Step::Wait(State::Head { scanned }),
+        }
+    }
+
+    /// The head is complete: how long is the message?
+    fn measure(&mut self, head: usize) -> Step {
+        let index = match Index::of(&self.buffer[..head]) {
+            Ok(index) => index,
+            Err(error) => return Step::Go(State::Broken(FrameError::Parse(error))),
         };
+        let length = match index.content_length(&self.buffer) {
+            Ok(length) => head.saturating_add(length.unwrap_or(0)),
+            Err(_) => return self.last_message(head, FrameError::ContentLength),
+        };
+        if length > self.max_message {
+            return self.last_message(head, FrameError::TooLong);
+        }
+        Step::Go(State::Body { length })
+    }
+
+    /// The head of the message that spoils the stream, so that it can be answered.
+    fn last_message(&mut self, head: usize, error: FrameError) -> Step {
+        let head = self.buffer.split_to(head).freeze();
+        self.buffer = BytesMut::new();
+        match Message::parse(head) {
+            Ok(message) => Step::Item(StreamItem::Message(message), State::Broken(error)),
+            Err(_) => Step::Go(State::Broken(error)),
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Result<Option<StreamItem>, FrameError> {
         if self.buffer.len() < length {
             return Ok(None);
         }
-        self.searched = 0;
-        self.length = None;
-        let message = Message::parse(self.buffer.split_to(length).freeze())?;
-        Ok(Some(StreamItem::Message(message)))
-    }
-
-    /// Line ends between messages; true if they were a ping.
-    fn skip_line_ends(&mut self) -> bool {
-        loop {
-            if self.buffer.starts_with(b"\r\n\r\n") {
-                self.buffer.advance(4);
-                return true;
+        let bytes: Bytes = self.buffer.split_to(length).freeze();
+        match Message::parse(bytes) {
+            Ok(message) => {
+                self.state = State::Between { half_ping: false };
+                Ok(Some(StreamItem::Message(message)))
             }
-            match self.buffer.first() {
-                // One line end may be the first half of a ping: wait for the octets behind it.
-                Some(b'\r' | b'\n') if b"\r\n\r\n".starts_with(&self.buffer) => return false,
-                Some(b'\r' | b'\n') => self.buffer.advance(1),
-                _ => return false,
+            Err(error) => {
+                self.state = State::Broken(FrameError::Parse(error));
+                Err(FrameError::Parse(error))
             }
         }
     }
+}
 
-    /// The length of the message at the front, head and body.
-    fn message_length(&mut self) -> Result<Option<usize>, FrameError> {
-        if let Some(length) = self.length {
-            return Ok(Some(length));
-        }
-        let Some(head_end) = self.head_end() else {
-            let full = self.buffer.len() > self.max_message;
-            return if full {
-                Err(FrameError::TooLong)
-            } else {
-                Ok(None)
-            };
-        };
-        if matches!(self.buffer.first(), None | Some(b'\r' | b'\n')) {
-            return Ok(None);
-        }
-        let head = Message::parse_head(Bytes::copy_from_slice(&self.buffer[..head_end]))?;
-        // Without Content-Length there is no body (RFC 3261 section 20.14 wants one on a stream;
-        // reading on as if it said 0 loses nothing).
-        let body = head
-            .declared_length()
-            .map_err(|_| FrameError::ContentLength)?;
-        let length = head_end.saturating_add(body.unwrap_or(0));
-        if length > self.max_message {
-            return Err(FrameError::TooLong);
-        }
-        self.length = Some(length);
-        Ok(Some(length))
-    }
+enum Step {
+    Go(State),
+    Item(StreamItem, State),
+    Wait(State),
+}
 
-    fn head_end(&mut self) -> Option<usize> {
-        let from = self.searched.saturating_sub(3);
-        let text = &self.buffer[from..];
-        let crlf = memmem::find(text, b"\r\n\r\n").map(|at| from + at + 4);
-        let lf = memmem::find(text, b"\n\n").map(|at| from + at + 2);
-        let mixed = memmem::find(text, b"\n\r\n").map(|at| from + at + 3);
-        self.searched = self.buffer.len();
-        [crlf, lf, mixed].into_iter().flatten().min()
+/// Where the head ends, its empty line included; `Err` with how far it need not be looked at again.
+fn head_end(bytes: &[u8], scanned: usize) -> Result<usize, usize> {
+    let mut at = scanned;
+    while let Some(found) = memchr::memchr(b'\n', &bytes[at..]) {
+        let line_end = at + found;
+        match &bytes[line_end + 1..] {
+            [b'\n', ..] => return Ok(line_end + 2),
+            [b'\r', b'\n', ..] => return Ok(line_end + 3),
+            [] | [b'\r'] => return Err(line_end),
+            _ => at = line_end + 1,
+        }
     }
+    Err(bytes.len())
 }

@@ -1,0 +1,347 @@
+//! Where things are in a message: found once, by looking for line ends and colons.
+
+use smallvec::SmallVec;
+
+use super::error::{ContentLengthFault, HeadFault, ParseError};
+use super::header_name::HeaderName;
+use super::scan::{decimal, is_token, trim, trim_end, trim_start};
+
+/// The longest message that is read, in octets. A UDP datagram cannot be longer.
+pub const MAX_MESSAGE: usize = 65_535;
+
+/// The most header fields that are read in one message.
+pub const MAX_FIELDS: usize = 512;
+
+/// Room in the index itself; most messages need no more, so that parsing allocates once.
+const TYPICAL_FIELDS: usize = 28;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Span {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+impl Span {
+    fn new(start: usize, end: usize) -> Self {
+        Self {
+            start: offset(start),
+            end: offset(end),
+        }
+    }
+
+    /// The span of `part`, which is a piece of `whole`.
+    fn within(whole: &[u8], part: &[u8]) -> Self {
+        let start = part.as_ptr().addr() - whole.as_ptr().addr();
+        Self::new(start, start + part.len())
+    }
+
+    const fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+/// Offsets fit in 32 bits: what is parsed has 64 KiB, and edits add little.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum StartLine {
+    Request {
+        method: Span,
+        uri: Span,
+        version_ok: bool,
+    },
+    Status {
+        code: u16,
+        reason: Span,
+        version_ok: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FieldSpan {
+    pub(super) name: HeaderName,
+    /// Where the name ends; it starts with the line.
+    pub(super) name_end: u32,
+    pub(super) value: Span,
+    /// The whole field with its folded lines and its line end.
+    pub(super) line: Span,
+}
+
+impl FieldSpan {
+    pub(super) fn raw_name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.line.start as usize..self.name_end as usize]
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) start: StartLine,
+    pub(super) fields: SmallVec<[FieldSpan; TYPICAL_FIELDS]>,
+    /// Where the first field starts.
+    pub(super) fields_start: u32,
+    pub(super) body: Span,
+    pub(super) head_fault: Option<HeadFault>,
+    pub(super) content_length_fault: Option<ContentLengthFault>,
+}
+
+impl Index {
+    /// Indexes the message at the start of `bytes`, which is not a line end.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, ParseError> {
+        let mut lines = Lines {
+            bytes,
+            at: 0,
+            head_fault: None,
+        };
+        let first = lines.next().ok_or(ParseError::StartLine)?;
+        let (start, start_fault) = start_line(bytes, lines.text(first))?;
+        let mut index = Self {
+            start,
+            fields: SmallVec::new(),
+            fields_start: first.end,
+            body: Span::default(),
+            head_fault: start_fault,
+            content_length_fault: None,
+        };
+        let mut ended = false;
+        while let Some(line) = lines.next() {
+            if lines.text(line).is_empty() {
+                ended = true;
+                break;
+            }
+            index.add_line(bytes, line)?;
+        }
+        if index.fields.is_empty() {
+            return Err(ParseError::NoFields);
+        }
+        index.find_faults(bytes);
+        let late = if ended {
+            None
+        } else {
+            Some(HeadFault::Unterminated)
+        };
+        index.head_fault = index.head_fault.or(lines.head_fault).or(late);
+        index.find_body(bytes, lines.at);
+        Ok(index)
+    }
+
+    /// The index of a status line and an empty line, 16 octets.
+    pub(super) fn of_nothing(code: u16) -> Self {
+        Self {
+            start: StartLine::Status {
+                code,
+                reason: Span::new(12, 12),
+                version_ok: true,
+            },
+            fields: SmallVec::new(),
+            fields_start: 14,
+            body: Span::new(16, 16),
+            head_fault: None,
+            content_length_fault: None,
+        }
+    }
+
+    /// One line: a new field, or the continuation of the last one.
+    fn add_line(&mut self, bytes: &[u8], line: Span) -> Result<(), ParseError> {
+        let text = line.of(bytes);
+        if matches!(text.first(), Some(b' ' | b'\t'))
+            && let Some(last) = self.fields.last_mut()
+        {
+            last.line.end = line.end;
+            let more = trim(text);
+            if !more.is_empty() {
+                let more = Span::within(bytes, more);
+                let start = if last.value.is_empty() {
+                    more.start
+                } else {
+                    last.value.start
+                };
+                last.value = Span {
+                    start,
+                    end: more.end,
+                };
+            }
+            return Ok(());
+        }
+        if self.fields.len() == MAX_FIELDS {
+            return Err(ParseError::TooManyFields);
+        }
+        let colon = memchr::memchr(b':', text);
+        let raw_name = match colon {
+            Some(colon) => without_spaces_behind(&text[..colon]),
+            None => trim_end(text),
+        };
+        let value_start = colon.map_or(raw_name.len(), |colon| colon + 1);
+        let value = match trim(&text[value_start..]) {
+            // Where a value would stand, should an edit give it one.
+            [] => &text[value_start..value_start],
+            value => value,
+        };
+        let known = colon.is_some() && is_token(raw_name);
+        self.fields.push(FieldSpan {
+            name: if known {
+                HeaderName::from_bytes(raw_name)
+            } else {
+                HeaderName::Other
+            },
+            name_end: line.start + offset(raw_name.len()),
+            value: Span::within(bytes, value),
+            line,
+        });
+        Ok(())
+    }
+
+    fn find_faults(&mut self, bytes: &[u8]) {
+        let bad = |field: &FieldSpan| {
+            if field.name != HeaderName::Other {
+                return None;
+            }
+            let line = field.line.of(bytes);
+            match memchr::memchr(b':', line) {
+                None => Some(HeadFault::NoColon),
+                Some(_) if !is_token(field.raw_name(bytes)) => Some(HeadFault::FieldName),
+                Some(_) => None,
+            }
+        };
+        self.head_fault = self.head_fault.or_else(|| self.fields.iter().find_map(bad));
+    }
+
+    fn find_body(&mut self, bytes: &[u8], body_start: usize) {
+        let rest = bytes.len() - body_start;
+        let length = self.content_length(bytes).and_then(|length| match length {
+            Some(length) if length > rest => Err(ContentLengthFault::Truncated),
+            Some(length) => Ok(length),
+            None => Ok(rest),
+        });
+        self.content_length_fault = length.err();
+        self.body = Span::new(body_start, body_start + length.unwrap_or(rest));
+    }
+
+    /// What Content-Length says, if it is there.
+    pub(super) fn content_length(&self, bytes: &[u8]) -> Result<Option<usize>, ContentLengthFault> {
+        let mut length = None;
+        for field in self
+            .fields
+            .iter()
+            .filter(|field| field.name == HeaderName::ContentLength)
+        {
+            let value = content_length(field.value.of(bytes))?;
+            if length.is_some_and(|length| length != value) {
+                return Err(ContentLengthFault::Conflicting);
+            }
+            length = Some(value);
+        }
+        Ok(length)
+    }
+}
+
+/// HCOLON allows spaces and tabs before the colon, and nothing else.
+fn without_spaces_behind(name: &[u8]) -> &[u8] {
+    let end = name
+        .iter()
+        .rposition(|byte| !matches!(byte, b' ' | b'\t'))
+        .map_or(0, |last| last + 1);
+    &name[..end]
+}
+
+fn content_length(value: &[u8]) -> Result<usize, ContentLengthFault> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(ContentLengthFault::Unusable);
+    }
+    let length = decimal(value).and_then(|length| i32::try_from(length).ok());
+    length
+        .and_then(|length| usize::try_from(length).ok())
+        .ok_or(ContentLengthFault::TooLarge)
+}
+
+/// The lines of a head, each with its line end: LF, tolerated, or CRLF.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    head_fault: Option<HeadFault>,
+}
+
+impl Lines<'_> {
+    fn next(&mut self) -> Option<Span> {
+        let rest = &self.bytes[self.at..];
+        if rest.is_empty() {
+            return None;
+        }
+        let length = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        let line = Span::new(self.at, self.at + length);
+        self.at += length;
+        if memchr::memchr(b'\r', self.text(line)).is_some() {
+            self.head_fault = self.head_fault.or(Some(HeadFault::BareCr));
+        }
+        Some(line)
+    }
+
+    /// A line without its line end.
+    fn text(&self, line: Span) -> &[u8] {
+        let text = line.of(self.bytes);
+        let Some(text) = text.strip_suffix(b"\n") else {
+            return text;
+        };
+        text.strip_suffix(b"\r").unwrap_or(text)
+    }
+}
+
+fn start_line(bytes: &[u8], line: &[u8]) -> Result<(StartLine, Option<HeadFault>), ParseError> {
+    if is_version(line) {
+        return Ok((status_line(bytes, line)?, None));
+    }
+    let method_end = memchr::memchr2(b' ', b'\t', line).ok_or(ParseError::StartLine)?;
+    let (method, rest) = line.split_at(method_end);
+    let rest = trim(rest);
+    let version_start = rest.iter().rposition(|byte| matches!(byte, b' ' | b'\t'));
+    let (uri, version) = rest.split_at(version_start.map_or(0, |gap| gap + 1));
+    let uri = trim_end(uri);
+    if !is_token(method) || !is_version(version) {
+        return Err(ParseError::StartLine);
+    }
+    let start = StartLine::Request {
+        method: Span::within(bytes, method),
+        uri: Span::within(bytes, uri),
+        version_ok: version.eq_ignore_ascii_case(b"SIP/2.0"),
+    };
+    let spaces = line
+        .iter()
+        .filter(|byte| matches!(byte, b' ' | b'\t'))
+        .count();
+    let well_spaced = spaces == 2 && line.len() == method.len() + uri.len() + version.len() + 2;
+    Ok((
+        start,
+        (!well_spaced || uri.is_empty()).then_some(HeadFault::StartLineSpacing),
+    ))
+}
+
+fn status_line(bytes: &[u8], line: &[u8]) -> Result<StartLine, ParseError> {
+    let version_end = memchr::memchr(b' ', line).ok_or(ParseError::StatusCode)?;
+    let (version, rest) = line.split_at(version_end);
+    let rest = &rest[1..];
+    let code_end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+    let (code, reason) = rest.split_at(code_end);
+    let code = decimal(code)
+        .filter(|_| code.len() == 3)
+        .and_then(|code| u16::try_from(code).ok());
+    Ok(StartLine::Status {
+        code: code
+            .filter(|code| (100..700).contains(code))
+            .ok_or(ParseError::StatusCode)?,
+        reason: Span::within(
+            bytes,
+            reason.strip_prefix(b" ").unwrap_or(trim_start(reason)),
+        ),
+        version_ok: version.eq_ignore_ascii_case(b"SIP/2.0"),
+    })
+}
+
+fn is_version(text: &[u8]) -> bool {
+    text.get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"))
+}

@@ -1,0 +1,118 @@
+//! Header parameters: `;name=value;flag;quoted="a;b"` (RFC 3261 section 25.1, generic-param and
+//! uri-parameters).
+
+use super::error::ValueError;
+use super::scan::{is_lws, is_token_byte, quoted_end, trim, trim_end, trim_start};
+
+/// Parameters behind a header value or in a URI, as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parameters<'a>(&'a [u8]);
+
+impl<'a> Parameters<'a> {
+    /// Header parameters: nothing, or `;` and well-formed parameters (RFC 3261 section 25.1).
+    pub(super) fn of_header(raw: &'a [u8]) -> Result<Self, ValueError> {
+        let mut rest = trim(raw);
+        let parameters = Self::of_uri(rest);
+        while let [first, after @ ..] = rest {
+            if *first != b';' {
+                return Err(ValueError::Parameter);
+            }
+            rest = trim_start(&after[parameter_end(trim_start(after), after)?..]);
+        }
+        Ok(parameters)
+    }
+
+    /// URI parameters, whose bytes have been looked at: nothing, or `;` and parameters.
+    pub(super) fn of_uri(raw: &'a [u8]) -> Self {
+        Self(raw.strip_prefix(b";").unwrap_or_default())
+    }
+
+    /// Name and value of each, in order; a quoted value keeps its quotes, a flag has none.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
+        let mut rest = self.0;
+        let parts = std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = part_end(rest);
+            let part = trim(&rest[..end]);
+            rest = rest.get(end + 1..).unwrap_or_default();
+            Some(part)
+        });
+        parts
+            .filter(|part| !part.is_empty())
+            .map(|part| match memchr::memchr(b'=', part) {
+                Some(equals) => (
+                    trim_end(&part[..equals]),
+                    Some(trim_start(&part[equals + 1..])),
+                ),
+                None => (part, None),
+            })
+    }
+
+    /// The value of the first parameter of that name, in any case; empty for a flag.
+    pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
+        let mut all = self.iter();
+        let found = all.find(|(found, _)| found.eq_ignore_ascii_case(name.as_ref()));
+        found.map(|(_, value)| value.unwrap_or_default())
+    }
+
+    /// True if a parameter of that name is there.
+    pub fn has(&self, name: impl AsRef<[u8]>) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// How often that name is there.
+    pub fn count(&self, name: impl AsRef<[u8]>) -> usize {
+        self.iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name.as_ref()))
+            .count()
+    }
+
+    /// As written, from behind the first semicolon.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// Where a part ends: at a semicolon outside quotes, or at the end.
+fn part_end(rest: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = rest
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b';', b'"', rest))
+    {
+        let here = at + found;
+        if rest[here] == b';' {
+            return here;
+        }
+        at = quoted_end(&rest[here..]).map_or(rest.len(), |end| here + end);
+    }
+    rest.len()
+}
+
+/// Where the parameter `text`, a tail of `whole`, ends within `whole`.
+fn parameter_end(text: &[u8], whole: &[u8]) -> Result<usize, ValueError> {
+    let name_end = text
+        .iter()
+        .position(|&byte| !is_token_byte(byte))
+        .unwrap_or(text.len());
+    if name_end == 0 {
+        return Err(ValueError::Parameter);
+    }
+    let rest = &text[name_end..];
+    let rest = match trim_start(rest).strip_prefix(b"=").map(trim_start) {
+        None => rest,
+        Some(value) => &value[value_end(value)?..],
+    };
+    Ok(whole.len() - rest.len())
+}
+
+/// Token, host or quoted string; more than the grammar allows in a token, so that odd values pass.
+fn value_end(value: &[u8]) -> Result<usize, ValueError> {
+    if value.first() == Some(&b'"') {
+        return quoted_end(value);
+    }
+    let ends = |&byte: &u8| is_lws(byte) || byte < b' ' || b";,\"<>\x7f".contains(&byte);
+    Ok(value.iter().position(ends).unwrap_or(value.len()))
+}

@@ -1,0 +1,122 @@
+//! The lexical ground of RFC 3261 section 25.1: white space, tokens, quoted strings, lists.
+
+use std::borrow::Cow;
+
+use super::error::ValueError;
+
+/// Linear white space, with the CR and LF of a folded line.
+pub(super) const fn is_lws(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+pub(super) const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
+        )
+}
+
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
+}
+
+pub(super) fn trim_start(bytes: &[u8]) -> &[u8] {
+    let start = bytes
+        .iter()
+        .position(|&byte| !is_lws(byte))
+        .unwrap_or(bytes.len());
+    &bytes[start..]
+}
+
+pub(super) fn trim_end(bytes: &[u8]) -> &[u8] {
+    let end = bytes
+        .iter()
+        .rposition(|&byte| !is_lws(byte))
+        .map_or(0, |last| last + 1);
+    &bytes[..end]
+}
+
+pub(super) fn trim(bytes: &[u8]) -> &[u8] {
+    trim_end(trim_start(bytes))
+}
+
+/// A row of digits as a number; `None` for anything else, a number above 2^64 included.
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |sum, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// Where the quoted string that starts at the first byte ends, its closing quote included.
+pub(super) fn quoted_end(bytes: &[u8]) -> Result<usize, ValueError> {
+    let mut at = 1;
+    while let Some(found) = bytes
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+    {
+        match bytes[at + found] {
+            b'"' => return Ok(at + found + 1),
+            _ => at += found + 2,
+        }
+    }
+    Err(ValueError::Unbalanced)
+}
+
+/// The values of one field of a list header, trimmed: split at commas outside quotes and angle
+/// brackets. A quote or bracket that never closes takes the rest of the field with it.
+pub(super) struct ListValues<'a> {
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> ListValues<'a> {
+    pub(super) const fn of(field: &'a [u8]) -> Self {
+        Self { rest: Some(field) }
+    }
+}
+
+impl<'a> Iterator for ListValues<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest.take()?;
+        let end = value_end(rest);
+        self.rest = rest.get(end + 1..);
+        Some(trim(&rest[..end]))
+    }
+}
+
+/// Where the first value of a list ends: at its comma or at the end.
+pub(super) fn value_end(list: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = memchr::memchr3(b',', b'"', b'<', &list[at..]) {
+        let here = at + found;
+        at = match list[here] {
+            b',' => return here,
+            b'"' => quoted_end(&list[here..]).map_or(list.len(), |end| here + end),
+            _ => memchr::memchr(b'>', &list[here..]).map_or(list.len(), |end| here + end + 1),
+        };
+    }
+    list.len()
+}
+
+/// The value on one line: each fold becomes one space (RFC 3261 section 7.3.1), and so does a CR
+/// or LF that is none.
+pub(super) fn unfold(value: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr2(b'\r', b'\n', value).is_none() {
+        return Cow::Borrowed(value);
+    }
+    let mut line = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some(fold) = memchr::memchr2(b'\r', b'\n', rest) {
+        line.extend_from_slice(trim_end(&rest[..fold]));
+        line.push(b' ');
+        rest = trim_start(&rest[fold..]);
+    }
+    line.extend_from_slice(rest);
+    Cow::Owned(line)
+}

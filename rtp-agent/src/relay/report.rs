@@ -59,6 +59,8 @@ pub struct Status {
     ports_in_use: usize,
     ports_quarantined: usize,
     leases: u64,
+    /// Sessions with a call that has not ended.
+    sessions_bound: usize,
     sessions: Vec<SessionStatus>,
     /// Sessions that the list leaves out.
     sessions_omitted: u64,
@@ -201,6 +203,10 @@ impl Relay {
             ports_in_use: self.ports.in_use(),
             ports_quarantined: self.ports.quarantined(),
             leases: gauges.leases,
+            sessions_bound: bound
+                .iter()
+                .filter(|(_, entry)| !entry.session.is_lingering())
+                .count(),
             sessions: sessions.collect(),
             sessions_omitted: bound.len().saturating_sub(MAX_LISTED) as u64,
         }

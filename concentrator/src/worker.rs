@@ -104,7 +104,12 @@ impl Worker {
         let relays = config
             .relays()
             .map(|(id, relay, _)| (id, relay.agent.clone()));
-        let relays = RelayPool::new(&config.name, relays, Settings::default());
+        let first_request = u64::try_from(unix_time().as_micros()).unwrap_or(1);
+        let settings = Settings {
+            first_request,
+            ..Settings::default()
+        };
+        let relays = RelayPool::new(&config.name, relays, settings);
         let calls = Calls::new(config.media.anchor, config.media.relay, relays);
         let proxy = Proxy::new(proxy_config(config)?);
         Ok(Self {
@@ -253,7 +258,7 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
             max_contacts_per_user: limits.max_contacts_per_user,
             max_bindings: limits.max_bindings,
         },
-        epoch: (now(), unix_seconds()),
+        epoch: (now(), unix_time().as_secs()),
     })
 }
 
@@ -281,8 +286,8 @@ fn now() -> Instant {
     clippy::disallowed_methods,
     reason = "the worker's clock is read here and handed on"
 )]
-fn unix_seconds() -> u64 {
+fn unix_time() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .unwrap_or_default()
 }

@@ -35,6 +35,9 @@ pub struct Settings {
     pub stock: u32,
     /// The interval of heartbeats.
     pub heartbeat: Duration,
+    /// The number of the first request. An agent remembers the answers to recent requests, so a
+    /// concentrator that restarts must not begin where it began before.
+    pub first_request: u64,
 }
 
 impl Default for Settings {
@@ -42,6 +45,7 @@ impl Default for Settings {
         Self {
             stock: 64,
             heartbeat: Duration::from_millis(500),
+            first_request: 1,
         }
     }
 }
@@ -206,7 +210,7 @@ impl RelayPool {
             agents,
             agent_of,
             links: HashMap::new(),
-            next_request: 1,
+            next_request: settings.first_request,
             commands: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),

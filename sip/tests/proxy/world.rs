@@ -1,5 +1,11 @@
 //! A proxy in virtual time, with Alice and Bob as scripted messages.
 
+#![expect(
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test may panic, and any instant will do to begin with"
+)]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! The configuration: `concentrator.toml` as checked types.
 //!
-//! [`Config::load`] reads the file ([`file::File`] is its shape) and then judges what TOML cannot:
+//! `Config::load` reads the file ([`file::File`] is its shape) and then judges what TOML cannot:
 //! that (key, mark) names one relay world-wide, that an outer source belongs to one edge, that
 //! certificates are there. An error names file, line and key and says what to change; the program
 //! then ends with exit code 2 and has opened nothing.

@@ -12,7 +12,7 @@ use crate::capture::Capture;
 use crate::frame::Packet;
 use crate::phone::{self, Transport};
 use crate::process::Process;
-use crate::service::{self, Service};
+use crate::service::Service;
 use crate::topology::two_edges::{PHONE, TwoEdges};
 use crate::wait;
 
@@ -257,10 +257,11 @@ fn wait_for_the_end(net: &TwoEdges, service: &Service) -> Result<Holdings> {
 }
 
 fn holdings(net: &TwoEdges, service: &Service) -> Result<Holdings> {
+    let [sessions1, sessions2] = service.sessions(net)?;
     Ok(Holdings {
-        calls: service::calls(&service.concentrator.status(&net.concentrator)?),
-        sessions1: service::sessions(&service.relay1.status(&net.edge1)?),
-        sessions2: service::sessions(&service.relay2.status(&net.edge2)?),
+        calls: service.calls(net)?,
+        sessions1,
+        sessions2,
     })
 }
 

@@ -128,6 +128,24 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Calls that the concentrator lists.
+    pub(crate) fn calls(&self, net: &TwoEdges) -> Result<u64> {
+        let status = self.concentrator.status(&net.concentrator)?;
+        let calls = status.get("calls").and_then(Value::as_array);
+        let calls = calls.with_context(|| format!("/status lists no calls: {status}"))?;
+        Ok(calls.len() as u64)
+    }
+
+    /// Sessions of calls on the relays of edge 1 and edge 2.
+    pub(crate) fn sessions(&self, net: &TwoEdges) -> Result<[u64; 2]> {
+        Ok([
+            self.relay1.gauge(&net.edge1, "sipcast_relay_sessions")?,
+            self.relay2.gauge(&net.edge2, "sipcast_relay_sessions")?,
+        ])
+    }
+}
+
 impl Program {
     /// Waits for `/healthz` to answer 200.
     pub(crate) fn wait_until_healthy(&mut self, namespace: &Namespace) -> Result<()> {
@@ -151,6 +169,15 @@ impl Program {
         serde_json::from_str(&body).with_context(|| format!("/status is not JSON: {body}"))
     }
 
+    /// The value of a gauge without labels.
+    fn gauge(&self, namespace: &Namespace, name: &str) -> Result<u64> {
+        let metrics = self.metrics(namespace)?;
+        let sample = metrics.iter().find(|(sample, _)| sample == name);
+        Ok(sample
+            .with_context(|| format!("there is no metric {name}"))?
+            .1 as u64)
+    }
+
     /// `/metrics`: every sample, as name with labels and value.
     pub(crate) fn metrics(&self, namespace: &Namespace) -> Result<Vec<(String, f64)>> {
         let body = http::get(namespace, self.admin, "/metrics")?;
@@ -165,16 +192,6 @@ impl Program {
     }
 }
 
-/// Calls that the concentrator knows of.
-pub(crate) fn calls(concentrator: &Value) -> u64 {
-    number(concentrator, &["calls"])
-}
-
-/// Sessions with a call on them that a relay knows of.
-pub(crate) fn sessions(relay: &Value) -> u64 {
-    number(relay, &["bound", "sessions_bound"])
-}
-
 /// Relays that the concentrator can use at once.
 fn relays_with_leases(concentrator: &Value) -> usize {
     let relays = concentrator.get("relays").and_then(Value::as_array);
@@ -184,30 +201,6 @@ fn relays_with_leases(concentrator: &Value) -> usize {
             .filter(|relay| relay.get("leases").and_then(Value::as_u64) > Some(0))
             .count()
     })
-}
-
-/// The first of these keys anywhere in a document, as a number or as the length of a list.
-fn number(document: &Value, keys: &[&str]) -> u64 {
-    match document {
-        Value::Object(fields) => fields
-            .iter()
-            .find_map(|(key, value)| {
-                let here = keys
-                    .contains(&key.as_str())
-                    .then(|| length(value))
-                    .flatten();
-                here.or_else(|| Some(number(value, keys)).filter(|found| *found > 0))
-            })
-            .unwrap_or(0),
-        Value::Array(items) => items.iter().map(|item| number(item, keys)).sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
-    }
-}
-
-fn length(value: &Value) -> Option<u64> {
-    value
-        .as_u64()
-        .or_else(|| value.as_array().map(|items| items.len() as u64))
 }
 
 /// Where one of our programs is: beside this one.

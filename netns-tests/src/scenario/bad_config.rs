@@ -55,19 +55,19 @@ fn cases() -> Vec<Case> {
             "ingress-unknown-key",
             i,
             &format!("colour = 1\n{ingress}"),
-            &["colour", "toml:1"],
+            &["colour", "line 1"],
         ),
         case(
             "concentrator-unknown-key",
             c,
             &format!("colour = 1\n{concentrator}"),
-            &["colour", "toml:1"],
+            &["colour", "line 1"],
         ),
         case(
             "agent-unknown-key",
             a,
             &format!("colour = 1\n{agent}"),
-            &["colour", "toml:1"],
+            &["colour", "line 1"],
         ),
         case(
             "ingress-mark-too-big",

@@ -83,7 +83,7 @@ const PROBES: [Probe; 14] = [
     },
     Probe {
         name: "Content-Length beyond the datagram",
-        counter: "event=",
+        counter: "\"request_rejected\"",
         send: |net| datagram(net, &options("Content-Length: 4000\r\n", 10)),
     },
     Probe {

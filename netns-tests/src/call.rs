@@ -1,5 +1,6 @@
 //! One call in `two-edges`, watched at five places: both phones, both edges, the concentrator.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -54,6 +55,20 @@ pub(crate) struct Holdings {
     pub(crate) calls: u64,
     pub(crate) sessions1: u64,
     pub(crate) sessions2: u64,
+}
+
+impl fmt::Display for Holdings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            calls,
+            sessions1,
+            sessions2,
+        } = self;
+        write!(
+            f,
+            "concentrator: {calls} calls; sessions: relay 1: {sessions1}, relay 2: {sessions2}"
+        )
+    }
 }
 
 /// A call from the first REGISTER to the last packet.

@@ -19,15 +19,13 @@ pub(crate) fn run(out: &Path, seconds: u32) -> Result<()> {
     fs::create_dir_all(out)?;
     let out = out.canonicalize()?;
     let progress = |line: &str| println!("  ... {line}");
-    println!("Building the network `two-edges` and starting the five programs");
+    println!("Building the network `two-edges`");
     let work = out.join("work");
     if work.exists() {
         fs::remove_dir_all(&work)?;
     }
     fs::create_dir_all(&work)?;
     let net = TwoEdges::build()?;
-    let mut service = Service::start(&net, &work)?;
-    progress("ingress and relay on both edges, and the concentrator, are up");
     let mut short = Vec::new();
     for transport in [Transport::Udp, Transport::Tcp] {
         println!("\nA call over {transport}: {seconds} s of audio each way");
@@ -38,6 +36,10 @@ pub(crate) fn run(out: &Path, seconds: u32) -> Result<()> {
             middle: Middle::Flip,
         };
         let folder = work.join(transport.to_string());
+        fs::create_dir_all(&folder)?;
+        // Fresh programs: else the phones' bindings of the first call would be called too.
+        let mut service = Service::start(&net, &folder)?;
+        progress("ingress and relay on both edges, and the concentrator, are up");
         let record = call::place(&net, &mut service, plan, &folder, &progress)?;
         short.extend(show(&record, &out)?);
     }
@@ -159,7 +161,7 @@ fn sentence(record: &CallRecord, figures: &Figures, good: bool) -> String {
     }
     let connection = match record.plan.transport {
         Transport::Udp => "",
-        Transport::Tcp => " on its one TCP connection",
+        Transport::Tcp => ". The caller used one TCP connection for all of it",
     };
     format!(
         "Shown: two phones behind NATs at the same private address called each other through one \

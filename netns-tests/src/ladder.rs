@@ -217,7 +217,7 @@ impl Line {
         } else {
             self.0[left + 1] = '◀';
         }
-        let room = right - left - 4;
+        let room = right - left - 3;
         let label: String = label.chars().take(room).collect();
         let start = left + 1 + (right - left - label.chars().count()) / 2;
         self.put(start, &label);
@@ -262,15 +262,15 @@ fn svg_row(out: &mut String, y: usize, row: &Row) {
     let time = row.at as f64 / 1000.0;
     let _ = writeln!(
         out,
-        "<text x=\"62\" y=\"{}\" text-anchor=\"end\" fill=\"#6b7280\" font-size=\"11\">{time:.1} ms</text>",
+        "<text x=\"88\" y=\"{}\" text-anchor=\"end\" fill=\"#6b7280\" font-size=\"11\">{time:.1} ms</text>",
         y + 4
     );
     match &row.what {
         What::Note(note) => {
             let _ = writeln!(
                 out,
-                "<rect x=\"80\" y=\"{}\" width=\"990\" height=\"22\" rx=\"3\" fill=\"#fff4d6\" stroke=\"#e0b84c\"/>\
-                 <text x=\"575\" y=\"{}\" text-anchor=\"middle\" fill=\"#5c4400\">{}</text>",
+                "<rect x=\"98\" y=\"{}\" width=\"964\" height=\"22\" rx=\"3\" fill=\"#fff4d6\" stroke=\"#e0b84c\"/>\
+                 <text x=\"580\" y=\"{}\" text-anchor=\"middle\" fill=\"#5c4400\">{}</text>",
                 y - 12,
                 y + 4,
                 escape(note)
@@ -287,7 +287,7 @@ fn svg_row(out: &mut String, y: usize, row: &Row) {
         } => {
             svg_arrow(out, y - 4, *phone, *edge, line, color(*edge), false);
             let lower = if phone.abs_diff(*edge) > 1 {
-                y + 10
+                y + 14
             } else {
                 y - 4
             };
@@ -329,7 +329,7 @@ fn svg_arrow(
 }
 
 fn place(participant: usize) -> usize {
-    140 + participant * 215
+    160 + participant * 210
 }
 
 fn color(participant: usize) -> &'static str {

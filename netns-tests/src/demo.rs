@@ -209,11 +209,11 @@ fn page(
     )
 }
 
-/// All captures in one file; each keeps the name of its namespace.
+/// All captures in one file, each as an interface of its own: ua1, ua2, edge 1, edge 2, concentrator.
 fn merge(record: &CallRecord, into: &Path) -> Result<()> {
     let mut merge = Command::new("mergecap");
     merge
-        .args(["-F", "pcapng", "-w"])
+        .args(["-F", "pcapng", "-I", "none", "-w"])
         .arg(into)
         .args(&record.files);
     command::finish("lab", "mergecap", merge, "").map(drop)

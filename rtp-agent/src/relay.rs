@@ -15,9 +15,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use wire::relay_control::{
-    ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, SideAddr, ToAgent, VERSION,
-};
+use wire::relay_control::{FromAgent, Lease, SessionStatistics, Side, SideAddr, ToAgent, VERSION};
 
 use crate::control::{Fault, Link, Work};
 use crate::hold::HoldBudget;
@@ -25,11 +23,8 @@ use crate::ports::{PortPair, PortPool, PortRange};
 use crate::session::{Component, Context, Expiry, Limits, Output, Packet, Session};
 
 pub mod report;
-
-/// Addresses in one gate.
-const MAX_EXPECTED: usize = 16;
-/// Leases in one message.
-const MAX_LEASES: usize = 256;
+mod requests;
+mod stock;
 
 /// Names a session in all messages; never used twice by one run of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -272,39 +267,6 @@ impl Relay {
         self.flush_link(concentrator);
     }
 
-    /// The ports of a session are open.
-    pub fn handle_opened(&mut self, session: SessionId, now: Instant) {
-        let Some(entry) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        entry.opening = false;
-        let (owner, lease) = (entry.owner, entry.lease);
-        let Some(stocked) = self.links.get_mut(owner.0) else {
-            return;
-        };
-        if stocked.link.is_up() {
-            let leases = vec![lease];
-            stocked.link.notify(FromAgent::Leases { leases });
-        } else {
-            entry.session.handle_owner_lost(now);
-        }
-        self.settle(session);
-        self.flush_link(owner);
-    }
-
-    /// A port of a session could not be opened; those that could are closed again.
-    pub fn handle_open_failed(&mut self, session: SessionId, now: Instant) {
-        let Some(entry) = self.sessions.remove(&session) else {
-            return;
-        };
-        self.troubles.open_failed += 1;
-        for pair in entry.pairs {
-            self.ports.release_foreign(pair, now);
-        }
-        self.count_used(entry.owner);
-        self.refill(entry.owner, now);
-    }
-
     /// The kernel did not take packets that [`Relay::forward`] had let out of this port.
     pub fn handle_send_failed(&mut self, port: RelayPort, packets: u64) {
         if let Some(entry) = self.sessions.get_mut(&port.session) {
@@ -363,205 +325,6 @@ impl Relay {
     /// True while [`Relay::poll_command`] has something.
     pub fn has_commands(&self) -> bool {
         !self.commands.is_empty()
-    }
-
-    fn welcomed(&mut self, concentrator: ConcentratorId, wanted: u32, now: Instant) {
-        let leases: Vec<Lease> = self
-            .leases_of(concentrator)
-            .into_iter()
-            .filter_map(|session| {
-                let entry = self.sessions.get_mut(&session)?;
-                entry.session.handle_owner_back();
-                (!entry.opening).then_some(entry.lease)
-            })
-            .collect();
-        let stocked = &mut self.links[concentrator.0];
-        stocked.wanted = wanted.min(self.config.max_stock);
-        for leases in leases.chunks(MAX_LEASES) {
-            let leases = leases.to_vec();
-            stocked.link.notify(FromAgent::Leases { leases });
-        }
-        if self.draining {
-            stocked.link.notify(FromAgent::Draining);
-        }
-        self.refill(concentrator, now);
-    }
-
-    fn carry_out(&mut self, concentrator: ConcentratorId, asked: ToAgent, now: Instant) {
-        let (request, outcome) = match asked.clone() {
-            ToAgent::Bind {
-                request,
-                session,
-                a,
-                b,
-                call,
-            } => (
-                request,
-                self.bind(concentrator, SessionId(session), [a, b], call, now),
-            ),
-            ToAgent::Update {
-                request,
-                session,
-                side,
-                gate,
-            } => (
-                request,
-                self.update(concentrator, SessionId(session), side, gate, now),
-            ),
-            ToAgent::Release { request, session } => {
-                (request, self.release(concentrator, SessionId(session), now))
-            }
-            ToAgent::Query { request, session } => {
-                return self.query(concentrator, request, SessionId(session), now);
-            }
-            // The link has dealt with these.
-            ToAgent::Welcome { .. } | ToAgent::Heartbeat { .. } | ToAgent::HeartbeatAck { .. } => {
-                return;
-            }
-        };
-        let answer = match outcome {
-            Ok(()) => FromAgent::Done { request },
-            Err(code) => {
-                self.troubles.requests_failed += 1;
-                failed(request, code)
-            }
-        };
-        self.links[concentrator.0]
-            .link
-            .answer(request, asked, answer);
-    }
-
-    fn bind(
-        &mut self,
-        concentrator: ConcentratorId,
-        session: SessionId,
-        [a, b]: [Gate; 2],
-        call: String,
-        now: Instant,
-    ) -> Result<(), ErrorCode> {
-        if a.expected.len() > MAX_EXPECTED || b.expected.len() > MAX_EXPECTED {
-            return Err(ErrorCode::BadRequest);
-        }
-        let entry = owned(&mut self.sessions, concentrator, session)?;
-        let was_lease = entry.session.is_lease();
-        let mut context = Context {
-            hold: &mut self.hold,
-            out: &mut self.outputs,
-        };
-        entry.session.handle_bind(a, b, now, &mut context);
-        entry.bound_at.get_or_insert(now);
-        entry.call = call;
-        self.settle(session);
-        if was_lease {
-            self.count_used(concentrator);
-            self.refill(concentrator, now);
-        }
-        Ok(())
-    }
-
-    fn update(
-        &mut self,
-        concentrator: ConcentratorId,
-        session: SessionId,
-        side: Side,
-        gate: Gate,
-        now: Instant,
-    ) -> Result<(), ErrorCode> {
-        if gate.expected.len() > MAX_EXPECTED {
-            return Err(ErrorCode::BadRequest);
-        }
-        let entry = owned(&mut self.sessions, concentrator, session)?;
-        if entry.session.is_lease() {
-            return Err(ErrorCode::BadRequest);
-        }
-        entry.session.handle_update(side, gate, now);
-        self.settle(session);
-        Ok(())
-    }
-
-    fn release(
-        &mut self,
-        concentrator: ConcentratorId,
-        session: SessionId,
-        now: Instant,
-    ) -> Result<(), ErrorCode> {
-        let entry = self
-            .sessions
-            .get_mut(&session)
-            .ok_or(ErrorCode::UnknownSession)?;
-        if entry.owner != concentrator {
-            return Err(ErrorCode::NotYourSession);
-        }
-        let was_lease = entry.session.is_lease();
-        entry.session.handle_release(now);
-        self.settle(session);
-        if was_lease {
-            self.count_used(concentrator);
-        }
-        Ok(())
-    }
-
-    fn query(
-        &mut self,
-        concentrator: ConcentratorId,
-        request: u64,
-        session: SessionId,
-        now: Instant,
-    ) {
-        let answer = match self.sessions.get(&session) {
-            Some(entry) if entry.owner == concentrator => FromAgent::Statistics {
-                request,
-                session: session.0,
-                stats: entry.statistics(now),
-            },
-            Some(_) => failed(request, ErrorCode::NotYourSession),
-            None => failed(request, ErrorCode::UnknownSession),
-        };
-        self.links[concentrator.0].link.notify(answer);
-    }
-
-    /// Prepares leases until the concentrator has as many as it wants.
-    fn refill(&mut self, concentrator: ConcentratorId, now: Instant) {
-        if self.draining {
-            return;
-        }
-        loop {
-            let stocked = &mut self.links[concentrator.0];
-            if !stocked.link.is_up() || stocked.unused >= stocked.wanted {
-                return;
-            }
-            let Some(pairs) = take_two(&mut self.ports, now) else {
-                self.troubles.no_ports += 1;
-                // Released pairs come back by themselves; foreign ones, too.
-                self.retry_refill = Some(now + Duration::from_secs(1));
-                return;
-            };
-            stocked.unused += 1;
-            let session = SessionId(self.next_session);
-            self.next_session += 1;
-            let [a, b] = pairs.map(|pair| SideAddr {
-                addr: self.config.address,
-                rtp: pair.rtp(),
-                rtcp: pair.rtcp(),
-            });
-            let entry = Entry {
-                owner: concentrator,
-                lease: Lease {
-                    session: session.0,
-                    a,
-                    b,
-                },
-                pairs,
-                session: Session::new(self.config.limits),
-                opening: true,
-                armed: None,
-                bound_at: None,
-                call: String::new(),
-                send_failed: [0; 2],
-            };
-            self.sessions.insert(session, entry);
-            self.commands.push_back(Command::Open { session, a, b });
-        }
     }
 
     /// After a session has worked: turns its outputs into commands and sets its timer.
@@ -676,23 +439,6 @@ impl Relay {
             });
         }
     }
-
-    fn count_used(&mut self, owner: ConcentratorId) {
-        if let Some(stocked) = self.links.get_mut(owner.0) {
-            stocked.unused = stocked.unused.saturating_sub(1);
-        }
-    }
-
-    fn leases_of(&self, concentrator: ConcentratorId) -> Vec<SessionId> {
-        let mut leases: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, entry)| entry.owner == concentrator && entry.session.is_lease())
-            .map(|(&session, _)| session)
-            .collect();
-        leases.sort_unstable();
-        leases
-    }
 }
 
 impl Entry {
@@ -707,42 +453,6 @@ impl Entry {
             a: side(Side::A),
             b: side(Side::B),
         }
-    }
-}
-
-/// A session that this concentrator may change.
-fn owned(
-    sessions: &mut HashMap<SessionId, Entry>,
-    concentrator: ConcentratorId,
-    session: SessionId,
-) -> Result<&mut Entry, ErrorCode> {
-    let entry = sessions
-        .get_mut(&session)
-        .filter(|entry| !entry.opening && !entry.session.is_lingering())
-        .ok_or(ErrorCode::UnknownSession)?;
-    if entry.owner == concentrator {
-        Ok(entry)
-    } else {
-        Err(ErrorCode::NotYourSession)
-    }
-}
-
-fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
-    let first = ports.take(now)?;
-    match ports.take(now) {
-        Some(second) => Some([first, second]),
-        None => {
-            ports.put_back(first);
-            None
-        }
-    }
-}
-
-fn failed(request: u64, code: ErrorCode) -> FromAgent {
-    FromAgent::Failed {
-        request,
-        code,
-        text: code.to_string(),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Control messages and packets in, exact commands out.
 
+use super::requests::failed;
 use super::*;
 use crate::clock;
-use wire::relay_control::GateMode;
+use wire::relay_control::{ErrorCode, Gate, GateMode};
 
 const C1: ConcentratorId = ConcentratorId(0);
 const C2: ConcentratorId = ConcentratorId(1);

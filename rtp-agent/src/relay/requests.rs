@@ -1,0 +1,176 @@
+//! What a concentrator asks of a session: bind, update, release, query.
+//!
+//! [`carry_out`](Relay::carry_out) gets each request once, since [`crate::control::Link`] has answered
+//! repetitions. A session obeys only the concentrator it was leased to; a request that cannot be carried
+//! out changes nothing and is answered by its error code.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use wire::relay_control::{ErrorCode, FromAgent, Gate, Side, ToAgent};
+
+use super::{ConcentratorId, Entry, Relay, SessionId};
+use crate::session::Context;
+
+/// Addresses in one gate.
+const MAX_EXPECTED: usize = 16;
+
+impl Relay {
+    pub(super) fn carry_out(&mut self, concentrator: ConcentratorId, asked: ToAgent, now: Instant) {
+        let (request, outcome) = match asked.clone() {
+            ToAgent::Bind {
+                request,
+                session,
+                a,
+                b,
+                call,
+            } => (
+                request,
+                self.bind(concentrator, SessionId(session), [a, b], call, now),
+            ),
+            ToAgent::Update {
+                request,
+                session,
+                side,
+                gate,
+            } => (
+                request,
+                self.update(concentrator, SessionId(session), side, gate, now),
+            ),
+            ToAgent::Release { request, session } => {
+                (request, self.release(concentrator, SessionId(session), now))
+            }
+            ToAgent::Query { request, session } => {
+                return self.query(concentrator, request, SessionId(session), now);
+            }
+            // The link has dealt with these.
+            ToAgent::Welcome { .. } | ToAgent::Heartbeat { .. } | ToAgent::HeartbeatAck { .. } => {
+                return;
+            }
+        };
+        let answer = match outcome {
+            Ok(()) => FromAgent::Done { request },
+            Err(code) => {
+                self.troubles.requests_failed += 1;
+                failed(request, code)
+            }
+        };
+        self.links[concentrator.0]
+            .link
+            .answer(request, asked, answer);
+    }
+
+    fn bind(
+        &mut self,
+        concentrator: ConcentratorId,
+        session: SessionId,
+        [a, b]: [Gate; 2],
+        call: String,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        if a.expected.len() > MAX_EXPECTED || b.expected.len() > MAX_EXPECTED {
+            return Err(ErrorCode::BadRequest);
+        }
+        let entry = owned(&mut self.sessions, concentrator, session)?;
+        let was_lease = entry.session.is_lease();
+        let mut context = Context {
+            hold: &mut self.hold,
+            out: &mut self.outputs,
+        };
+        entry.session.handle_bind(a, b, now, &mut context);
+        entry.bound_at.get_or_insert(now);
+        entry.call = call;
+        self.settle(session);
+        if was_lease {
+            self.count_used(concentrator);
+            self.refill(concentrator, now);
+        }
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        concentrator: ConcentratorId,
+        session: SessionId,
+        side: Side,
+        gate: Gate,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        if gate.expected.len() > MAX_EXPECTED {
+            return Err(ErrorCode::BadRequest);
+        }
+        let entry = owned(&mut self.sessions, concentrator, session)?;
+        if entry.session.is_lease() {
+            return Err(ErrorCode::BadRequest);
+        }
+        entry.session.handle_update(side, gate, now);
+        self.settle(session);
+        Ok(())
+    }
+
+    fn release(
+        &mut self,
+        concentrator: ConcentratorId,
+        session: SessionId,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        let entry = self
+            .sessions
+            .get_mut(&session)
+            .ok_or(ErrorCode::UnknownSession)?;
+        if entry.owner != concentrator {
+            return Err(ErrorCode::NotYourSession);
+        }
+        let was_lease = entry.session.is_lease();
+        entry.session.handle_release(now);
+        self.settle(session);
+        if was_lease {
+            self.count_used(concentrator);
+        }
+        Ok(())
+    }
+
+    fn query(
+        &mut self,
+        concentrator: ConcentratorId,
+        request: u64,
+        session: SessionId,
+        now: Instant,
+    ) {
+        let answer = match self.sessions.get(&session) {
+            Some(entry) if entry.owner == concentrator => FromAgent::Statistics {
+                request,
+                session: session.0,
+                stats: entry.statistics(now),
+            },
+            Some(_) => failed(request, ErrorCode::NotYourSession),
+            None => failed(request, ErrorCode::UnknownSession),
+        };
+        self.links[concentrator.0].link.notify(answer);
+    }
+}
+
+/// A session that this concentrator may change.
+fn owned(
+    sessions: &mut HashMap<SessionId, Entry>,
+    concentrator: ConcentratorId,
+    session: SessionId,
+) -> Result<&mut Entry, ErrorCode> {
+    let entry = sessions
+        .get_mut(&session)
+        .filter(|entry| !entry.opening && !entry.session.is_lingering())
+        .ok_or(ErrorCode::UnknownSession)?;
+    if entry.owner == concentrator {
+        Ok(entry)
+    } else {
+        Err(ErrorCode::NotYourSession)
+    }
+}
+
+pub(super) fn failed(request: u64, code: ErrorCode) -> FromAgent {
+    FromAgent::Failed {
+        request,
+        code,
+        text: code.to_string(),
+    }
+}

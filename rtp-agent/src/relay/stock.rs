@@ -1,0 +1,145 @@
+//! The stock of leases: sessions whose ports are open before a call needs them.
+//!
+//! A welcome says how many a concentrator wants; [`Relay::refill`] opens as many as are missing, and
+//! each is offered once its ports are open. A lease leaves the stock by a bind, by a release, by its
+//! expiry or because its ports cannot be opened: each calls [`Relay::count_used`].
+
+use std::time::{Duration, Instant};
+
+use wire::relay_control::{FromAgent, Lease, SideAddr};
+
+use super::{Command, ConcentratorId, Entry, Relay, SessionId};
+use crate::ports::{PortPair, PortPool};
+use crate::session::Session;
+
+/// Leases in one message.
+const MAX_LEASES: usize = 256;
+
+impl Relay {
+    /// The ports of a session are open.
+    pub fn handle_opened(&mut self, session: SessionId, now: Instant) {
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        entry.opening = false;
+        let (owner, lease) = (entry.owner, entry.lease);
+        let Some(stocked) = self.links.get_mut(owner.0) else {
+            return;
+        };
+        if stocked.link.is_up() {
+            let leases = vec![lease];
+            stocked.link.notify(FromAgent::Leases { leases });
+        } else {
+            entry.session.handle_owner_lost(now);
+        }
+        self.settle(session);
+        self.flush_link(owner);
+    }
+
+    /// A port of a session could not be opened; those that could are closed again.
+    pub fn handle_open_failed(&mut self, session: SessionId, now: Instant) {
+        let Some(entry) = self.sessions.remove(&session) else {
+            return;
+        };
+        self.troubles.open_failed += 1;
+        for pair in entry.pairs {
+            self.ports.release_foreign(pair, now);
+        }
+        self.count_used(entry.owner);
+        self.refill(entry.owner, now);
+    }
+
+    pub(super) fn welcomed(&mut self, concentrator: ConcentratorId, wanted: u32, now: Instant) {
+        let leases: Vec<Lease> = self
+            .leases_of(concentrator)
+            .into_iter()
+            .filter_map(|session| {
+                let entry = self.sessions.get_mut(&session)?;
+                entry.session.handle_owner_back();
+                (!entry.opening).then_some(entry.lease)
+            })
+            .collect();
+        let stocked = &mut self.links[concentrator.0];
+        stocked.wanted = wanted.min(self.config.max_stock);
+        for leases in leases.chunks(MAX_LEASES) {
+            let leases = leases.to_vec();
+            stocked.link.notify(FromAgent::Leases { leases });
+        }
+        if self.draining {
+            stocked.link.notify(FromAgent::Draining);
+        }
+        self.refill(concentrator, now);
+    }
+
+    /// Prepares leases until the concentrator has as many as it wants.
+    pub(super) fn refill(&mut self, concentrator: ConcentratorId, now: Instant) {
+        if self.draining {
+            return;
+        }
+        loop {
+            let stocked = &mut self.links[concentrator.0];
+            if !stocked.link.is_up() || stocked.unused >= stocked.wanted {
+                return;
+            }
+            let Some(pairs) = take_two(&mut self.ports, now) else {
+                self.troubles.no_ports += 1;
+                // Released pairs come back by themselves; foreign ones, too.
+                self.retry_refill = Some(now + Duration::from_secs(1));
+                return;
+            };
+            stocked.unused += 1;
+            let session = SessionId(self.next_session);
+            self.next_session += 1;
+            let [a, b] = pairs.map(|pair| SideAddr {
+                addr: self.config.address,
+                rtp: pair.rtp(),
+                rtcp: pair.rtcp(),
+            });
+            let entry = Entry {
+                owner: concentrator,
+                lease: Lease {
+                    session: session.0,
+                    a,
+                    b,
+                },
+                pairs,
+                session: Session::new(self.config.limits),
+                opening: true,
+                armed: None,
+                bound_at: None,
+                call: String::new(),
+                send_failed: [0; 2],
+            };
+            self.sessions.insert(session, entry);
+            self.commands.push_back(Command::Open { session, a, b });
+        }
+    }
+
+    pub(super) fn count_used(&mut self, owner: ConcentratorId) {
+        if let Some(stocked) = self.links.get_mut(owner.0) {
+            stocked.unused = stocked.unused.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn leases_of(&self, concentrator: ConcentratorId) -> Vec<SessionId> {
+        let mut leases: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, entry)| entry.owner == concentrator && entry.session.is_lease())
+            .map(|(&session, _)| session)
+            .collect();
+        leases.sort_unstable();
+        leases
+    }
+}
+
+fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
+    let first = ports.take(now)?;
+    match ports.take(now) {
+        Some(second) => Some([first, second]),
+        None => {
+            ports.put_back(first);
+            None
+        }
+    }
+}

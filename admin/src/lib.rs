@@ -8,11 +8,14 @@
 //! 4. [`logging::start`] sends logs to stderr, as text or JSON.
 //! 5. The program's own `run` opens its devices and calls [`http::serve`] for `/metrics`, `/healthz`
 //!    and `/status`. It ends when [`run::Shutdown`] says so (SIGINT, SIGTERM), exit code 0, or with
-//!    an error, exit code 1.
+//!    an error, exit code 1. A second signal ends it at once, exit code 1.
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod config;
+#[cfg(feature = "tls")]
+pub mod credentials;
 pub mod http;
 pub mod logging;
 pub mod run;
+pub mod sampled;

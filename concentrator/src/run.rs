@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tunnel_io::device_drops::DeviceDrops;
 
 use crate::config::Config;
 use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
@@ -41,6 +42,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    register_device_drops(&config, &mut registry);
     let flows = Arc::new(FlowTable::new(FLOWS));
     let status = Status::default();
     let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
@@ -78,6 +80,23 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         ended = worker::run(parts) => ended,
         Some(ended) = tasks.join_next() => ended?,
     }
+}
+
+fn register_device_drops(config: &Config, registry: &mut Registry) {
+    let drops = |device: &str| DeviceDrops::of(device).ok().flatten();
+    let (into_kernel, into_device) = (config.tunnel.device.clone(), config.tunnel.device.clone());
+    admin::sampled::register_counter(
+        registry,
+        "sipcast_concentrator_device_receive_drops",
+        "Packets written into the TUN device that the kernel dropped there",
+        move || Some(drops(&into_kernel)?.received),
+    );
+    admin::sampled::register_counter(
+        registry,
+        "sipcast_concentrator_device_transmit_drops",
+        "Packets that the kernel routed into the TUN device, where nobody reads them",
+        move || Some(drops(&into_device)?.sent),
+    );
 }
 
 async fn serve_pages(

@@ -15,6 +15,7 @@ use admin::run::Shutdown;
 use anyhow::{Context, bail};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use tunnel_io::device_drops::DeviceDrops;
 use tunnel_io::gre_socket::{GrePacket, GreSocket};
 use tunnel_io::packet_batch::PacketBatch;
 use tunnel_io::routes::RouteIntoDevice;
@@ -30,10 +31,11 @@ const BATCH: usize = 64;
 
 /// Runs until the end is requested or the device is lost.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
+    check_system(&config)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    register_queue_drops(&config, &mut registry);
     let _admin = serve_admin(&config, registry, metrics.clone()).await?;
-    check_system(&config)?;
     let tunnel = OpenTunnel::open(&config)?;
     tracing::info!(
         relay = %config.relay,
@@ -71,13 +73,14 @@ impl OpenTunnel {
     /// The routes come last: from then on packets arrive.
     fn open(config: &Config) -> anyhow::Result<Self> {
         let tunnel = &config.tunnel;
-        let socket = GreSocket::bind(tunnel.source, tunnel.outer_dscp).with_context(|| {
-            format!(
-                "cannot open a GRE socket on {}; tunnel.source must be an address of this \
+        let socket =
+            GreSocket::bind_to_send(tunnel.source, tunnel.outer_dscp).with_context(|| {
+                format!(
+                    "cannot open a GRE socket on {}; tunnel.source must be an address of this \
                  machine, and the program needs the capability CAP_NET_RAW",
-                tunnel.source
-            )
-        })?;
+                    tunnel.source
+                )
+            })?;
         let device = TunDevice::open(&tunnel.device, tunnel.mtu)?;
         let routes = config
             .service_addresses
@@ -92,6 +95,17 @@ impl OpenTunnel {
     }
 }
 
+fn register_queue_drops(config: &Config, registry: &mut Registry) {
+    let device = config.tunnel.device.clone();
+    admin::sampled::register_counter(
+        registry,
+        "sipcast_ingress_queue_drops",
+        "Packets that the kernel dropped because the queue of the TUN device was full",
+        move || Some(DeviceDrops::of(&device).ok()??.sent),
+    );
+}
+
+/// Before anything is opened: what would keep packets from arriving.
 fn check_system(config: &Config) -> anyhow::Result<()> {
     if config
         .service_addresses

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::libc;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::mmsg::{self, DatagramBatch, Outgoing};
 use crate::send_report::SendReport;
@@ -29,6 +29,14 @@ pub const HEADER_LEN: usize = 8;
 const BUFFER_SIZE: usize = 4 << 20;
 /// The longest outer header that an IPv4 raw socket delivers before the payload.
 pub const MAX_OUTER_HEADER: usize = 60;
+
+/// A classic BPF program of one instruction, "return 0": the kernel keeps no byte of any packet.
+const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
+    (libc::BPF_RET | libc::BPF_K) as u16,
+    0,
+    0,
+    0,
+)];
 
 /// A packet to be sent through the tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -71,10 +79,23 @@ pub struct GreSocket {
 impl GreSocket {
     /// Opens the socket on this local address. `outer_dscp` is 0..=63. Needs a tokio runtime.
     pub fn bind(local: IpAddr, outer_dscp: u8) -> io::Result<Self> {
+        Self::open(local, outer_dscp, &[])
+    }
+
+    /// The same for an end that only sends. A raw socket gets a copy of all GRE that reaches the
+    /// address, from whomever; this one's kernel drops it before it costs memory.
+    pub fn bind_to_send(local: IpAddr, outer_dscp: u8) -> io::Result<Self> {
+        Self::open(local, outer_dscp, &DROP_ALL)
+    }
+
+    fn open(local: IpAddr, outer_dscp: u8, filter: &[SockFilter]) -> io::Result<Self> {
         let address = SocketAddr::new(local, 0);
         let protocol = Protocol::from(PROTOCOL_GRE);
         let socket = Socket::new(Domain::for_address(address), Type::RAW, Some(protocol))?;
         socket.set_nonblocking(true)?;
+        if !filter.is_empty() {
+            socket.attach_filter(filter)?;
+        }
         let outer_tos = u32::from(outer_dscp.min(63)) << 2;
         match local {
             IpAddr::V4(_) => {

@@ -6,12 +6,14 @@
 //! program that talks to the whole Internet.
 //!
 //! * [`tun`]: a TUN device with its MTU, read in batches.
+//! * [`device_drops`]: what the kernel dropped at a device.
 //! * [`routes`]: routes into a device and addresses on `lo`, taken away again when dropped.
 //! * [`system`]: the kernel settings that the tunnel needs, set or checked with clear messages.
 //! * [`gre_socket`]: GRE over IPv4 or IPv6, one `sendmmsg` a batch and no copy of the packet.
 //! * [`udp_socket`]: UDP with the ToS octet of every datagram.
 //! * [`tcp`]: a listener with a lowered MSS.
 
+pub mod device_drops;
 pub mod gre_socket;
 mod mmsg;
 pub mod packet_batch;

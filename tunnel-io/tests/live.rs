@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use tunnel_io::DatagramBatch;
+use tunnel_io::device_drops::DeviceDrops;
 use tunnel_io::gre_socket::{GreBatch, GrePacket, GreSocket};
 use tunnel_io::routes::{LoopbackAddress, RouteIntoDevice};
 use tunnel_io::system;
@@ -134,5 +135,51 @@ fn a_route_is_taken_back_and_an_address_that_was_there_stays() {
             drop(first);
             assert!(!system::is_local_address(service).unwrap());
         }
+    });
+}
+
+#[test]
+fn a_socket_that_only_sends_keeps_nothing_of_the_gre_that_reaches_it() {
+    in_own_namespace(|| async {
+        let sender = GreSocket::bind_to_send("127.0.0.2".parse().unwrap(), 0).unwrap();
+        let far_end = GreSocket::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let sent = marked_udp_packet();
+        // It sends as before,
+        assert_eq!(through_gre(&sender, &far_end, &sent).await.1, sent);
+        // and what comes back is gone.
+        let header = Repr {
+            key: TunnelKey(0x1001),
+            protocol: Protocol::Ipv4,
+        }
+        .header();
+        let back = GrePacket {
+            to: sender.local(),
+            header,
+            inner: &sent,
+        };
+        assert_eq!(far_end.send_batch(&[back]).sent, 1);
+        let mut batch = GreBatch::new(8, 2_000);
+        let wait = std::time::Duration::from_millis(200);
+        let received = tokio::time::timeout(wait, sender.recv_batch(&mut batch)).await;
+        assert!(received.is_err(), "{received:?}");
+    });
+}
+
+#[test]
+fn packets_that_do_not_fit_the_queue_of_a_device_are_counted_by_the_kernel() {
+    in_own_namespace(|| async {
+        let tun = TunDevice::open("sipcast0", 1_472).unwrap();
+        let service: IpAddr = SERVICE.parse().unwrap();
+        let _route = RouteIntoDevice::add(service, &tun).unwrap();
+        let lo = LoopbackAddress::add("192.0.2.1".parse().unwrap()).unwrap();
+        let phone = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
+        let drops = || DeviceDrops::of("sipcast0").unwrap().unwrap();
+        assert_eq!(drops().sent, 0);
+        for _ in 0..6_000 {
+            // Nobody reads the device: the queue of 4,096 fills. The sender is not told.
+            let _ = phone.send_to(b"x", (service, 5060));
+        }
+        assert!(drops().sent > 0, "{:?}", drops());
+        drop(lo);
     });
 }

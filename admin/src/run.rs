@@ -155,14 +155,22 @@ where
     let mut terminate = signal(SignalKind::terminate())?;
     let (requested, shutdown) = Shutdown::pair();
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
+        let mut signalled = async || {
+            tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            }
         };
+        let name = signalled().await;
         tracing::info!(signal = name, "shutting down");
         // The program may have ended meanwhile; then nobody waits for this.
         let _ = requested.send(true);
-        std::future::pending::<()>().await;
+        let name = signalled().await;
+        tracing::error!(
+            signal = name,
+            "ending at once; addresses may stay behind on `lo`"
+        );
+        std::process::exit(EXIT_FAILURE.into());
     });
     run(config, shutdown).await
 }

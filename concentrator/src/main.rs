@@ -12,10 +12,10 @@ use clap::Parser;
 /// phone is near to.
 ///
 /// It needs the capabilities CAP_NET_ADMIN (TUN device, addresses) and CAP_NET_RAW (GRE socket),
-/// and net.ipv4.conf.all.rp_filter=0. The service addresses are on `lo` while it runs.
+/// net.ipv4.conf.all.rp_filter=0 and net.ipv4.tcp_reflect_tos=0 (the default). The service addresses are on `lo` while it runs.
 ///
-/// SIGINT and SIGTERM end it. Exit codes: 0 after a clean end, 1 when it could not start or had
-/// to stop, 2 when the configuration is wrong.
+/// SIGINT and SIGTERM end it; a second signal ends it at once. Exit codes: 0 after a clean end,
+/// 1 when it could not start or had to stop, 2 when the configuration is wrong.
 #[derive(Parser)]
 #[command(name = "sipcast-concentrator", version)]
 struct Cli {

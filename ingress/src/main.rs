@@ -18,8 +18,8 @@ use clap::Parser;
 /// network but not be configured on this machine. The routes and the device vanish with the
 /// program.
 ///
-/// SIGINT and SIGTERM end it. Exit codes: 0 after a clean end, 1 when it could not start or had
-/// to stop, 2 when the configuration is wrong.
+/// SIGINT and SIGTERM end it; a second signal ends it at once. Exit codes: 0 after a clean end,
+/// 1 when it could not start or had to stop, 2 when the configuration is wrong.
 #[derive(Parser)]
 #[command(name = "sipcast-ingress", version)]
 struct Cli {

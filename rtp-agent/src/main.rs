@@ -5,9 +5,22 @@ use std::process::ExitCode;
 use admin::run::{Threads, program};
 use clap::Parser;
 
-/// Relays RTP between the parties of a call, as the concentrators say.
+/// Relays RTP and RTCP between the two parties of a call, under a concentrator's control.
+///
+/// It dials the concentrators of [control] over TLS 1.3, both ends with a certificate, and opens
+/// ports from media.ports in advance. The concentrator writes them into the SDP of a call. Each
+/// side's address is learnt from the packets that its gate lets in; nothing is sent to an address
+/// that has not sent first.
+///
+/// It needs no capabilities. A call takes four UDP sockets: raise the hard limit of open files
+/// (LimitNOFILE), and keep media.ports out of the system's own use:
+/// sysctl -w net.ipv4.ip_local_reserved_ports=30000-39999
+///
+/// SIGINT and SIGTERM end it, and with it the media of its calls; a second signal ends it at once.
+/// Exit codes: 0 after a clean end, 1 when it could not start or had to stop, 2 when the
+/// configuration is wrong.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "sipcast-rtp-agent", version)]
 struct Cli {
     #[command(flatten)]
     arguments: admin::cli::Arguments,

@@ -2,7 +2,7 @@
 //!
 //! `Config::load` reads the file ([`file::File`] is its shape) and then judges what TOML cannot:
 //! that (key, mark) names one relay world-wide, that an outer source belongs to one edge, that
-//! certificates are there. An error names file, line and key and says what to change; the program
+//! certificates can be used. An error names file, line and key and says what to change; the program
 //! then ends with exit code 2 and has opened nothing.
 //!
 //! Relative paths in the file start at the folder of the file.
@@ -10,9 +10,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use admin::config::{ConfigError, LogSection};
+use admin::credentials::{Credentials, Files};
 use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
@@ -200,6 +202,17 @@ pub struct RelayControl {
     pub ca: PathBuf,
 }
 
+impl RelayControl {
+    /// The PEM files.
+    pub fn files(&self) -> Files<'_> {
+        Files {
+            certificate: &self.certificate,
+            private_key: &self.private_key,
+            ca: &self.ca,
+        }
+    }
+}
+
 impl admin::run::Config for Config {
     fn load(path: &Path) -> Result<Self, ConfigError> {
         let file: File = admin::config::load(path)?;
@@ -250,7 +263,7 @@ impl Config {
         })
     }
 
-    /// Reads the cookie key, and sees that the certificates are there.
+    /// Reads the cookie key, and sees that the certificates can be used.
     fn read_files(&mut self, path: &Path, file: &File) -> Result<(), ConfigError> {
         let place = |problem: Problem| ConfigError::invalid(path, &problem.key, problem.message);
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -270,9 +283,9 @@ impl Config {
             self.cookie_key = Some(CookieKey(bytes));
         }
         if let Some(control) = &self.relay_control {
-            read("relay_control.certificate", &control.certificate).map_err(place)?;
-            read("relay_control.private_key", &control.private_key).map_err(place)?;
-            read("relay_control.ca", &control.ca).map_err(place)?;
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            Credentials::load(&control.files(), &provider)
+                .map_err(|error| error.in_section(path, "relay_control"))?;
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use admin::config::{AdminSection, ConfigError, LogSection};
+use admin::credentials::{Credentials, Files};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
@@ -167,20 +169,13 @@ impl Config {
         let certificate = folder.join(&file.control.certificate);
         let private_key = folder.join(&file.control.private_key);
         let ca = folder.join(&file.control.ca);
-        for (key, file) in [
-            ("control.certificate", &certificate),
-            ("control.private_key", &private_key),
-            ("control.ca", &ca),
-        ] {
-            if let Err(error) = std::fs::File::open(file) {
-                let message = format!(
-                    "cannot read {}: {error}; make certificates with `sipcast-lab certs` or your \
-                     own authority, and give the path of the PEM file",
-                    file.display()
-                );
-                return wrong(key, message);
-            }
-        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let files = Files {
+            certificate: &certificate,
+            private_key: &private_key,
+            ca: &ca,
+        };
+        Credentials::load(&files, &provider).map_err(|error| error.in_section(path, "control"))?;
         Ok(Self {
             name: file.name,
             media,

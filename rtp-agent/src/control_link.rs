@@ -4,14 +4,12 @@
 //! transport can take the place of TCP and TLS. What the messages mean is not known here.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use admin::credentials::{Credentials, Files};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -49,20 +47,17 @@ impl std::fmt::Debug for Dialler {
 impl Dialler {
     /// Reads the certificates.
     pub fn new(control: &Control) -> anyhow::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&control.ca)? {
-            roots
-                .add(certificate)
-                .with_context(|| format!("{} is no CA certificate", control.ca.display()))?;
-        }
-        let key = PrivateKeyDer::from_pem_file(&control.private_key)
-            .with_context(|| format!("cannot read {}", control.private_key.display()))?;
+        let files = Files {
+            certificate: &control.certificate,
+            private_key: &control.private_key,
+            ca: &control.ca,
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let credentials = Credentials::load(&files, &provider)?;
         let tls = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates(&control.certificate)?, key)
-            .context("control.certificate and control.private_key do not fit")?;
+            .with_root_certificates(credentials.authorities)
+            .with_client_auth_cert(credentials.certificates, credentials.private_key)?;
         Ok(Self {
             connector: TlsConnector::from(Arc::new(tls)),
             server_name: ServerName::try_from(control.server_name.clone())?,
@@ -183,15 +178,4 @@ async fn write(
     // The other end shall learn the end as an end, not as a cut connection.
     let _ = writer.shutdown().await;
     "closed by the relay"
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().with_context(|| format!("cannot read {}", path.display()))?;
-    anyhow::ensure!(
-        !certificates.is_empty(),
-        "{} holds no certificate",
-        path.display()
-    );
-    Ok(certificates)
 }

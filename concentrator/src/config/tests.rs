@@ -234,22 +234,33 @@ fn each_missing_pem_file_is_named() {
     ] {
         let folder = Folder::new();
         folder.write("concentrator.toml", GOOD.as_bytes());
-        for name in ["c1.pem", "c1.key", "ca.pem"] {
-            if name != missing {
-                folder.write(name, b"pem");
-            }
-        }
+        folder.write_certificates();
+        std::fs::remove_file(folder.0.join(missing)).unwrap();
         let error = folder.load().unwrap_err();
         assert!(error.contains(key) && error.contains(missing), "{error}");
     }
 }
 
 #[test]
+fn a_file_that_is_not_what_its_key_says_is_named() {
+    for (file, key) in [
+        ("c1.pem", "relay_control.certificate"),
+        ("c1.key", "relay_control.private_key"),
+        ("ca.pem", "relay_control.ca"),
+    ] {
+        let folder = Folder::new();
+        folder.write("concentrator.toml", GOOD.as_bytes());
+        folder.write_certificates();
+        folder.write(file, b"not PEM");
+        let error = folder.load().unwrap_err();
+        assert!(error.contains(key) && error.contains(file), "{error}");
+    }
+}
+
+#[test]
 fn a_cookie_key_needs_32_bytes_and_is_never_printed() {
     let folder = Folder::new();
-    for name in ["c1.pem", "c1.key", "ca.pem"] {
-        folder.write(name, b"pem");
-    }
+    folder.write_certificates();
     folder.write(
         "concentrator.toml",
         format!("{GOOD}[cookie]\nkey_file = \"cookie.key\"\n").as_bytes(),
@@ -278,9 +289,7 @@ fn checked(text: &str) -> Result<Config, String> {
 fn loaded(text: &str) -> Result<Config, String> {
     let folder = Folder::new();
     folder.write("concentrator.toml", text.as_bytes());
-    for name in ["c1.pem", "c1.key", "ca.pem"] {
-        folder.write(name, b"pem");
-    }
+    folder.write_certificates();
     folder.load()
 }
 
@@ -300,6 +309,16 @@ impl Folder {
 
     fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.0.join(name), bytes).unwrap();
+    }
+
+    /// What a certificate and its authority look like; they need not fit to be read.
+    fn write_certificates(&self) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["c1".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        self.write("c1.pem", certificate.as_bytes());
+        self.write("ca.pem", certificate.as_bytes());
+        self.write("c1.key", key.serialize_pem().as_bytes());
     }
 
     fn load(&self) -> Result<Config, String> {

@@ -10,11 +10,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::credentials::Credentials;
 use anyhow::Context;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -312,33 +311,16 @@ async fn write(
 }
 
 fn tls_config(config: &RelayControl) -> anyhow::Result<ServerConfig> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&config.ca)? {
-        roots
-            .add(certificate)
-            .with_context(|| format!("{} is no CA", config.ca.display()))?;
-    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .context("relay_control.ca cannot verify client certificates")?;
-    let key = PrivateKeyDer::from_pem_file(&config.private_key)
-        .with_context(|| format!("cannot read {}", config.private_key.display()))?;
-    ServerConfig::builder_with_provider(provider)
+    let credentials = Credentials::load(&config.files(), &provider)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(
+        Arc::new(credentials.authorities),
+        Arc::clone(&provider),
+    )
+    .build()
+    .context("relay_control.ca cannot verify client certificates")?;
+    Ok(ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&config.certificate)?, key)
-        .context("relay_control.certificate and private_key do not fit")
-}
-
-fn certificates(path: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().with_context(|| format!("cannot read {}", path.display()))?;
-    anyhow::ensure!(
-        !certificates.is_empty(),
-        "{} holds no certificate",
-        path.display()
-    );
-    Ok(certificates)
+        .with_single_cert(credentials.certificates, credentials.private_key)?)
 }

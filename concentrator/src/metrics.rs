@@ -142,6 +142,11 @@ impl Metrics {
         self.sip_dropped.get_or_create(&reason(why)).inc();
     }
 
+    /// Counts a relay-control connection or message that was not taken.
+    pub fn relay_refused(&self, why: &'static str) {
+        self.relay_control_refused.get_or_create(&reason(why)).inc();
+    }
+
     /// Counts messages that were not sent.
     pub fn unsent(&self, why: &'static str, messages: u64) {
         let counter = self.sip_unsent.get_or_create(&reason(why));

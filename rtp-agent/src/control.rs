@@ -10,11 +10,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use wire::relay_control::{FromAgent, ToAgent, VERSION};
+use wire::relay_control::{ErrorCode, FromAgent, ToAgent, VERSION};
 
 /// How long the concentrator may take to answer the Hello.
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeat intervals without any message after which the concentrator is lost.
+/// Heartbeats that may go unanswered; one interval after the last the concentrator is lost.
 const MISSED_HEARTBEATS: u32 = 3;
 /// No faster and no slower than this, whatever the Welcome says.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
@@ -47,7 +47,7 @@ pub enum Fault {
     /// It speaks a version that we do not.
     #[error("an unknown version of the protocol")]
     WrongVersion,
-    /// Nothing came for three heartbeats.
+    /// Nothing came for four intervals: three heartbeats went unanswered.
     #[error("no heartbeat")]
     Silent,
 }
@@ -156,6 +156,20 @@ impl Link {
         self.answers.remember(request, asked, answer);
     }
 
+    /// A request came that this version does not understand: it is answered all the same. `None` is
+    /// a message that wants no answer.
+    pub fn handle_not_understood(&mut self, request: Option<u64>, now: Instant) {
+        if let Phase::Up(up) = &mut self.phase {
+            up.heard = now;
+            self.outgoing
+                .extend(request.map(|request| FromAgent::Failed {
+                    request,
+                    code: ErrorCode::BadRequest,
+                    text: ErrorCode::BadRequest.to_string(),
+                }));
+        }
+    }
+
     /// Sends an event, now or when the concentrator is back.
     pub fn notify(&mut self, event: FromAgent) {
         if self.is_up() {
@@ -254,7 +268,7 @@ impl Link {
 
 impl Up {
     fn lost_at(&self) -> Instant {
-        self.heard + self.heartbeat * MISSED_HEARTBEATS
+        self.heard + self.heartbeat * (MISSED_HEARTBEATS + 1)
     }
 }
 
@@ -420,18 +434,39 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_go_out_every_interval_and_three_of_silence_are_a_fault() {
+    fn a_request_that_is_not_understood_is_answered_with_bad_request() {
+        let now = clock::start();
+        let mut link = up(now);
+        link.handle_not_understood(Some(9), now);
+        link.handle_not_understood(None, now);
+        let answer = link.poll_message();
+        assert!(
+            matches!(
+                answer,
+                Some(FromAgent::Failed {
+                    request: 9,
+                    code: ErrorCode::BadRequest,
+                    ..
+                })
+            ),
+            "{answer:?}"
+        );
+        assert_eq!(link.poll_message(), None);
+    }
+
+    #[test]
+    fn heartbeats_go_out_every_interval_and_four_of_silence_are_a_fault() {
         let now = clock::start();
         let mut link = up(now);
         assert_eq!(link.poll_timeout(), Some(now + BEAT));
         assert_eq!(link.handle_timeout(now + BEAT), Ok(()));
         assert_eq!(link.poll_message(), Some(FromAgent::Heartbeat { seq: 1 }));
-        let just_before = now + 3 * BEAT - Duration::from_millis(1);
+        let just_before = now + 4 * BEAT - Duration::from_millis(1);
         assert_eq!(link.handle_timeout(just_before), Ok(()));
-        assert_eq!(link.handle_timeout(now + 3 * BEAT), Err(Fault::Silent));
+        assert_eq!(link.handle_timeout(now + 4 * BEAT), Err(Fault::Silent));
         link.handle_message(ToAgent::HeartbeatAck { seq: 1 }, just_before)
             .expect("in order");
-        assert_eq!(link.handle_timeout(now + 3 * BEAT), Ok(()));
+        assert_eq!(link.handle_timeout(now + 4 * BEAT), Ok(()));
     }
 
     fn up(now: Instant) -> Link {

@@ -16,15 +16,19 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::{info, warn};
-use wire::relay_control::{Framer, FromAgent, MessageError, ToAgent, decode, encode_frame};
+use wire::relay_control::{
+    Framer, FromAgent, MessageError, ToAgent, decode, encode_frame, request_of,
+};
 
 use crate::config::Control;
-use crate::relay::ConcentratorId;
+use crate::relay::{ConcentratorId, Relay};
 use crate::sockets::{SharedEngine, now};
 
 /// Messages that may wait for a concentrator that reads slowly; past that the link is closed.
 const QUEUE: usize = 8192;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a write may wait for the other end.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const READ_BUFFER: usize = 16 * 1024;
@@ -135,30 +139,35 @@ async fn read(
             }
         };
         if framer.push(&buffer[..length]).is_err() {
-            return "bad frame";
+            return bad_frame(engine);
         }
         loop {
-            let message = match framer.next_frame() {
+            let frame = match framer.next_frame() {
                 Ok(None) => break,
-                Ok(Some(frame)) => decode::<ToAgent>(frame),
-                Err(_) => return "bad frame",
+                Ok(Some(frame)) => frame,
+                Err(_) => return bad_frame(engine),
             };
-            match message {
+            match decode::<ToAgent>(frame) {
                 Ok(message) => {
                     engine.with(|relay| relay.handle_control(concentrator, message, now()));
                 }
-                // Of a later version of the protocol; what we do not know we cannot be asked for.
-                Err(MessageError::UnknownMessage(number)) => {
-                    warn!(number, "a control message that this version does not know");
+                // Of a later version of the protocol: the frames are whole, the next may be good.
+                Err(error @ (MessageError::UnknownMessage(_) | MessageError::Malformed(_))) => {
+                    warn!(%error, "a control message that this version does not understand");
+                    let request = request_of(frame);
+                    engine.with(|relay| relay.handle_not_understood(concentrator, request, now()));
                 }
-                Err(
-                    MessageError::NotAMessage
-                    | MessageError::Malformed(_)
-                    | MessageError::TrailingBytes,
-                ) => return "bad message",
+                Err(MessageError::NotAMessage | MessageError::TrailingBytes) => {
+                    return bad_frame(engine);
+                }
             }
         }
     }
+}
+
+fn bad_frame(engine: &SharedEngine) -> &'static str {
+    engine.with(Relay::handle_bad_frame);
+    "bad frame"
 }
 
 async fn write(
@@ -171,11 +180,18 @@ async fn write(
         while let Ok(message) = outgoing.try_recv() {
             bytes.extend(encode_frame(&message).unwrap_or_default());
         }
-        if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
-            return "connection failed";
+        // Else an end that does not read would hold this task, and the link would never end.
+        let written = async {
+            writer.write_all(&bytes).await?;
+            writer.flush().await
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return "connection failed",
+            Err(_) => return "the concentrator does not read",
         }
     }
     // The other end shall learn the end as an end, not as a cut connection.
-    let _ = writer.shutdown().await;
+    let _ = tokio::time::timeout(WRITE_TIMEOUT, writer.shutdown()).await;
     "closed by the relay"
 }

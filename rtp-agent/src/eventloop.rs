@@ -60,7 +60,13 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     }
     info!(name = config.name, %address, "relaying");
 
-    shutdown.requested().await;
+    tokio::select! {
+        () = shutdown.requested() => {}
+        // They run for ever: one that ends has panicked, and without it calls would only seem to work.
+        Some(ended) = tasks.join_next() => {
+            return Err(ended.map_or_else(Into::into, |()| anyhow::anyhow!("a task has ended")));
+        }
+    }
     engine.with(Relay::handle_drain);
     tokio::time::sleep(FAREWELL).await;
     Ok(())

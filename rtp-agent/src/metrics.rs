@@ -63,7 +63,7 @@ fn gauge_rows(gauges: &Gauges) -> [Row; 6] {
 }
 
 #[rustfmt::skip]
-fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 13] {
+fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 14] {
     [
         ("sipcast_relay_rtp_packets_received", "RTP packets accepted", totals.rtp.packets_in),
         ("sipcast_relay_rtp_packets_sent", "RTP packets sent", totals.rtp.packets_out),
@@ -77,6 +77,7 @@ fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 
         ("sipcast_relay_open_failed", "Leases whose ports the system refused", troubles.open_failed),
         ("sipcast_relay_control_links_closed", "Control links closed for a fault", troubles.links_closed),
         ("sipcast_relay_requests_failed", "Control requests not carried out", troubles.requests_failed),
+        ("sipcast_relay_messages_not_understood", "Control messages of a later version, or damaged", troubles.not_understood),
         ("sipcast_relay_events_lost", "Events dropped while a concentrator was away", gauges.events_lost),
     ]
 }

@@ -123,6 +123,8 @@ pub struct Troubles {
     pub links_closed: u64,
     /// A request could not be carried out.
     pub requests_failed: u64,
+    /// Messages that this version does not understand.
+    pub not_understood: u64,
     /// A packet came on a port whose session is gone.
     pub no_session: u64,
 }
@@ -283,6 +285,26 @@ impl Relay {
             }
             self.flush_link(ConcentratorId(index));
         }
+    }
+
+    /// A concentrator has sent a message that [`wire::relay_control::decode`] refused, in a frame that
+    /// was a message; `request` is its number, if it has one.
+    pub fn handle_not_understood(
+        &mut self,
+        concentrator: ConcentratorId,
+        request: Option<u64>,
+        now: Instant,
+    ) {
+        self.troubles.not_understood += 1;
+        if let Some(stocked) = self.links.get_mut(concentrator.0) {
+            stocked.link.handle_not_understood(request, now);
+        }
+        self.flush_link(concentrator);
+    }
+
+    /// A connection ended for what came on it, which was no message of this protocol.
+    pub fn handle_bad_frame(&mut self) {
+        self.troubles.links_closed += 1;
     }
 
     /// Deadlines have come.

@@ -160,6 +160,13 @@ impl Agent {
     fn is_up(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.greeted)
     }
+
+    /// A request about this session has no answer yet.
+    fn asks_about(&self, session: u64) -> bool {
+        self.requests
+            .values()
+            .any(|request| request.session == session)
+    }
 }
 
 /// One agent, to look at.
@@ -283,15 +290,7 @@ impl RelayPool {
                 self.greet(link, &name, epoch);
             }
             _ if !greeted => self.violation(link, "the first message was not Hello"),
-            FromAgent::Leases { leases } => {
-                let room = (self.settings.stock as usize * 2).saturating_sub(agent.leases.len());
-                // After a lost link the agent names again what it holds: a lease that a call took
-                // in the meantime is no longer in stock.
-                let fresh = leases
-                    .into_iter()
-                    .filter(|lease| !agent.sessions.contains_key(&lease.session));
-                agent.leases.extend(fresh.take(room));
-            }
+            FromAgent::Leases { leases } => self.stock(&name, leases),
             FromAgent::Done { request } => {
                 if agent.requests.remove(&request).is_none() {
                     self.counters.stray += 1;
@@ -504,6 +503,37 @@ impl RelayPool {
         self.commands
             .extend(again.map(|message| Command::Send(link, message)));
         self.events.push_back(RelayEvent::AgentUp(name.to_owned()));
+    }
+
+    /// Adds what an agent offers, each lease once and no more than there is room for.
+    ///
+    /// After a lost link the agent names again what it holds unbound. A lease that a call has taken
+    /// stays the call's while its Bind is still being asked for; if that was given up, the agent has
+    /// never heard of the call, whose session is lost, and the lease is as good as new.
+    fn stock(&mut self, name: &str, leases: Vec<Lease>) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        let most = self.settings.stock as usize * 2;
+        for lease in leases {
+            let known = agent.leases.iter().any(|l| l.session == lease.session);
+            if known || agent.leases.len() >= most || agent.draining {
+                continue;
+            }
+            if agent.sessions.contains_key(&lease.session) {
+                if agent.asks_about(lease.session) {
+                    continue;
+                }
+                self.counters.sessions_lost += 1;
+                let relay = agent.sessions.remove(&lease.session);
+                let lost = relay.map(|relay| SessionRef {
+                    relay,
+                    session: lease.session,
+                });
+                self.events.extend(lost.map(RelayEvent::SessionLost));
+            }
+            agent.leases.push_back(lease);
+        }
     }
 
     fn handle_failed(&mut self, name: &str, request: u64, code: ErrorCode) {

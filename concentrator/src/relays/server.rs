@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use wire::relay_control::{Framer, FromAgent, MessageError, ToAgent, decode, enco
 
 use super::pool::LinkId;
 use crate::config::RelayControl;
-use crate::metrics::{Metrics, reason};
+use crate::metrics::Metrics;
 
 /// Messages that may wait for an agent that reads slowly; past that the link is closed.
 const QUEUE: usize = 1024;
@@ -33,6 +34,9 @@ const HANDSHAKES: usize = 64;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a write may wait for the agent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the worker hears of relays.
 #[derive(Debug)]
@@ -72,6 +76,7 @@ pub struct Server {
     names: Arc<HashSet<String>>,
     inputs: mpsc::Sender<RelayInput>,
     metrics: Arc<Metrics>,
+    handshake_timeout: Duration,
 }
 
 #[derive(Clone)]
@@ -102,7 +107,13 @@ impl Server {
             names: Arc::new(names),
             inputs,
             metrics,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         })
+    }
+
+    /// Where it listens; tells the port when the config said 0.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 
     /// Accepts links until the task is dropped.
@@ -119,16 +130,16 @@ impl Server {
                 }
             };
             let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
-                self.refuse("too_many_handshakes");
+                self.metrics.relay_refused("too_many_handshakes");
                 continue;
             };
             let link = LinkId(next_link);
             next_link += 1;
             let (acceptor, names) = (self.acceptor.clone(), Arc::clone(&self.names));
             let (inputs, metrics) = (self.inputs.clone(), Arc::clone(&self.metrics));
+            let limit = self.handshake_timeout;
             tokio::spawn(async move {
-                let greeted =
-                    tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(stream, &acceptor, &names));
+                let greeted = tokio::time::timeout(limit, greet(stream, &acceptor, &names));
                 let greeted = greeted.await.unwrap_or(Err(Refused::Timeout));
                 drop(permit);
                 match greeted {
@@ -138,21 +149,11 @@ impl Server {
                     }
                     Err(refused) => {
                         warn!(%peer, %refused, "relay control: connection refused");
-                        metrics
-                            .relay_control_refused
-                            .get_or_create(&reason(refused.name()))
-                            .inc();
+                        metrics.relay_refused(refused.name());
                     }
                 }
             });
         }
-    }
-
-    fn refuse(&self, why: &'static str) {
-        self.metrics
-            .relay_control_refused
-            .get_or_create(&reason(why))
-            .inc();
     }
 }
 
@@ -243,10 +244,7 @@ async fn read(
             Err(_) => return "connection failed",
         };
         if framer.push(&buffer[..length]).is_err() {
-            metrics
-                .relay_control_refused
-                .get_or_create(&reason("bad_frame"))
-                .inc();
+            metrics.relay_refused("bad_frame");
             return "bad frame";
         }
         loop {
@@ -254,35 +252,23 @@ async fn read(
                 Ok(None) => break,
                 Ok(Some(frame)) => decode::<FromAgent>(frame),
                 Err(_) => {
-                    metrics
-                        .relay_control_refused
-                        .get_or_create(&reason("bad_frame"))
-                        .inc();
+                    metrics.relay_refused("bad_frame");
                     return "bad frame";
                 }
             };
             match message {
                 Ok(message) => {
-                    if inputs
-                        .send(RelayInput::Message { link, message })
-                        .await
-                        .is_err()
-                    {
+                    let input = RelayInput::Message { link, message };
+                    if inputs.send(input).await.is_err() {
                         return "program ends";
                     }
                 }
-                Err(MessageError::UnknownMessage(_)) => {
-                    metrics
-                        .relay_control_refused
-                        .get_or_create(&reason("unknown_message"))
-                        .inc();
-                }
-                Err(_) => {
-                    metrics
-                        .relay_control_refused
-                        .get_or_create(&reason("bad_message"))
-                        .inc();
-                    return "bad message";
+                // The frames are whole, the next may be good.
+                Err(MessageError::UnknownMessage(_)) => metrics.relay_refused("unknown_message"),
+                Err(MessageError::Malformed(_)) => metrics.relay_refused("malformed_message"),
+                Err(MessageError::NotAMessage | MessageError::TrailingBytes) => {
+                    metrics.relay_refused("not_a_message");
+                    return "not a message";
                 }
             }
         }
@@ -301,12 +287,19 @@ async fn write(
         while let Ok(message) = outgoing.try_recv() {
             frame.extend(encode_frame(&message).unwrap_or_default());
         }
-        if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
-            return "connection failed";
+        // Else an agent that does not read would hold this task, and the link would never end.
+        let written = async {
+            writer.write_all(&frame).await?;
+            writer.flush().await
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return "connection failed",
+            Err(_) => return "the agent does not read",
         }
     }
     // The agent shall learn the end as an end, not as a cut connection.
-    let _ = writer.shutdown().await;
+    let _ = tokio::time::timeout(WRITE_TIMEOUT, writer.shutdown()).await;
     "closed by the concentrator"
 }
 
@@ -324,3 +317,6 @@ fn tls_config(config: &RelayControl) -> anyhow::Result<ServerConfig> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(credentials.certificates, credentials.private_key)?)
 }
+
+#[cfg(test)]
+mod tests;

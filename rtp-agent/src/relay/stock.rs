@@ -14,6 +14,10 @@ use crate::session::Session;
 
 /// Leases in one message.
 const MAX_LEASES: usize = 256;
+/// After ports could not be opened.
+const OPEN_RETRY: Duration = Duration::from_millis(200);
+/// After there were no free ports.
+const PORTS_RETRY: Duration = Duration::from_secs(1);
 
 impl Relay {
     /// The ports of a session are open.
@@ -46,7 +50,9 @@ impl Relay {
             self.ports.release_foreign(pair, now);
         }
         self.count_used(entry.owner);
-        self.refill(entry.owner, now);
+        // Not at once: where no socket can be opened at all, the next ports would fail as well, and
+        // all of them would be taken for another program's.
+        self.retry_refill_at(now + OPEN_RETRY);
     }
 
     pub(super) fn welcomed(&mut self, concentrator: ConcentratorId, wanted: u32, now: Instant) {
@@ -84,7 +90,7 @@ impl Relay {
             let Some(pairs) = take_two(&mut self.ports, now) else {
                 self.troubles.no_ports += 1;
                 // Released pairs come back by themselves; foreign ones, too.
-                self.retry_refill = Some(now + Duration::from_secs(1));
+                self.retry_refill_at(now + PORTS_RETRY);
                 return;
             };
             stocked.unused += 1;
@@ -113,6 +119,10 @@ impl Relay {
             self.sessions.insert(session, entry);
             self.commands.push_back(Command::Open { session, a, b });
         }
+    }
+
+    fn retry_refill_at(&mut self, at: Instant) {
+        self.retry_refill = Some(self.retry_refill.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(super) fn count_used(&mut self, owner: ConcentratorId) {

@@ -153,9 +153,14 @@ fn ports_that_ran_out_come_back_and_fill_the_stock() {
 fn ports_that_another_process_holds_are_passed_over() {
     let mut rig = Rig::new();
     rig.refuse_opens = 3;
-    let leases = rig.connect(C1, 2);
-    assert_eq!(leases.len(), 2);
+    assert_eq!(rig.connect(C1, 2), []);
+    assert_eq!(rig.relay.troubles().open_failed, 2, "no more at once");
+    assert_eq!(rig.advance(199), []);
+    rig.advance(1);
     assert_eq!(rig.relay.troubles().open_failed, 3);
+    assert_eq!(rig.relay.gauges().leases, 1);
+    rig.advance(200);
+    assert_eq!(rig.relay.gauges().leases, 2);
 }
 
 #[test]
@@ -168,10 +173,10 @@ fn a_message_out_of_order_closes_the_link() {
 }
 
 #[test]
-fn a_silent_concentrator_is_left_after_three_heartbeats() {
+fn a_silent_concentrator_is_left_after_four_intervals() {
     let mut rig = Rig::new();
     rig.connect(C1, 1);
-    rig.advance(179_999);
+    rig.advance(239_999);
     assert_eq!(rig.faults, []);
     rig.advance(1);
     assert_eq!(rig.faults, [Fault::Silent]);

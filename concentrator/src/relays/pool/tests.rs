@@ -159,6 +159,8 @@ fn leases_of_a_closed_link_are_void() {
 fn a_lease_in_use_that_is_offered_again_stays_in_use() {
     let mut world = World::linked();
     let taken = world.pool.take_lease(relay(1)).expect("a lease");
+    let (a, b) = (Gate::default(), Gate::default());
+    world.pool.bind(taken.session, a, b, "call", world.now);
     world.pool.handle_closed(LINK);
     world.link(LinkId(2), 1);
     world.say(FromAgent::Leases {
@@ -167,6 +169,45 @@ fn a_lease_in_use_that_is_offered_again_stays_in_use() {
     let next = world.pool.take_lease(relay(1)).expect("the other lease");
     assert_ne!(next.session, taken.session);
     assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+}
+
+#[test]
+fn a_lease_that_is_offered_twice_is_given_out_once() {
+    let mut world = World::linked();
+    world.say(FromAgent::Leases {
+        leases: vec![lease(10), lease(11), lease(11)],
+    });
+    assert!(world.pool.take_lease(relay(1)).is_ok());
+    assert!(world.pool.take_lease(relay(1)).is_ok());
+    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+}
+
+#[test]
+fn a_bind_that_a_lost_link_swallowed_is_counted_and_its_lease_is_used_again() {
+    let mut world = World::linked();
+    let taken = world.pool.take_lease(relay(1)).expect("a lease");
+    let (a, b) = (Gate::default(), Gate::default());
+    world.pool.bind(taken.session, a, b, "call", world.now);
+    world.pool.handle_closed(LINK);
+    world.now += REQUEST_DEADLINE;
+    assert!(
+        world
+            .pool
+            .poll_timeout()
+            .is_some_and(|(at, _)| at <= world.now)
+    );
+    world.pool.handle_timeout(world.now);
+    assert_eq!(world.pool.counters().expired, 1);
+    world.events();
+
+    world.link(LinkId(9), 1);
+    world.say(FromAgent::Leases {
+        leases: vec![lease(10)],
+    });
+    let lost = RelayEvent::SessionLost(taken.session);
+    assert!(world.events().contains(&lost));
+    assert_eq!(world.pool.counters().sessions_lost, 1);
+    assert!(world.pool.take_lease(relay(1)).is_ok());
 }
 
 #[test]

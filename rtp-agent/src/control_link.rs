@@ -116,7 +116,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite>(
     let (reader, writer) = tokio::io::split(stream);
     let ended = tokio::select! {
         ended = read(reader, concentrator, engine) => ended,
-        ended = write(writer, outgoing) => ended,
+        ended = write(writer, outgoing, WRITE_TIMEOUT) => ended,
     };
     engine.disconnect(concentrator);
     ended
@@ -173,6 +173,7 @@ fn bad_frame(engine: &SharedEngine) -> &'static str {
 async fn write(
     mut writer: impl AsyncWrite + Unpin,
     mut outgoing: mpsc::Receiver<FromAgent>,
+    patience: Duration,
 ) -> &'static str {
     while let Some(message) = outgoing.recv().await {
         let mut bytes = encode_frame(&message).unwrap_or_default();
@@ -185,13 +186,29 @@ async fn write(
             writer.write_all(&bytes).await?;
             writer.flush().await
         };
-        match tokio::time::timeout(WRITE_TIMEOUT, written).await {
+        match tokio::time::timeout(patience, written).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return "connection failed",
             Err(_) => return "the concentrator does not read",
         }
     }
     // The other end shall learn the end as an end, not as a cut connection.
-    let _ = tokio::time::timeout(WRITE_TIMEOUT, writer.shutdown()).await;
+    let _ = tokio::time::timeout(patience, writer.shutdown()).await;
     "closed by the relay"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_whose_concentrator_does_not_read_ends() {
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let (sender, outgoing) = mpsc::channel(8);
+        for seq in 0..8 {
+            sender.try_send(FromAgent::Heartbeat { seq }).unwrap();
+        }
+        let ended = write(ours, outgoing, Duration::from_millis(50)).await;
+        assert_eq!(ended, "the concentrator does not read");
+    }
 }

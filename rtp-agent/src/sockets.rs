@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc};
@@ -26,6 +26,9 @@ use crate::session::Component;
 
 /// A longer packet is dropped and counted; RTP keeps below the path's MTU (RFC 3550 section 11).
 const MAX_PACKET: usize = 2048;
+
+/// After a failed receive, so that a lack of memory does not become a busy loop.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The relay with its sockets and links.
 #[derive(Debug)]
@@ -166,7 +169,7 @@ impl SharedEngine {
             .await;
             if let Err(error) = received {
                 warn!(session = port.session.0, %error, "a media socket failed");
-                return;
+                tokio::time::sleep(RECEIVE_PAUSE).await;
             }
         }
     }

@@ -222,7 +222,7 @@ async fn serve<S: AsyncRead + AsyncWrite>(
     let (reader, writer) = tokio::io::split(stream);
     let ended = tokio::select! {
         ended = read(reader, link, inputs, metrics) => ended,
-        ended = write(writer, outgoing) => ended,
+        ended = write(writer, outgoing, WRITE_TIMEOUT) => ended,
     };
     info!(agent, ended, "relay control: link closed");
     // The worker is gone only when the program ends.
@@ -278,6 +278,7 @@ async fn read(
 async fn write(
     mut writer: impl AsyncWrite + Unpin,
     mut outgoing: mpsc::Receiver<ToAgent>,
+    patience: Duration,
 ) -> &'static str {
     while let Some(message) = outgoing.recv().await {
         let Ok(mut frame) = encode_frame(&message) else {
@@ -292,14 +293,14 @@ async fn write(
             writer.write_all(&frame).await?;
             writer.flush().await
         };
-        match tokio::time::timeout(WRITE_TIMEOUT, written).await {
+        match tokio::time::timeout(patience, written).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return "connection failed",
             Err(_) => return "the agent does not read",
         }
     }
     // The agent shall learn the end as an end, not as a cut connection.
-    let _ = tokio::time::timeout(WRITE_TIMEOUT, writer.shutdown()).await;
+    let _ = tokio::time::timeout(patience, writer.shutdown()).await;
     "closed by the concentrator"
 }
 

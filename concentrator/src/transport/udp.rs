@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +27,9 @@ const RECEIVE_BATCH: usize = 32;
 const LARGEST_DATAGRAM: usize = 65_535;
 /// What the kernel may queue: a burst of some thousand messages while the worker is busy.
 const BUFFER_SIZE: usize = 4 << 20;
+
+/// After a failed receive, so that a lack of memory does not become a busy loop.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The sending side of one socket.
 #[derive(Debug)]
@@ -102,8 +106,11 @@ async fn receive(socket: Arc<BatchSocket>, inlet: Inlet) {
     let mut batch = DatagramBatch::new(RECEIVE_BATCH, LARGEST_DATAGRAM);
     loop {
         if let Err(error) = socket.recv_batch(&mut batch).await {
+            // Without this task the phones of this address would be deaf: it goes on.
             tracing::error!(%local, %error, "cannot receive SIP over UDP");
-            return;
+            inlet.metrics.dropped("receive_failed");
+            tokio::time::sleep(RECEIVE_PAUSE).await;
+            continue;
         }
         for _ in 0..batch.truncated() {
             inlet.metrics.dropped("truncated");

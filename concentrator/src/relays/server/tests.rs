@@ -58,6 +58,17 @@ async fn a_dropped_sender_closes_the_link() {
 }
 
 #[tokio::test]
+async fn a_link_whose_agent_does_not_read_ends() {
+    let (ours, _theirs) = tokio::io::duplex(16);
+    let (sender, outgoing) = mpsc::channel(8);
+    for seq in 0..8 {
+        sender.try_send(ToAgent::Heartbeat { seq }).unwrap();
+    }
+    let ended = write(ours, outgoing, Duration::from_millis(50)).await;
+    assert_eq!(ended, "the agent does not read");
+}
+
+#[tokio::test]
 async fn an_agent_of_an_unknown_authority_is_refused_and_counted() {
     let mut world = World::start(Duration::from_secs(5)).await;
     let stranger = Folder::new();

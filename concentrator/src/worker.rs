@@ -166,7 +166,10 @@ impl Worker {
 
     fn handle_transport(&mut self, event: TransportEvent) {
         match event {
-            TransportEvent::Closed(connection) => self.proxy.handle_connection_closed(connection),
+            TransportEvent::Closed(connection) => {
+                self.proxy
+                    .handle_connection_closed(connection, &mut self.calls, now());
+            }
             TransportEvent::Failed(flow) => {
                 self.proxy
                     .handle_transport_error(&flow, &mut self.calls, now());

@@ -10,6 +10,8 @@
 //!
 //! * `validate`: may it be forwarded at all (16.3)
 //! * `route`: our own Route values off, the dialog cookie opened, targets chosen (16.4, 16.5)
+//! * `loops`: whether it was here before (RFC 5393)
+//! * `fork`: which targets at once and which later, and how long a context lives (16.6, 16.8)
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
@@ -21,7 +23,9 @@
 //! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
 
 mod cancel;
+mod fork;
 mod forward;
+mod loops;
 pub mod media;
 mod response;
 mod route;
@@ -100,9 +104,16 @@ pub struct Counters {
 struct Context {
     request: Message,
     branches: Vec<Branch>,
-    best: Option<Message>,
-    /// A 2xx was forwarded, or a 6xx came in: no further branch may win.
+    /// The best failure so far, and the branch it came from.
+    best: Option<(usize, Message)>,
+    /// Challenges of the branches, for a 401 or 407 that is sent in the end (16.7 step 7).
+    challenges: Vec<response::Challenge>,
+    /// A final response was chosen: no further failure is sent.
     decided: bool,
+    /// The server transaction is over: nobody is left to answer to.
+    orphan: bool,
+    /// Targets to try when those so far have failed.
+    rest: Option<fork::Rest>,
     /// The dialog that the request belongs to, and who sent it.
     dialog: Option<(DialogCookie, Party)>,
 }
@@ -134,6 +145,8 @@ struct Target {
     uri: Option<Bytes>,
     flow: Flow,
     relay: Option<wire::mark::RelayId>,
+    /// Its preference; equal ones are tried at once.
+    q_thousandths: u16,
 }
 
 /// The stateful proxy and registrar.
@@ -204,9 +217,17 @@ impl Proxy {
         self.drain(media, now);
     }
 
-    /// A connection is gone, and with it the bindings that only it could reach.
-    pub fn handle_connection_closed(&mut self, connection: ConnectionId) {
+    /// A connection is gone, and with it the bindings that only it could reach and the
+    /// transactions that waited for it.
+    pub fn handle_connection_closed(
+        &mut self,
+        connection: ConnectionId,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
         self.registrar.connection_closed(connection);
+        self.transactions.handle_connection_closed(connection);
+        self.drain(media, now);
     }
 
     /// The next message to send.
@@ -245,6 +266,14 @@ impl Proxy {
     /// Requests in progress.
     pub fn contexts(&self) -> usize {
         self.contexts.len()
+    }
+
+    /// Branches that are still found by their client transaction, and Timer C entries.
+    pub fn branches_and_timers(&self) -> (usize, usize) {
+        (
+            self.by_client.len(),
+            self.timer_c.len().max(self.timer_c_of.len()),
+        )
     }
 
     fn handle_request(
@@ -386,12 +415,14 @@ impl Proxy {
             match event {
                 transaction::Event::Timeout(client) => {
                     self.branch_failed(client, 408, "Request Timeout", media, now);
+                    self.forget_client(client);
                 }
                 transaction::Event::TransportError(client) => {
                     self.branch_failed(client, 503, "Service Unavailable", media, now);
+                    self.forget_client(client);
                 }
                 transaction::Event::ClientEnded(client) => self.forget_client(client),
-                transaction::Event::ServerEnded(server) => self.forget_context(server, media, now),
+                transaction::Event::ServerEnded(server) => self.server_ended(server, now),
             }
         }
         // Bindings are looked at through `registrar`; nobody needs their events yet.
@@ -404,24 +435,6 @@ impl Proxy {
     fn forget_client(&mut self, client: ClientId) {
         self.by_client.remove(&client);
         self.stop_timer_c(client);
-    }
-
-    /// The server transaction is over. Branches that still ring have nobody to answer to.
-    fn forget_context(&mut self, server: ServerId, media: &mut dyn Media, now: Instant) {
-        self.cancel_all(server, now);
-        let Some(context) = self.contexts.remove(&server) else {
-            return;
-        };
-        for branch in context.branches {
-            self.forget_client(branch.client);
-            if let (Some(session), None, true) = (
-                branch.session,
-                &context.dialog,
-                branch.progress != Progress::Done,
-            ) {
-                media.ended(session, now);
-            }
-        }
     }
 
     /// A copy of a matched response goes on from here.

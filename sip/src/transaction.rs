@@ -28,7 +28,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::hop::{Flow, Hop, Transmit};
+use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::key::{ClientKey, ServerKey};
 use crate::message::{Message, Method};
 use crate::timer::{Fired, Timers};
@@ -214,7 +214,18 @@ impl Transactions {
 
     /// A flow broke, or nothing can be sent on it: every transaction on it is over.
     pub fn handle_transport_error(&mut self, flow: &Flow, _now: Instant) {
-        for id in self.clients.on_flow(flow) {
+        self.end_all(self.clients.on_flow(flow), self.servers.on_flow(flow));
+    }
+
+    /// A connection is gone: every transaction on it is over.
+    pub fn handle_connection_closed(&mut self, connection: ConnectionId) {
+        let clients = self.clients.on_connection(connection);
+        let servers = self.servers.on_connection(connection);
+        self.end_all(clients, servers);
+    }
+
+    fn end_all(&mut self, clients: Vec<SlotId>, servers: Vec<SlotId>) {
+        for id in clients {
             let pending = self
                 .clients
                 .get(id)
@@ -226,7 +237,7 @@ impl Transactions {
             };
             self.end_client(id, event);
         }
-        for id in self.servers.on_flow(flow) {
+        for id in servers {
             self.end_server(id);
         }
     }

@@ -24,13 +24,14 @@ impl Proxy {
         self.cancel_all(invite, now);
     }
 
-    /// Cancels every branch that still waits for a final response.
+    /// Cancels every branch that still waits for a final response; targets that were not tried
+    /// yet will not be.
     pub(super) fn cancel_all(&mut self, server: ServerId, now: Instant) {
-        let branches = self
-            .contexts
-            .get(&server)
-            .map_or(0, |context| context.branches.len());
-        for index in 0..branches {
+        let Some(context) = self.contexts.get_mut(&server) else {
+            return;
+        };
+        context.rest = None;
+        for index in 0..context.branches.len() {
             self.cancel_branch(server, index, now);
         }
     }

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::fork::{Breadth, Rest, groups};
 use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
 use super::route::Routed;
 use super::{Branch, Context, Progress, Proxy, Target, validate};
@@ -27,7 +28,7 @@ pub(super) struct Outbound<'a> {
 }
 
 impl Proxy {
-    /// Sends a request to all its targets at once.
+    /// Sends a request to the first of its targets.
     pub(super) fn start(
         &mut self,
         id: ServerId,
@@ -42,46 +43,68 @@ impl Proxy {
             targets,
             dialog,
         } = outbound;
+        let breadth = Breadth::of(&inner);
+        if breadth.is_exhausted() {
+            self.counters.rejected += 1;
+            self.respond(id, &original, 440, "Max-Breadth Exceeded", now);
+            return;
+        }
+        if self.is_loop(&inner) {
+            self.counters.rejected += 1;
+            self.respond(id, &original, 482, "Loop Detected", now);
+            return;
+        }
         if original.method() == Method::Invite {
             self.respond(id, &original, 100, "Trying", now);
             self.counters.calls += u64::from(dialog.is_none());
         }
         self.count_drift(hop, dialog.as_ref());
-        let mut branches = Vec::with_capacity(targets.len());
-        for target in &targets {
-            let Some(branch) = self.start_branch(&inner, hop, target, dialog, media, now) else {
-                continue;
-            };
-            self.by_client.insert(branch.client, (id, branches.len()));
-            branches.push(branch);
-        }
-        if branches.is_empty() {
-            self.counters.overload += 1;
-            self.respond(id, &original, 503, "Service Unavailable", now);
-            return;
-        }
         let context = Context {
             request: original,
-            branches,
+            branches: Vec::with_capacity(targets.len()),
             best: None,
+            challenges: Vec::new(),
             decided: false,
+            orphan: false,
+            rest: Some(Rest {
+                inner,
+                hop: *hop,
+                groups: groups(targets, breadth),
+                breadth,
+            }),
             dialog,
         };
         self.contexts.insert(id, context);
+        if !self.next_group(id, media, now)
+            && let Some(context) = self.contexts.remove(&id)
+        {
+            self.counters.overload += 1;
+            self.respond(id, &context.request, 503, "Service Unavailable", now);
+        }
     }
 
-    fn start_branch(
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that one copy of a request depends on"
+    )]
+    pub(super) fn start_branch(
         &mut self,
         inner: &Message,
         hop: &Hop,
         target: &Target,
         dialog: Option<(DialogCookie, Party)>,
+        share: Option<usize>,
         media: &mut dyn Media,
         now: Instant,
     ) -> Option<Branch> {
         let placement = place(inner, hop, target, dialog, media, now);
         let session = placement.session;
-        let request = self.copy(inner, hop, target, dialog.is_some(), placement, now);
+        let mut request = self.copy(inner, hop, target, dialog.is_some(), placement, now);
+        if let Some(share) = share {
+            let mut edit = request.edit();
+            edit.set(HeaderName::MaxBreadth, share.to_string());
+            request = edit.finish();
+        }
         let Some(client) = self.transactions.send_request(&request, target.flow, now) else {
             if let (Some(session), None) = (session, dialog) {
                 media.ended(session, now);
@@ -186,7 +209,8 @@ impl Proxy {
     }
 
     /// Our Via, its branch a keyed hash of the incoming transaction and the target, so that the
-    /// same request through another concentrator is the same transaction at the UAS.
+    /// same request through another concentrator is the same transaction at the UAS; the end of
+    /// it is what [`Proxy::is_loop`] looks for.
     fn via(&self, inner: &Message, target: &Target) -> String {
         let mut incoming = Vec::with_capacity(256);
         if let Ok(via) = inner.top_via() {
@@ -202,7 +226,7 @@ impl Proxy {
         }
         let mut to = target.flow.to_string().into_bytes();
         to.extend_from_slice(target.uri.as_deref().unwrap_or_default());
-        let branch = self.config.keys.branch(&incoming, &to);
+        let branch = self.config.keys.branch(&incoming, &to) + &self.loop_mark(inner);
         let Flow {
             transport, local, ..
         } = target.flow;

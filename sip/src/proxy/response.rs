@@ -8,6 +8,12 @@ use crate::hop::Hop;
 use crate::message::{HeaderName, Message, Method};
 use crate::transaction::{ClientId, ServerId};
 
+/// A challenge of one branch: whose it is, the header and its value.
+pub(super) type Challenge = (usize, HeaderName, Vec<u8>);
+
+/// Challenges that one response may add to another; a phone has no use for more.
+const MAX_CHALLENGES: usize = 8;
+
 impl Proxy {
     /// A response that its client transaction passes up.
     pub(super) fn pass_response(
@@ -22,6 +28,15 @@ impl Proxy {
         let Some(&(server, index)) = self.by_client.get(&client) else {
             return;
         };
+        // Without the caller's Via there is nobody to send it to (16.7 step 3). The branch is over
+        // when its target has said its last word, however badly.
+        if response.vias().nth(1).is_none() {
+            self.counters.malformed_responses += 1;
+            if response.status().is_some_and(|status| status >= 200) {
+                self.branch_failed(client, 502, "Bad Gateway", media, now);
+            }
+            return;
+        }
         match response.status().unwrap_or_default() {
             100..=199 => self.pass_provisional(server, index, response, hop, media, now),
             200..=299 => self.pass_success(server, index, response, hop, media, now),
@@ -69,6 +84,7 @@ impl Proxy {
             return;
         };
         let client = branch.client;
+        let invite = branch.request.method() == Method::Invite;
         let cancel_now = branch.progress == Progress::Calling { cancel: true };
         if matches!(branch.progress, Progress::Calling { .. }) {
             branch.progress = Progress::Proceeding { cancelled: false };
@@ -76,10 +92,18 @@ impl Proxy {
         if cancel_now {
             self.cancel_branch(server, index, now);
         }
-        if response.status() == Some(100) {
+        // "MUST NOT send any provisional response with a Status-Code other than 100 to a
+        // non-INVITE request" (RFC 4320 section 4.1).
+        if response.status() == Some(100) || !invite {
             return;
         }
-        if !cancel_now {
+        let progress = self
+            .contexts
+            .get(&server)
+            .and_then(|context| context.branches.get(index))
+            .map(|branch| branch.progress);
+        // A branch that was cancelled has its last deadline, however long it goes on ringing.
+        if progress == Some(Progress::Proceeding { cancelled: false }) {
             self.restart_timer_c(client, now + self.config.timer_c);
         }
         self.send_upstream(server, index, response, hop, media, now);
@@ -103,12 +127,21 @@ impl Proxy {
         let first = branch.progress != Progress::Done;
         branch.progress = Progress::Done;
         let (client, session, new_call) = (branch.client, branch.session, context.dialog.is_none());
+        let orphan = context.orphan;
         let invite = context.request.method() == Method::Invite;
-        if context.decided && !invite {
-            return;
-        }
+        let late = context.decided && !invite;
         context.decided = true;
         self.stop_timer_c(client);
+        if late {
+            return self.forget_if_done(server);
+        }
+        if orphan && invite && new_call {
+            // Nobody is left who could acknowledge it.
+            if let (true, Some(session)) = (first, session) {
+                media.ended(session, now);
+            }
+            return self.forget_if_done(server);
+        }
         if first && invite && new_call {
             self.counters.answered += 1;
             if let Some(session) = session {
@@ -120,6 +153,7 @@ impl Proxy {
             self.end_call_after_bye(server, response.status(), media, now);
             self.cancel_all(server, now);
         }
+        self.forget_if_done(server);
     }
 
     /// A non-2xx final response: kept if it is the best so far, and sent when it is the last.
@@ -146,21 +180,23 @@ impl Proxy {
             media.ended(session, now);
         }
         let declined_by_all = response.status().is_some_and(|status| status >= 600);
+        context.challenges.extend(challenges(index, &response));
         if context
             .best
             .as_ref()
-            .is_none_or(|best| rank(&response) < rank(best))
+            .is_none_or(|(_, best)| rank(&response) < rank(best))
         {
-            context.best = Some(response);
+            context.best = Some((index, response));
         }
         self.stop_timer_c(client);
         if declined_by_all {
             self.cancel_all(server, now);
         }
         self.send_best(server, media, now);
+        self.forget_if_done(server);
     }
 
-    /// Sends the best response once every branch is done (16.7 step 6).
+    /// Once every branch is done: tries the next targets, or sends the best response (16.7 step 6).
     fn send_best(&mut self, server: ServerId, media: &mut dyn Media, now: Instant) {
         let Some(context) = self.contexts.get_mut(&server) else {
             return;
@@ -169,13 +205,17 @@ impl Proxy {
             .branches
             .iter()
             .any(|branch| branch.progress != Progress::Done);
-        if context.decided || waiting {
+        if context.decided || waiting || self.next_group(server, media, now) {
             return;
         }
-        context.decided = true;
-        let Some(best) = context.best.take() else {
+        let Some(context) = self.contexts.get_mut(&server) else {
             return;
         };
+        context.decided = true;
+        let Some((index, best)) = context.best.take() else {
+            return;
+        };
+        let best = with_challenges(&best, index, std::mem::take(&mut context.challenges));
         let status = best.status();
         self.end_call_after_bye(server, status, media, now);
         let Some(context) = self.contexts.get(&server) else {
@@ -185,7 +225,6 @@ impl Proxy {
             // A 408 to a non-INVITE comes too late for anybody to use (RFC 4320 section 4.2).
             Some(408) if context.request.method() != Method::Invite => {
                 self.transactions.abandon_server(server);
-                self.contexts.remove(&server);
             }
             // A 503 speaks of the next hop, not of us (16.7 step 6).
             Some(503) => {
@@ -259,6 +298,37 @@ fn without_own_via(response: &Message, body: Option<Vec<u8>>) -> Message {
     edit.remove_first_value(HeaderName::Via);
     if let Some(body) = body {
         edit.set_body(body);
+    }
+    edit.finish()
+}
+
+/// The challenges of a 401 or 407.
+fn challenges(index: usize, response: &Message) -> Vec<Challenge> {
+    if !matches!(response.status(), Some(401 | 407)) {
+        return Vec::new();
+    }
+    let names = [HeaderName::WwwAuthenticate, HeaderName::ProxyAuthenticate];
+    response
+        .headers()
+        .filter(|field| names.contains(&field.name))
+        .map(|field| (index, field.name, field.value.to_vec()))
+        .take(MAX_CHALLENGES)
+        .collect()
+}
+
+/// "the proxy MUST collect any WWW-Authenticate and Proxy-Authenticate header field values from
+/// all other 401 (Unauthorized) and 407 (Proxy Authentication Required) responses" (16.7 step 7).
+fn with_challenges(best: &Message, index: usize, challenges: Vec<Challenge>) -> Message {
+    let mut others = challenges
+        .into_iter()
+        .filter(|(branch, ..)| *branch != index)
+        .peekable();
+    if !matches!(best.status(), Some(401 | 407)) || others.peek().is_none() {
+        return best.clone();
+    }
+    let mut edit = best.edit();
+    for (_, name, value) in others.take(MAX_CHALLENGES) {
+        edit.append(name, value);
     }
     edit.finish()
 }

@@ -70,7 +70,7 @@ impl Proxy {
         }
     }
 
-    fn is_our_address(&self, address: IpAddr, port: Option<u16>) -> bool {
+    pub(super) fn is_our_address(&self, address: IpAddr, port: Option<u16>) -> bool {
         self.config.service.iter().any(|service| {
             service.ip() == address && port.is_none_or(|port| port == service.port())
         })
@@ -92,6 +92,10 @@ impl Proxy {
             return request.clone();
         };
         let target = uri_of(last).to_vec();
+        // As a Request-URI it must stand the check that the first one passed.
+        if Uri::parse(&target).is_ok_and(|uri| uri.headers.is_some()) {
+            return request.clone();
+        }
         let own = [b"<".as_slice(), request.request_uri(), b">"].concat();
         let mut edit = request.edit();
         edit.remove_all(HeaderName::Route);
@@ -137,11 +141,11 @@ impl Proxy {
     /// A request of a dialog goes to the other party's flow. Who sent it is told by the From
     /// tag, which no NAT changes.
     fn route_in_dialog(&self, request: Message, cookie: DialogCookie) -> Routed {
-        let tag = request
-            .from()
-            .ok()
-            .and_then(|from| from.tag().map(<[u8]>::to_vec));
-        let from_caller = tag.is_some_and(|tag| self.config.keys.is_tag(cookie.caller_tag, &tag));
+        let from = request.from();
+        // A UA of RFC 2543 may have none, and the cookie says so.
+        let tag = from.as_ref().ok().and_then(|from| from.tag());
+        let keys = &self.config.keys;
+        let from_caller = keys.is_tag(cookie.caller_tag, tag.unwrap_or_default());
         let (party, flow) = if from_caller {
             (Party::Caller, cookie.callee)
         } else {
@@ -151,6 +155,7 @@ impl Proxy {
             uri: None,
             flow,
             relay: None,
+            q_thousandths: 1000,
         };
         Routed::Forward {
             request,
@@ -175,6 +180,7 @@ impl Proxy {
                 uri: Some(without_headers(&binding.contact_uri)),
                 flow: binding.flow,
                 relay: binding.relay,
+                q_thousandths: binding.q_thousandths,
             })
             .collect();
         if targets.is_empty() {

@@ -123,11 +123,16 @@ impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
     /// The transactions on a flow, in the order of their places. For datagrams this walks the
     /// whole table: the shell must not call it for every ICMP error that a stranger can forge.
     pub(crate) fn on_flow(&self, flow: &Flow) -> Vec<SlotId> {
-        let Some(connection) = flow.connection else {
-            let entries = self.entries.iter();
-            let on_flow = entries.filter(|(_, entry)| entry.flow == *flow);
-            return on_flow.map(|(id, _)| id).collect();
-        };
+        if let Some(connection) = flow.connection {
+            return self.on_connection(connection);
+        }
+        let entries = self.entries.iter();
+        let on_flow = entries.filter(|(_, entry)| entry.flow == *flow);
+        on_flow.map(|(id, _)| id).collect()
+    }
+
+    /// The transactions on a connection, in the order of their places.
+    pub(crate) fn on_connection(&self, connection: ConnectionId) -> Vec<SlotId> {
         let ids = self.by_connection.get(&connection);
         let mut ids: Vec<_> = ids.into_iter().flatten().copied().collect();
         ids.sort_unstable();

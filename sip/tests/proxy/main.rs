@@ -1,6 +1,8 @@
 //! The proxy of RFC 3261 section 16 and its registrar, fed with whole messages: what comes in,
 //! what goes out, in virtual time.
 
+mod branches;
+mod forks;
 mod world;
 
 use std::time::Duration;

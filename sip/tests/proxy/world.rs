@@ -6,6 +6,7 @@
     reason = "a test may panic, and any instant will do to begin with"
 )]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,10 @@ pub(crate) const BOB_DESK: &str = "203.0.113.21:42000";
 #[derive(Debug, Default)]
 pub(crate) struct RecordingMedia {
     pub(crate) log: Vec<String>,
+    /// Sessions of calls that are neither answered nor over.
+    pub(crate) unanswered: BTreeSet<u64>,
+    /// Sessions that are in use.
+    pub(crate) open: BTreeSet<u64>,
     next: u64,
 }
 
@@ -40,6 +45,10 @@ impl Media for RecordingMedia {
     fn place(&mut self, call: &NewCall<'_>, _: Instant) -> Placement {
         self.log.push(String::from("place"));
         self.next += 1;
+        if call.from.relay.is_some() {
+            self.unanswered.insert(self.next);
+            self.open.insert(self.next);
+        }
         let session = call.from.relay.map(|relay| SessionRef {
             relay,
             session: self.next,
@@ -55,11 +64,15 @@ impl Media for RecordingMedia {
         None
     }
 
-    fn answered(&mut self, _: SessionRef, _: Instant) {
+    fn answered(&mut self, session: SessionRef, _: Instant) {
+        let waited = self.unanswered.remove(&session.session);
+        assert!(waited, "answered once, and not after its end");
         self.log.push(String::from("answered"));
     }
 
-    fn ended(&mut self, _: SessionRef, _: Instant) {
+    fn ended(&mut self, session: SessionRef, _: Instant) {
+        self.unanswered.remove(&session.session);
+        self.open.remove(&session.session);
         self.log.push(String::from("ended"));
     }
 }
@@ -106,10 +119,14 @@ impl World {
     }
 
     pub(crate) fn register(&mut self, from: &str, contact: &str, id: &str) {
+        self.register_with_q(from, contact, id, "1");
+    }
+
+    pub(crate) fn register_with_q(&mut self, from: &str, contact: &str, id: &str, q: &str) {
         let text = format!(
             "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2;branch=z9hG4bKr{id}\r\n\
              From: <sip:bob@example.com>;tag=r{id}\r\nTo: <sip:bob@example.com>\r\nCall-ID: reg-{id}\r\n\
-             CSeq: 1 REGISTER\r\nMax-Forwards: 70\r\nContact: <{contact}>\r\nExpires: 600\r\n\
+             CSeq: 1 REGISTER\r\nMax-Forwards: 70\r\nContact: <{contact}>;q={q}\r\nExpires: 600\r\n\
              Content-Length: 0\r\n\r\n"
         );
         let sent = self.receive(from, text.as_bytes());
@@ -149,10 +166,38 @@ impl World {
             },
             relay,
         };
+        self.receive_from(&hop, bytes)
+    }
+
+    pub(crate) fn receive_from(&mut self, hop: &Hop, bytes: &[u8]) -> Vec<Transmit> {
         let bytes = Bytes::copy_from_slice(bytes);
         self.proxy
-            .handle_message(bytes, &hop, &mut self.media, self.now);
+            .handle_message(bytes, hop, &mut self.media, self.now);
         self.drain()
+    }
+
+    pub(crate) fn connection_closed(&mut self, connection: ConnectionId) -> Vec<Transmit> {
+        self.proxy
+            .handle_connection_closed(connection, &mut self.media, self.now);
+        self.drain()
+    }
+
+    /// Lets everything time out and asserts that nothing of it is left.
+    pub(crate) fn assert_all_forgotten(&mut self) {
+        self.advance(Duration::from_secs(3600));
+        assert_eq!(self.proxy.contexts(), 0, "contexts");
+        assert_eq!(
+            self.proxy.branches_and_timers(),
+            (0, 0),
+            "branches and Timer C entries"
+        );
+        let counts = self.proxy.transactions().counts();
+        assert_eq!((counts.server, counts.client), (0, 0), "transactions");
+        assert!(
+            self.media.unanswered.is_empty(),
+            "sessions {:?} of calls that were never answered",
+            self.media.unanswered
+        );
     }
 
     pub(crate) fn transport_error(&mut self, flow: &Flow) -> Vec<Transmit> {

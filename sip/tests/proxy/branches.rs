@@ -1,6 +1,8 @@
 //! How branches end: in whatever order the caller, the targets, the timers and the transports
 //! fail, nothing is left over and nobody is told what is not for them.
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use sip::hop::{ConnectionId, Flow, Transport};

@@ -1,6 +1,8 @@
 //! Forking: challenges of several branches (RFC 3261 section 16.7 step 7), targets by q (16.6),
 //! loops and breadth (RFC 5393).
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use sip::message::{HeaderName, Message};

@@ -35,15 +35,31 @@ pub struct Counters {
     pub unplaced: u64,
     /// Calls placed on the other party's relay, because the anchor's had none to give.
     pub fallback: u64,
+    /// Further media lines of relayed calls that found no lease.
+    pub lines_unplaced: u64,
     /// Bodies that claim to be SDP and are not.
     pub bad_sdp: u64,
+}
+
+/// What carries one media line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// Nothing has had to: the line was never one that a relay can carry.
+    Unused,
+    /// This lease.
+    Relayed(LeasedSession),
+    /// Nothing, because there was no lease when it was first wanted; so it stays for the call,
+    /// since a line must not be relayed in one direction only.
+    Direct,
 }
 
 /// One call on a relay.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// One lease per media line, in the order of the lines.
-    streams: Vec<LeasedSession>,
+    /// The lease that names the call, until a line uses it.
+    spare: Option<LeasedSession>,
+    /// The media lines, in the order of the SDP.
+    lines: Vec<Line>,
     /// The Call-ID, for logs and `/status`.
     pub call_id: String,
     /// When its INVITE came.
@@ -54,6 +70,16 @@ pub struct Call {
     callee: IpAddr,
 }
 
+impl Call {
+    fn leases(&self) -> impl Iterator<Item = LeasedSession> {
+        let used = self.lines.iter().filter_map(|line| match line {
+            Line::Relayed(lease) => Some(*lease),
+            Line::Unused | Line::Direct => None,
+        });
+        self.spare.into_iter().chain(used)
+    }
+}
+
 /// The calls whose media are on relays, and the relays.
 #[derive(Debug)]
 pub struct Calls {
@@ -62,6 +88,8 @@ pub struct Calls {
     /// The relays' leases and connections.
     pub relays: RelayPool,
     calls: HashMap<SessionRef, Call>,
+    /// The call of every further lease, by that lease.
+    call_of: HashMap<SessionRef, SessionRef>,
     counters: Counters,
 }
 
@@ -73,6 +101,7 @@ impl Calls {
             policy,
             relays,
             calls: HashMap::new(),
+            call_of: HashMap::new(),
             counters: Counters::default(),
         }
     }
@@ -87,9 +116,37 @@ impl Calls {
         self.calls.iter()
     }
 
-    /// The relay ended a session by itself: nothing of the call is left there.
-    pub fn session_gone(&mut self, session: SessionRef) -> Option<Call> {
-        self.calls.remove(&session)
+    /// The relay ended or lost a session. With the first of a call the call's other sessions end
+    /// too; without a further one its line is no longer relayed.
+    pub fn session_gone(&mut self, session: SessionRef, now: Instant) {
+        if self.calls.contains_key(&session) {
+            return self.give_back(session, Some(session), now);
+        }
+        let Some(call) = self
+            .call_of
+            .remove(&session)
+            .and_then(|call| self.calls.get_mut(&call))
+        else {
+            return;
+        };
+        for line in &mut call.lines {
+            if matches!(line, Line::Relayed(lease) if lease.session == session) {
+                *line = Line::Direct;
+            }
+        }
+    }
+
+    /// Ends a call and releases its sessions, less the one that is gone already.
+    fn give_back(&mut self, session: SessionRef, gone: Option<SessionRef>, now: Instant) {
+        let Some(call) = self.calls.remove(&session) else {
+            return;
+        };
+        for lease in call.leases() {
+            self.call_of.remove(&lease.session);
+            if gone != Some(lease.session) {
+                self.relays.release(lease.session, now);
+            }
+        }
     }
 
     /// Whether the parties need a relay between them.
@@ -108,10 +165,11 @@ impl Calls {
 
     /// The relays to try, the anchor's first.
     fn candidates(&self, call: &NewCall<'_>) -> [Option<RelayId>; 2] {
-        match self.anchor {
+        let [first, second] = match self.anchor {
             Anchor::Caller => [call.from.relay, call.to_relay],
             Anchor::Callee => [call.to_relay, call.from.relay],
-        }
+        };
+        [first, second.filter(|second| first != Some(*second))]
     }
 
     fn take(&mut self, call: &NewCall<'_>) -> Option<LeasedSession> {
@@ -140,22 +198,19 @@ impl Calls {
             self.counters.bad_sdp += 1;
             return None;
         };
-        let streams = self.streams_for(session, sdp.media().len(), now)?;
-        let replacements: Vec<Option<MediaAddress>> = sdp
-            .media()
-            .iter()
-            .zip(streams.iter().map(Some).chain(std::iter::repeat(None)))
-            .map(|(media, stream)| {
-                let stream = stream.filter(|_| relayable(media))?;
-                Some(media_address(facing(party.other(), stream)))
-            })
-            .collect();
-        for (media, stream) in sdp.media().iter().zip(&streams) {
-            if relayable(media) {
+        let mut replacements = Vec::with_capacity(sdp.media().len());
+        for (index, media) in sdp.media().iter().enumerate() {
+            let lease = if relayable(media) {
+                self.lease_of_line(session, index, now)
+            } else {
+                None
+            };
+            if let Some(lease) = lease {
                 let gate = gate(from, media.address);
                 self.relays
-                    .update_gate(stream.session, side_of(party), gate, now);
+                    .update_gate(lease.session, side_of(party), gate, now);
             }
+            replacements.push(lease.map(|lease| media_address(facing(party.other(), &lease))));
         }
         let Ok(rewritten) = sdp.rewrite(&replacements) else {
             self.counters.bad_sdp += 1;
@@ -164,24 +219,38 @@ impl Calls {
         Some([&body[..range.start], &rewritten, &body[range.end..]].concat())
     }
 
-    /// The call's leases, with one more for every media line that is new.
-    fn streams_for(
+    /// The lease that carries a line: the call's first for its first line, a new one for each
+    /// further line.
+    fn lease_of_line(
         &mut self,
         session: SessionRef,
-        lines: usize,
+        index: usize,
         now: Instant,
-    ) -> Option<Vec<LeasedSession>> {
+    ) -> Option<LeasedSession> {
         let call = self.calls.get_mut(&session)?;
-        while call.streams.len() < lines.min(MAX_STREAMS) {
-            let Ok(lease) = self.relays.take_lease(session.relay) else {
-                break;
-            };
-            let gates = (gate(call.caller, None), gate(call.callee, None));
-            self.relays
-                .bind(lease.session, gates.0, gates.1, &call.call_id, now);
-            call.streams.push(lease);
+        if index >= MAX_STREAMS {
+            return None;
         }
-        Some(call.streams.clone())
+        if call.lines.len() <= index {
+            call.lines.resize(index + 1, Line::Unused);
+        }
+        match call.lines[index] {
+            Line::Relayed(lease) => return Some(lease),
+            Line::Direct => return None,
+            Line::Unused => {}
+        }
+        let lease = match call.spare.take() {
+            Some(spare) => Some(spare),
+            None => self.relays.take_lease(session.relay).ok().inspect(|lease| {
+                let gates = (gate(call.caller, None), gate(call.callee, None));
+                self.relays
+                    .bind(lease.session, gates.0, gates.1, &call.call_id, now);
+                self.call_of.insert(lease.session, session);
+            }),
+        };
+        self.counters.lines_unplaced += u64::from(lease.is_none());
+        call.lines[index] = lease.map_or(Line::Direct, Line::Relayed);
+        lease
     }
 }
 
@@ -203,7 +272,8 @@ impl Media for Calls {
         self.relays
             .bind(lease.session, gates.0, gates.1, &call_id, now);
         let entry = Call {
-            streams: vec![lease],
+            spare: Some(lease),
+            lines: Vec::new(),
             call_id: call_id.into_owned(),
             started: now,
             answered: false,
@@ -230,12 +300,7 @@ impl Media for Calls {
     }
 
     fn ended(&mut self, session: SessionRef, now: Instant) {
-        let Some(call) = self.calls.remove(&session) else {
-            return;
-        };
-        for stream in &call.streams {
-            self.relays.release(stream.session, now);
-        }
+        self.give_back(session, None, now);
     }
 }
 
@@ -308,3 +373,6 @@ fn contact_address(contact: &[u8]) -> Option<IpAddr> {
         sip::message::Host::Name(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,11 +224,11 @@ impl Worker {
                 warn!(relay = %session.relay, session = session.session, "no media: session ends");
             }
             RelayEvent::Ended(session, stats) => {
-                self.calls.session_gone(session);
+                self.calls.session_gone(session, now());
                 info!(relay = %session.relay, session = session.session, ?stats, "session ended");
             }
             RelayEvent::SessionLost(session) => {
-                self.calls.session_gone(session);
+                self.calls.session_gone(session, now());
                 warn!(relay = %session.relay, session = session.session, "session lost");
             }
         }

@@ -51,6 +51,7 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("media_direct", media.direct),
         ("media_unplaced", media.unplaced),
         ("media_fallback", media.fallback),
+        ("media_line_unplaced", media.lines_unplaced),
         ("bad_sdp", media.bad_sdp),
         ("lease_taken", relays.leases_taken),
         ("lease_relay_not_connected", relays.not_connected),

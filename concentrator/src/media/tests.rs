@@ -1,0 +1,424 @@
+//! A call's media, from the INVITE to the end: what the SDP says and what the relays are told.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test picks out the messages that it is about"
+)]
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use sip::hop::{Flow, Hop, Transport};
+use wire::gre::TunnelKey;
+use wire::mark::Mark;
+use wire::relay_control::{FromAgent, Lease, ToAgent, VERSION};
+
+use super::*;
+use crate::relays::pool::{Command, LinkId, Settings};
+
+const CALLER: &str = "203.0.113.2";
+const CALLEE: &str = "192.0.2.2";
+
+#[test]
+fn the_offer_names_the_callers_relay_and_the_answer_its_other_side() {
+    let mut world = World::new(RelayPolicy::Always);
+    let placed = world.place(&offer(&["audio 6000 RTP/AVP 0"]));
+    let session = placed.session.expect("a session");
+    assert_eq!(session.relay, relay(1));
+    let body = text(placed.body.expect("a new body"));
+    assert!(body.contains("c=IN IP4 10.0.1.2"), "{body}");
+    assert!(
+        body.contains("m=audio 30002 RTP/AVP 0"),
+        "the callee sends to side B: {body}"
+    );
+
+    let answer = world.rewrite(session, Party::Callee, &offer(&["audio 7000 RTP/AVP 0"]));
+    assert!(
+        text(answer.expect("a new body")).contains("m=audio 30000 "),
+        "the caller to side A"
+    );
+}
+
+#[test]
+fn each_side_learns_only_from_its_own_party() {
+    let mut world = World::new(RelayPolicy::Always);
+    let session = world
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    let gates: Vec<(Side, Vec<IpAddr>)> = world
+        .said()
+        .into_iter()
+        .flat_map(|message| match message {
+            ToAgent::Bind { a, b, .. } => vec![(Side::A, a.expected), (Side::B, b.expected)],
+            ToAgent::Update { side, gate, .. } => vec![(side, gate.expected)],
+            _ => Vec::new(),
+        })
+        .collect();
+    let (caller, callee) = (ip(CALLER), ip(CALLEE));
+    let described = ip("192.168.1.10");
+    assert_eq!(
+        gates,
+        [
+            (Side::A, vec![caller]),
+            (Side::B, vec![callee]),
+            (Side::A, vec![caller, described])
+        ]
+    );
+    world.rewrite(session, Party::Callee, &offer(&["audio 7000 RTP/AVP 0"]));
+    let Some(ToAgent::Update {
+        side: Side::B,
+        gate,
+        ..
+    }) = world.said().pop()
+    else {
+        panic!("the answer opens side B");
+    };
+    assert_eq!(gate.expected, [callee, described]);
+}
+
+#[test]
+fn every_line_that_can_be_relayed_has_a_lease_and_no_other() {
+    let mut world = World::new(RelayPolicy::Always);
+    let lines = [
+        "audio 6000 RTP/AVP 0",
+        "video 0 RTP/AVP 96",
+        "message 9 TCP/MSRP *",
+    ];
+    let placed = world.place(&offer(&lines));
+    let body = text(placed.body.expect("a new body"));
+    assert!(body.contains("m=audio 30002 "), "{body}");
+    assert!(
+        body.contains("m=video 0 ") && body.contains("m=message 9 "),
+        "{body}"
+    );
+    assert_eq!(world.calls.relays.counters().leases_taken, 1);
+
+    let session = placed.session.expect("a session");
+    let more = [
+        "audio 6000 RTP/AVP 0",
+        "video 6002 RTP/AVP 96",
+        "message 9 TCP/MSRP *",
+    ];
+    let body = text(
+        world
+            .rewrite(session, Party::Caller, &offer(&more))
+            .expect("a new body"),
+    );
+    assert!(
+        body.contains("m=video 30006 "),
+        "a line that wakes up gets its lease: {body}"
+    );
+    assert_eq!(world.calls.relays.counters().leases_taken, 2);
+}
+
+#[test]
+fn the_end_of_a_call_releases_each_lease_once() {
+    let mut world = World::new(RelayPolicy::Always);
+    let lines = ["audio 6000 RTP/AVP 0", "video 6002 RTP/AVP 96"];
+    let session = world.place(&offer(&lines)).session.expect("a session");
+    world.said();
+    world.calls.ended(session, world.now);
+    world.calls.ended(session, world.now);
+    assert_eq!(world.released(), [100, 101]);
+    assert_eq!(world.calls.iter().count(), 0);
+    assert!(world.calls.call_of.is_empty());
+}
+
+#[test]
+fn a_call_whose_first_session_is_gone_releases_the_others() {
+    let mut world = World::new(RelayPolicy::Always);
+    let lines = ["audio 6000 RTP/AVP 0", "video 6002 RTP/AVP 96"];
+    let session = world.place(&offer(&lines)).session.expect("a session");
+    world.said();
+    world.calls.session_gone(session, world.now);
+    assert_eq!(world.released(), [101]);
+    assert_eq!(world.calls.iter().count(), 0);
+}
+
+#[test]
+fn a_line_whose_session_is_gone_goes_direct_and_the_call_lives() {
+    let mut world = World::new(RelayPolicy::Always);
+    let lines = ["audio 6000 RTP/AVP 0", "video 6002 RTP/AVP 96"];
+    let session = world.place(&offer(&lines)).session.expect("a session");
+    let video = SessionRef {
+        relay: relay(1),
+        session: 101,
+    };
+    world.calls.session_gone(video, world.now);
+    let body = text(
+        world
+            .rewrite(session, Party::Callee, &offer(&lines))
+            .expect("a body"),
+    );
+    assert!(
+        body.contains("m=audio 30000 ") && body.contains("m=video 6002 "),
+        "{body}"
+    );
+}
+
+#[test]
+fn a_line_without_a_lease_stays_direct_in_both_directions() {
+    let mut world = World::with_leases(RelayPolicy::Always, 1);
+    let lines = ["audio 6000 RTP/AVP 0", "video 6002 RTP/AVP 96"];
+    let session = world.place(&offer(&lines)).session.expect("a session");
+    assert_eq!(world.calls.counters().lines_unplaced, 1);
+    world.offer_leases(LinkId(1), 200..201);
+    let body = text(
+        world
+            .rewrite(session, Party::Callee, &offer(&lines))
+            .expect("a body"),
+    );
+    assert!(
+        body.contains("m=video 6002 "),
+        "a lease that came later changes nothing: {body}"
+    );
+}
+
+#[test]
+fn a_call_goes_to_the_other_partys_relay_when_the_anchors_has_no_lease() {
+    let mut world = World::with_leases(RelayPolicy::Always, 0);
+    world.link(LinkId(2), "relay2");
+    world.offer_leases(LinkId(2), 500..501);
+    let placed = world.place(&offer(&["audio 6000 RTP/AVP 0"]));
+    assert_eq!(
+        placed.session,
+        Some(SessionRef {
+            relay: relay(2),
+            session: 500
+        })
+    );
+    assert_eq!(world.calls.counters().fallback, 1);
+}
+
+#[test]
+fn a_call_goes_on_without_a_relay_when_none_has_a_lease() {
+    let mut world = World::with_leases(RelayPolicy::Always, 0);
+    assert_eq!(
+        world.place(&offer(&["audio 6000 RTP/AVP 0"])),
+        Placement::default()
+    );
+    assert_eq!(world.calls.counters().unplaced, 1);
+}
+
+#[test]
+fn policy_decides_whether_a_relay_is_wanted() {
+    let behind_nat = offer(&["audio 6000 RTP/AVP 0"]);
+    let reachable = text(behind_nat.clone())
+        .replace("192.168.1.10", CALLER)
+        .into_bytes();
+    let contact = format!("sip:bob@{CALLEE}:5060");
+    let cases = [
+        (
+            RelayPolicy::Auto,
+            &behind_nat,
+            "sip:bob@192.168.1.10:5060",
+            true,
+        ),
+        (
+            RelayPolicy::Auto,
+            &reachable,
+            "sip:bob@192.168.1.10:5060",
+            true,
+        ),
+        (RelayPolicy::Auto, &reachable, contact.as_str(), false),
+        (RelayPolicy::Always, &reachable, contact.as_str(), true),
+        (
+            RelayPolicy::Never,
+            &behind_nat,
+            "sip:bob@192.168.1.10:5060",
+            false,
+        ),
+    ];
+    for (policy, body, contact, relayed) in cases {
+        let mut world = World::new(policy);
+        let placed = world.place_with(body, contact);
+        assert_eq!(placed.session.is_some(), relayed, "{policy:?} {contact}");
+    }
+}
+
+#[test]
+fn a_call_without_an_offer_has_its_relay_when_the_offer_comes() {
+    let mut world = World::new(RelayPolicy::Always);
+    let placed = world.place(b"");
+    assert_eq!(placed.body, None);
+    let session = placed.session.expect("a session");
+    let body = world.rewrite(session, Party::Callee, &offer(&["audio 7000 RTP/AVP 0"]));
+    assert!(text(body.expect("a body")).contains("m=audio 30000 "));
+    assert_eq!(world.calls.relays.counters().leases_taken, 1);
+}
+
+#[test]
+fn a_body_that_only_claims_to_be_sdp_passes_and_is_counted() {
+    let mut world = World::new(RelayPolicy::Always);
+    let placed = world.place(b"m=audio\r\nnonsense");
+    assert_eq!(placed.body, None);
+    assert_eq!(world.calls.counters().bad_sdp, 1);
+}
+
+struct World {
+    calls: Calls,
+    now: Instant,
+}
+
+impl World {
+    /// The caller's relay has four leases.
+    fn new(policy: RelayPolicy) -> Self {
+        Self::with_leases(policy, 4)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn with_leases(policy: RelayPolicy, leases: u64) -> Self {
+        let relays = [
+            (relay(1), String::from("relay1")),
+            (relay(2), String::from("relay2")),
+        ];
+        let pool = RelayPool::new("c1", relays, Settings::default());
+        let calls = Calls::new(Anchor::Caller, policy, pool);
+        let mut world = Self {
+            calls,
+            now: Instant::now(),
+        };
+        world.link(LinkId(1), "relay1");
+        world.offer_leases(LinkId(1), 100..100 + leases);
+        world.said();
+        world
+    }
+
+    fn link(&mut self, link: LinkId, name: &str) {
+        self.calls.relays.handle_connected(link, name, self.now);
+        let hello = FromAgent::Hello {
+            version: VERSION,
+            name: name.to_owned(),
+            epoch: 1,
+            media_addresses: Vec::new(),
+            software: String::new(),
+        };
+        self.calls.relays.handle_message(link, hello, self.now);
+    }
+
+    /// Lease 100 has ports 30000 to 30003, 101 the next four, and so on.
+    fn offer_leases(&mut self, link: LinkId, sessions: std::ops::Range<u64>) {
+        let leases = sessions
+            .map(|session| {
+                let port = 30_000 + u16::try_from(session - 100).expect("a small number") * 4;
+                let side = |rtp| SideAddr {
+                    addr: ip("10.0.1.2"),
+                    rtp,
+                    rtcp: rtp + 1,
+                };
+                Lease {
+                    session,
+                    a: side(port),
+                    b: side(port + 2),
+                }
+            })
+            .collect();
+        self.calls
+            .relays
+            .handle_message(link, FromAgent::Leases { leases }, self.now);
+    }
+
+    fn place(&mut self, body: &[u8]) -> Placement {
+        self.place_with(body, "sip:bob@192.168.1.10:5060")
+    }
+
+    fn place_with(&mut self, body: &[u8], contact: &str) -> Placement {
+        let (request, from, to) = (message(body), hop(CALLER, 1), hop(CALLEE, 2));
+        let call = NewCall {
+            request: &request,
+            from: &from,
+            to: &to.flow,
+            to_relay: to.relay,
+            contact: contact.as_bytes(),
+        };
+        self.calls.place(&call, self.now)
+    }
+
+    fn rewrite(&mut self, session: SessionRef, party: Party, body: &[u8]) -> Option<Vec<u8>> {
+        let from = match party {
+            Party::Caller => hop(CALLER, 1),
+            Party::Callee => hop(CALLEE, 2),
+        };
+        let message = message(body);
+        let message = CallMessage {
+            message: &message,
+            from: &from,
+            party,
+            session,
+        };
+        self.calls.rewrite(&message, self.now)
+    }
+
+    /// What the relays were told since the last time.
+    fn said(&mut self) -> Vec<ToAgent> {
+        std::iter::from_fn(|| self.calls.relays.poll_command())
+            .filter_map(|command| match command {
+                Command::Send(_, message) => Some(message),
+                Command::Close(..) => None,
+            })
+            .collect()
+    }
+
+    fn released(&mut self) -> Vec<u64> {
+        let mut released: Vec<u64> = self
+            .said()
+            .into_iter()
+            .filter_map(|message| match message {
+                ToAgent::Release { session, .. } => Some(session),
+                _ => None,
+            })
+            .collect();
+        released.sort_unstable();
+        released
+    }
+}
+
+fn offer(lines: &[&str]) -> Vec<u8> {
+    let media: String = lines.iter().map(|line| format!("m={line}\r\n")).collect();
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 192.168.1.10\r\ns=-\r\nc=IN IP4 192.168.1.10\r\nt=0 0\r\n{media}"
+    )
+    .into_bytes()
+}
+
+fn message(body: &[u8]) -> Message {
+    let head = format!(
+        "INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.10;branch=z9hG4bK1\r\n\
+         From: <sip:alice@example.com>;tag=a\r\nTo: <sip:bob@example.com>\r\nCall-ID: call-1\r\n\
+         CSeq: 1 INVITE\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let bytes = [head.as_bytes(), body].concat();
+    Message::parse(Bytes::from(bytes)).expect("a message")
+}
+
+fn hop(address: &str, mark: u8) -> Hop {
+    let peer = SocketAddr::new(ip(address), 40_000);
+    let local = SocketAddr::new(ip("198.51.100.1"), 5060);
+    let flow = Flow {
+        transport: Transport::Udp,
+        peer,
+        local,
+        connection: None,
+    };
+    Hop {
+        flow,
+        relay: Some(relay(mark)),
+    }
+}
+
+fn relay(mark: u8) -> RelayId {
+    RelayId {
+        key: TunnelKey(1),
+        mark: Mark::new(mark).expect("a mark"),
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text")
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+mod calls;
 mod ingress_tun;
 
 /// A bench: name, what it measures, how.
@@ -19,11 +20,18 @@ struct Bench {
     run: fn(&Path) -> Result<Outcome>,
 }
 
-const BENCHES: [Bench; 1] = [Bench {
-    name: "ingress-tun",
-    about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
-    run: ingress_tun::run,
-}];
+const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "calls",
+        about: "CPU of sipcast-concentrator per proxied call; Kamailio beside it",
+        run: calls::run,
+    },
+    Bench {
+        name: "ingress-tun",
+        about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
+        run: ingress_tun::run,
+    },
+];
 
 /// What a bench measured.
 #[derive(Debug, Serialize)]
@@ -49,6 +57,9 @@ struct Conditions {
     build: &'static str,
     kernel: String,
     cores: usize,
+    /// What only this bench has.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    more: serde_json::Value,
 }
 
 impl Conditions {
@@ -68,6 +79,7 @@ impl Conditions {
             },
             kernel: kernel.trim().to_owned(),
             cores: std::thread::available_parallelism().map_or(0, Into::into),
+            more: serde_json::Value::Null,
         }
     }
 }

@@ -103,27 +103,56 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    /// User plus system time that it has used, from /proc/PID/stat, all threads together.
+    /// User plus system time that it has used, all threads together.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name in parentheses may hold spaces; fields 14 and 15 are counted from behind it.
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum();
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-        Ok(Duration::from_millis(
-            ticks * 1000 / u64::try_from(per_second)?,
-        ))
+        cpu_time(self.child.id())
+    }
+
+    /// The same for it and all processes that it has forked.
+    pub(crate) fn cpu_time_of_tree(&self) -> Result<Duration> {
+        let mut total = Duration::ZERO;
+        let mut open = vec![self.child.id()];
+        while let Some(id) = open.pop() {
+            total += cpu_time(id)?;
+            open.extend(children(id)?);
+        }
+        Ok(total)
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id())?);
         kill(pid, signal).with_context(|| format!("{signal} to {}", self.name))
     }
+}
+
+/// User plus system time of a process, from /proc/PID/stat.
+fn cpu_time(id: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name in parentheses may hold spaces; fields 14 and 15 are counted from behind it.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
+    Ok(Duration::from_millis(
+        ticks * 1000 / u64::try_from(per_second)?,
+    ))
+}
+
+/// What its threads have forked, from /proc/PID/task/TID/children.
+fn children(id: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{id}/task"))? {
+        let list = fs::read_to_string(task?.path().join("children"))?;
+        children.extend(
+            list.split_whitespace()
+                .filter_map(|id| id.parse::<u32>().ok()),
+        );
+    }
+    Ok(children)
 }
 
 impl Drop for Process {

@@ -26,7 +26,7 @@ struct Cli {
 fn main() -> ExitCode {
     program(
         &Cli::parse().arguments,
-        Threads::PerProcessor,
+        Threads::One,
         concentrator::run::run,
     )
 }

@@ -7,7 +7,7 @@ use clap::Parser;
 
 /// Relays RTP and RTCP between the two parties of a call, under a concentrator's control.
 ///
-/// It dials the concentrators of [control] over TLS 1.3, both ends with a certificate, and opens
+/// It dials the concentrators of the section `control` over TLS 1.3, both ends with a certificate, and opens
 /// ports from media.ports in advance. The concentrator writes them into the SDP of a call. Each
 /// side's address is learnt from the packets that its gate lets in; nothing is sent to an address
 /// that has not sent first.

@@ -9,6 +9,8 @@
 //!
 //! Pure: [`RelayPool::poll_command`] and [`RelayPool::poll_event`] say what has to be done.
 
+mod counters;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use wire::mark::RelayId;
 use wire::relay_control::{
     ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, SideAddr, ToAgent, VERSION,
 };
+
+pub use counters::Counters;
 
 /// A request that has no answer by then is given up.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -98,35 +102,6 @@ pub enum RelayEvent {
     Ended(SessionRef, Box<SessionStatistics>),
     /// The agent does not know the session any more.
     SessionLost(SessionRef),
-}
-
-/// What happened, each count under its own name.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Leases taken.
-    pub leases_taken: u64,
-    /// Calls that found no agent linked.
-    pub not_connected: u64,
-    /// Calls that found the stock empty.
-    pub stock_empty: u64,
-    /// Calls that found the agent draining.
-    pub draining: u64,
-    /// Calls with a mark that no relay is configured for.
-    pub unknown_relay: u64,
-    /// Links refused because the certificate names no agent of ours.
-    pub unknown_agent: u64,
-    /// Links closed because a message came out of order or from the wrong name.
-    pub violations: u64,
-    /// Links closed because the agent fell silent.
-    pub silent: u64,
-    /// Requests that an agent refused.
-    pub failed: u64,
-    /// Requests that had no answer in time.
-    pub expired: u64,
-    /// Answers to no request of ours.
-    pub stray: u64,
-    /// Sessions that ended with their agent.
-    pub sessions_lost: u64,
 }
 
 #[derive(Debug)]

@@ -354,7 +354,6 @@ impl Proxy {
             .to_tag(&self.to_tag(request))
             .header("Accept", "application/sdp")
             .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
-            .header("Supported", "path, outbound")
             .build();
         self.respond_with(id, &response, now);
     }

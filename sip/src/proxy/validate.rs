@@ -59,53 +59,8 @@ pub(super) fn forwardable(request: &Message) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// The request with `received` and `rport` in its top Via: always both, because every UA may sit
-/// behind a NAT (RFC 3581 section 4 lets a server do so when `rport` was asked for; a UA that did
-/// not ask ignores it).
+/// The request with its real source in the top Via: `received` where it is not what the UA
+/// believes, `rport` where that is asked for (RFC 3261 section 18.2.1, RFC 3581 section 4).
 pub(super) fn with_source(request: &Message, hop: &Hop) -> Message {
-    let Some(via) = request.values(HeaderName::Via).next() else {
-        return request.clone();
-    };
-    let mut value = strip_parameters(&via);
-    let peer = hop.flow.peer;
-    value.extend_from_slice(format!(";received={};rport={}", peer.ip(), peer.port()).as_bytes());
-    request
-        .edit()
-        .replace_first_value(HeaderName::Via, value)
-        .finish()
-}
-
-/// A Via value less its `received` and `rport` parameters, which only we may set.
-fn strip_parameters(via: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(via.len() + 48);
-    for (index, parameter) in split_unquoted(via).enumerate() {
-        let name = parameter
-            .split(|byte| *byte == b'=')
-            .next()
-            .unwrap_or_default()
-            .trim_ascii();
-        let ours = name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport");
-        if index > 0 && ours {
-            continue;
-        }
-        if index > 0 {
-            kept.push(b';');
-        }
-        kept.extend_from_slice(parameter);
-    }
-    kept
-}
-
-/// Splits at semicolons outside of quoted strings.
-fn split_unquoted(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut quoted = false;
-    let mut escaped = false;
-    value.split(move |byte| {
-        let separator = *byte == b';' && !quoted;
-        if *byte == b'"' && !escaped {
-            quoted = !quoted;
-        }
-        escaped = *byte == b'\\' && quoted && !escaped;
-        separator
-    })
+    request.edit().stamp_top_via(hop.flow.peer).finish()
 }

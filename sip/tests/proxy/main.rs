@@ -323,12 +323,26 @@ fn a_dead_flow_is_answered_500_and_gives_its_session_back() {
 }
 
 #[test]
-fn options_to_the_service_is_answered_here_and_registrations_keep_their_mark_fresh() {
+fn options_to_the_service_is_answered_here_and_promises_no_extension() {
     let mut world = World::with_bob();
     let sent = world.receive(
         ALICE,
         &request("OPTIONS", "sip:example.com", "z9hG4bKopt", ""),
     );
     assert_eq!(summary(&sent), ["200 -> alice"]);
-    assert_eq!(parse(&sent[0]).method(), Method::Options);
+    let answer = parse(&sent[0]);
+    assert_eq!(answer.method(), Method::Options);
+    assert_eq!(answer.count(HeaderName::Supported), 0);
+}
+
+#[test]
+fn every_request_of_a_phone_refreshes_the_mark_of_its_binding() {
+    let mut world = World::with_bob();
+    assert_eq!(world.marks(), [1]);
+    world.mark = 2;
+    world.receive(
+        BOB,
+        &request("OPTIONS", "sip:example.com", "z9hG4bKopt", ""),
+    );
+    assert_eq!(world.marks(), [2]);
 }

@@ -206,6 +206,15 @@ impl World {
         self.drain()
     }
 
+    /// The marks that the bindings were last seen with.
+    pub(crate) fn marks(&self) -> Vec<u8> {
+        let bindings = self.proxy.registrar().iter();
+        bindings
+            .filter_map(|(_, binding)| binding.relay)
+            .map(|relay| relay.mark.number())
+            .collect()
+    }
+
     /// Lets time pass, firing each deadline at its moment.
     pub(crate) fn advance(&mut self, by: Duration) -> Vec<Transmit> {
         let until = self.now + by;

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod answers;
+#[path = "../common/corpus.rs"]
+mod corpus;
 mod edits;
 mod generated_by_rsip;
 mod hostile_input;

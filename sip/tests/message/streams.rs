@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use sip::message::{FrameError, Framer, MAX_MESSAGE, Message, ParseError, StreamItem};
 
-use super::torture::{bytes_of, messages};
+use super::corpus;
+use super::torture::messages;
 use super::{INVITE, parse};
 
 /// All items, and the error that ends them.
@@ -62,7 +63,10 @@ fn a_double_line_end_is_a_ping_and_a_single_one_is_nothing() {
 
 #[test]
 fn two_requests_in_one_torture_file_are_two_messages() {
-    let (items, _) = items(&bytes_of("rfc4475/dblreq"), 10);
+    let Some(stream) = corpus::read("rfc4475/dblreq") else {
+        return;
+    };
+    let (items, _) = items(&stream, 10);
     assert_eq!(
         items
             .iter()
@@ -153,7 +157,10 @@ fn a_long_message_in_single_octets_is_not_scanned_again_and_again() {
 #[test]
 fn sip_over_a_stream_waits_for_its_body() {
     let mut framer = Framer::new(MAX_MESSAGE);
-    framer.push(&bytes_of("rfc4475/clerr"));
+    let Some(stream) = corpus::read("rfc4475/clerr") else {
+        return;
+    };
+    framer.push(&stream);
     assert_eq!((framer.next(), framer.is_partial()), (Ok(None), true));
 }
 

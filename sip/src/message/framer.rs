@@ -9,8 +9,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::index::Index;
-use super::{Message, ParseError};
+use super::index::{FieldSpan, Index};
+use super::{HeaderName, Message, ParseError};
 
 /// What a stream carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,8 +147,13 @@ impl Framer {
             Ok(index) => index,
             Err(error) => return Step::Go(State::Broken(FrameError::Parse(error))),
         };
+        let typed = |field: &FieldSpan| field.name == HeaderName::ContentType;
         let length = match index.content_length(&self.buffer) {
-            Ok(length) => head.saturating_add(length.unwrap_or(0)),
+            Ok(Some(length)) => head.saturating_add(length),
+            // "The Content-Length header field MUST be used with stream oriented transports" (18.3).
+            // Without a type there is no body, and nothing to lose; with one its end is unknown.
+            Ok(None) if !index.fields.iter().any(typed) => head,
+            Ok(None) => return Step::Go(State::Broken(FrameError::ContentLength)),
             Err(_) => return self.last_message(head, FrameError::ContentLength),
         };
         if length > self.max_message {

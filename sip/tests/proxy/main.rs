@@ -3,6 +3,7 @@
 
 mod branches;
 mod forks;
+#[path = "../common/world.rs"]
 mod world;
 
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! A proxy in virtual time, with Alice and Bob as scripted messages.
 
-#![expect(
+#![allow(
+    dead_code,
     clippy::expect_used,
     clippy::disallowed_methods,
-    reason = "a test may panic, and any instant will do to begin with"
+    reason = "each test crate uses a part of it; a test may panic, and any instant will do to begin with"
 )]
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::cookie::Keys;
 use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
-use sip::message::{HeaderName, Message};
+use sip::message::{FrameError, Framer, HeaderName, MAX_MESSAGE, Message, StreamItem};
 use sip::proxy::media::{CallMessage, Media, NewCall, Placement, SessionRef};
 use sip::proxy::{Config, Proxy, TIMER_C};
 use wire::gre::TunnelKey;
@@ -88,8 +89,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::configured(|_| {})
+    }
+
+    /// A proxy with a change of the usual configuration.
+    pub(crate) fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let now = Instant::now();
-        let config = Config {
+        let mut config = Config {
             service: vec![SERVICE.parse().expect("address")],
             domains: vec![String::from("example.com")],
             keys: Keys::new([7; 32], None),
@@ -102,6 +108,7 @@ impl World {
             registrar: sip::registrar::Limits::default(),
             epoch: (now, 1_800_000_000),
         };
+        change(&mut config);
         let media = RecordingMedia::default();
         Self {
             proxy: Proxy::new(config),
@@ -145,6 +152,37 @@ impl World {
     }
 
     pub(crate) fn receive(&mut self, from: &str, bytes: &[u8]) -> Vec<Transmit> {
+        let hop = self.hop(from);
+        self.receive_from(&hop, bytes)
+    }
+
+    /// Octets of a stream, cut into messages as a connection does it; why it was closed, and
+    /// whether it is in the middle of a message.
+    pub(crate) fn receive_stream(
+        &mut self,
+        from: &str,
+        bytes: &[u8],
+    ) -> (Vec<Transmit>, Option<FrameError>, bool) {
+        let hop = self.hop(from);
+        let mut framer = Framer::new(MAX_MESSAGE);
+        framer.push(bytes);
+        let mut sent = Vec::new();
+        loop {
+            match framer.next() {
+                Ok(Some(StreamItem::Message(message))) => {
+                    self.proxy
+                        .handle_parsed(message, &hop, &mut self.media, self.now);
+                    sent.extend(self.drain());
+                }
+                Ok(Some(StreamItem::Ping)) => {}
+                Ok(None) => return (sent, None, framer.is_partial()),
+                Err(error) => return (sent, Some(error), false),
+            }
+        }
+    }
+
+    /// Where a message from this address comes from now.
+    pub(crate) fn hop(&self, from: &str) -> Hop {
         let (transport, connection) = if self.tcp {
             (Transport::Tcp, Some(ConnectionId(9)))
         } else {
@@ -157,7 +195,7 @@ impl World {
             key: TunnelKey(1),
             mark,
         });
-        let hop = Hop {
+        Hop {
             flow: Flow {
                 transport,
                 peer,
@@ -165,8 +203,7 @@ impl World {
                 connection,
             },
             relay,
-        };
-        self.receive_from(&hop, bytes)
+        }
     }
 
     pub(crate) fn receive_from(&mut self, hop: &Hop, bytes: &[u8]) -> Vec<Transmit> {

@@ -1,0 +1,12 @@
+//! The whole proxy under bad input: torture messages, what broke other implementations, mutated
+//! messages, injected header fields, strangers.
+
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+#[path = "../common/corpus.rs"]
+mod corpus;
+mod judge;
+mod rules;
+mod torture;
+#[path = "../common/world.rs"]
+mod world;

@@ -23,7 +23,9 @@ use crate::config::{Config, TcpLimits};
 use crate::flows::FlowTable;
 use crate::metrics::Metrics;
 
-pub mod tcp;
+mod connections;
+mod stream;
+mod tcp;
 pub mod udp;
 
 /// Messages that may wait for the worker.
@@ -109,7 +111,7 @@ pub(crate) struct Inlet {
 #[derive(Debug)]
 pub struct Transports {
     udp: Vec<udp::Outlet>,
-    connections: Arc<tcp::Connections>,
+    connections: Arc<connections::Connections>,
     tcp: Vec<SocketAddr>,
     events: mpsc::Sender<TransportEvent>,
     metrics: Arc<Metrics>,
@@ -150,7 +152,7 @@ impl Transports {
                 .map_err(failed(Transport::Udp, *address))?;
             udp.push(outlet);
         }
-        let connections = tcp::Connections::new(listen.limits.clone());
+        let connections = connections::Connections::new(listen.limits.clone());
         let mut tcp = Vec::new();
         for address in &listen.tcp {
             let local = tcp::listen(*address, listen.path_mtu, &connections, &inlet, &mut tasks)

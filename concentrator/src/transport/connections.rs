@@ -1,0 +1,170 @@
+//! The connections of all stream transports: who is admitted, and the queue to each.
+//!
+//! [`Connections`] is keyed by [`ConnectionId`] and shared by the listeners, which add to it, by
+//! the connections' tasks and by the worker, which sends.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use sip::hop::ConnectionId;
+use tokio::sync::mpsc;
+
+use crate::config::TcpLimits;
+
+/// Messages that may wait for a slow phone.
+const QUEUE_MESSAGES: usize = 64;
+/// Their bytes.
+const QUEUE_BYTES: usize = 256 << 10;
+
+/// Why a message was not taken for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SendRefusal {
+    /// The connection is gone.
+    Gone,
+    /// The phone does not read; the connection is being closed.
+    Full,
+}
+
+impl SendRefusal {
+    /// The name in metrics.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Gone => "connection_gone",
+            Self::Full => "connection_full",
+        }
+    }
+}
+
+/// Why a connection was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crowded {
+    Total,
+    Source,
+}
+
+/// All open connections.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    pub(super) limits: TcpLimits,
+    next: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    outlets: HashMap<ConnectionId, Outlet>,
+    per_source: HashMap<IpAddr, usize>,
+    /// Admitted, which is until their task ends; a connection that we gave up on is still one.
+    admitted: usize,
+}
+
+#[derive(Debug)]
+struct Outlet {
+    queue: mpsc::Sender<Bytes>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Connections {
+    pub(crate) fn new(limits: TcpLimits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            next: AtomicU64::new(1),
+            open: Mutex::default(),
+        })
+    }
+
+    /// Open connections.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().admitted
+    }
+
+    /// Queues bytes for a connection. One whose queue is full is closed: the phone has stopped
+    /// reading, and a stream cannot leave a message out.
+    pub(crate) fn send(&self, id: ConnectionId, bytes: Bytes) -> Result<(), SendRefusal> {
+        let mut open = self.lock();
+        let outlet = open.outlets.get(&id).ok_or(SendRefusal::Gone)?;
+        let length = bytes.len();
+        let queued = outlet.queued.fetch_add(length, Ordering::Relaxed);
+        if queued + length <= QUEUE_BYTES.max(length) && outlet.queue.try_send(bytes).is_ok() {
+            return Ok(());
+        }
+        // Without a sender the writing half ends, and with it the connection.
+        open.outlets.remove(&id);
+        Err(SendRefusal::Full)
+    }
+
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Admission, Crowded> {
+        let source = source_group(peer);
+        let mut open = self.lock();
+        if open.admitted >= self.limits.connections {
+            return Err(Crowded::Total);
+        }
+        let of_source = open.per_source.get(&source).copied().unwrap_or(0);
+        if of_source >= self.limits.connections_per_source {
+            return Err(Crowded::Source);
+        }
+        open.admitted += 1;
+        open.per_source.insert(source, of_source + 1);
+        let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES);
+        let queued = Arc::new(AtomicUsize::new(0));
+        let outlet = Outlet {
+            queue,
+            queued: Arc::clone(&queued),
+        };
+        open.outlets.insert(id, outlet);
+        Ok(Admission {
+            connections: Arc::clone(self),
+            id,
+            source,
+            outgoing: Some(Outgoing {
+                queue: receiver,
+                queued,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Addresses that one subscriber is likely to have: an IPv4 address, an IPv6 /64.
+fn source_group(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => peer,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// A place among the connections, given back on drop.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) connections: Arc<Connections>,
+    pub(super) id: ConnectionId,
+    source: IpAddr,
+    pub(super) outgoing: Option<Outgoing>,
+}
+
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) queue: mpsc::Receiver<Bytes>,
+    pub(super) queued: Arc<AtomicUsize>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut open = self.connections.lock();
+        open.outlets.remove(&self.id);
+        open.admitted -= 1;
+        if let Some(count) = open.per_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                open.per_source.remove(&self.source);
+            }
+        }
+    }
+}

@@ -42,7 +42,7 @@ pub struct Credentials {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CredentialsError {
-    /// The key of the file in its section: `certificate`, `private_key` or `ca`.
+    /// The key of the file in its section, for example `certificate`.
     pub key: &'static str,
     /// With the file's name and what to change.
     pub message: String,
@@ -61,15 +61,76 @@ impl Credentials {
         files: &Files<'_>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, CredentialsError> {
-        let certificates = certificates("certificate", files.certificate)?;
-        let private_key = private_key(files.private_key)?;
-        check_pair(files, &certificates, &private_key, provider)?;
+        let pair = Pair::load(files.certificate, files.private_key, provider)?;
         Ok(Self {
-            certificates,
-            private_key,
-            authorities: authorities(files.ca)?,
+            certificates: pair.certificates,
+            private_key: pair.private_key,
+            authorities: authorities("ca", files.ca)?,
         })
     }
+}
+
+/// A certificate with its chain and the key that fits it.
+#[derive(Debug)]
+pub struct Pair {
+    /// The certificate and its chain.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// Its private key.
+    pub private_key: PrivateKeyDer<'static>,
+}
+
+impl Pair {
+    /// Reads and checks the two files.
+    pub fn load(
+        certificate: &Path,
+        private_key: &Path,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, CredentialsError> {
+        let pair = Self {
+            certificates: certificates("certificate", certificate)?,
+            private_key: read_private_key(private_key)?,
+        };
+        pair.check(certificate, private_key, provider)?;
+        Ok(pair)
+    }
+
+    fn check(
+        &self,
+        certificate: &Path,
+        private_key: &Path,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<(), CredentialsError> {
+        let key = provider
+            .key_provider
+            .load_private_key(self.private_key.clone_key())
+            .map_err(|error| {
+                let what = format!("holds a private key that cannot be used: {error}");
+                wrong("private_key", private_key, &what)
+            })?;
+        let pair = CertifiedKey::new(self.certificates.clone(), key);
+        match pair.keys_match() {
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                let what = format!(
+                    "is not the key of the certificate in {}; take the one that was made with it",
+                    certificate.display()
+                );
+                Err(wrong("private_key", private_key, &what))
+            }
+            // Anything else means that this kind of key cannot tell.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// The authorities in a file; `key` is what its section calls it.
+pub fn authorities(key: &'static str, file: &Path) -> Result<RootCertStore, CredentialsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(key, file)? {
+        roots
+            .add(certificate)
+            .map_err(|error| wrong(key, file, &format!("holds no CA certificate: {error}")))?;
+    }
+    Ok(roots)
 }
 
 fn certificates(
@@ -95,7 +156,7 @@ fn certificates(
     Ok(certificates)
 }
 
-fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> {
+fn read_private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| {
         if !matches!(error, pem::Error::NoItemsFound) {
             return unreadable("private_key", file, &error);
@@ -104,43 +165,6 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> 
             "holds no private key; it must have a \"BEGIN PRIVATE KEY\" block (PEM, no password)";
         wrong("private_key", file, what)
     })
-}
-
-fn check_pair(
-    files: &Files<'_>,
-    certificates: &[CertificateDer<'static>],
-    private_key: &PrivateKeyDer<'static>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<(), CredentialsError> {
-    let key = provider
-        .key_provider
-        .load_private_key(private_key.clone_key())
-        .map_err(|error| {
-            let what = format!("holds a private key that cannot be used: {error}");
-            wrong("private_key", files.private_key, &what)
-        })?;
-    let pair = CertifiedKey::new(certificates.to_vec(), key);
-    match pair.keys_match() {
-        Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            let what = format!(
-                "is not the key of the certificate in {}; take the one that was made with it",
-                files.certificate.display()
-            );
-            Err(wrong("private_key", files.private_key, &what))
-        }
-        // Anything else means that this kind of key cannot tell.
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-fn authorities(file: &Path) -> Result<RootCertStore, CredentialsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("ca", file)? {
-        roots
-            .add(certificate)
-            .map_err(|error| wrong("ca", file, &format!("holds no CA certificate: {error}")))?;
-    }
-    Ok(roots)
 }
 
 fn wrong(key: &'static str, file: &Path, what: &str) -> CredentialsError {

@@ -19,6 +19,8 @@ use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
+use crate::transport::tls::Identity;
+
 mod checks;
 pub mod file;
 
@@ -118,8 +120,23 @@ pub struct Sip {
     pub udp: bool,
     /// Listen on TCP.
     pub tcp: bool,
+    /// TLS, where there is a certificate.
+    pub tls: Option<Tls>,
     /// Limits of the connections.
     pub limits: TcpLimits,
+}
+
+/// TLS for phones and trunks.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The port on every service address.
+    pub port: u16,
+    /// PEM, the certificate that phones are shown, and its chain.
+    pub certificate: PathBuf,
+    /// PEM, its private key.
+    pub private_key: PathBuf,
+    /// PEM, the authorities whose client certificates are believed.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What connections may cost.
@@ -129,6 +146,8 @@ pub struct TcpLimits {
     pub connections: usize,
     /// Connections of one source address.
     pub connections_per_source: usize,
+    /// A TLS or WebSocket handshake that takes longer is given up.
+    pub handshake: Duration,
     /// A connection that says nothing for so long is closed.
     pub idle: Duration,
     /// A message that is not complete after so long closes its connection.
@@ -248,7 +267,7 @@ impl Config {
             domains: check_domains(&file.domains)?,
             tunnel: check_tunnel(&file.tunnel)?,
             edges,
-            sip: check_sip(&file.sip)?,
+            sip: check_sip(&file.sip, folder)?,
             registrar: check_registrar(&file.registrar)?,
             media: check_media(&file.media)?,
             cookie_key: None,
@@ -287,7 +306,16 @@ impl Config {
             Credentials::load(&control.files(), &provider)
                 .map_err(|error| error.in_section(path, "relay_control"))?;
         }
+        if let Some(tls) = &self.sip.tls {
+            Identity::load(tls).map_err(|error| error.in_section(path, "sip.tls"))?;
+        }
         Ok(())
+    }
+
+    /// The ports that phones and trunks send to, on every service address.
+    pub fn sip_ports(&self) -> impl Iterator<Item = u16> {
+        let tls = self.sip.tls.as_ref().map(|tls| tls.port);
+        [Some(self.sip.port), tls].into_iter().flatten()
     }
 
     /// The relays of all edges, with the index of their edge.

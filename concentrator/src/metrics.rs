@@ -38,12 +38,14 @@ pub struct Metrics {
     pub sip_dropped: Family<Label, Counter>,
     /// Messages not sent, by reason.
     pub sip_unsent: Family<Label, Counter>,
-    /// Open TCP connections.
-    pub tcp_connections: Gauge,
-    /// TCP connections not taken, by reason.
-    pub tcp_refused: Family<Label, Counter>,
-    /// TCP connections that ended, by reason.
-    pub tcp_closed: Family<Label, Counter>,
+    /// Open connections, by transport.
+    pub connections: Family<Label, Gauge>,
+    /// Connections not taken, by reason.
+    pub connections_refused: Family<Label, Counter>,
+    /// Connections that ended, by reason.
+    pub connections_closed: Family<Label, Counter>,
+    /// Certificates read again: `taken` or `refused`.
+    pub tls_reloads: Family<Label, Counter>,
     /// Relay-control connections and messages not taken, by reason.
     pub relay_control_refused: Family<Label, Counter>,
     /// What the worker's cores did, by event.
@@ -121,19 +123,24 @@ impl Metrics {
             self.sip_unsent.clone(),
         );
         registry.register(
-            "tcp_connections",
-            "Open TCP connections",
-            self.tcp_connections.clone(),
+            "connections",
+            "Open connections of stream transports",
+            self.connections.clone(),
         );
         registry.register(
-            "tcp_refused",
-            "TCP connections not taken",
-            self.tcp_refused.clone(),
+            "connections_refused",
+            "Connections not taken",
+            self.connections_refused.clone(),
         );
         registry.register(
-            "tcp_closed",
-            "TCP connections that ended",
-            self.tcp_closed.clone(),
+            "connections_closed",
+            "Connections that ended",
+            self.connections_closed.clone(),
+        );
+        registry.register(
+            "tls_reloads",
+            "Certificates read again at SIGHUP, by what became of them",
+            self.tls_reloads.clone(),
         );
     }
 

@@ -29,6 +29,7 @@ use crate::flows::FlowTable;
 use crate::metrics::{Metrics, edge};
 use crate::relays::server::{RelayInput, Server};
 use crate::status::Status;
+use crate::transport::tls::reload_on_hangup;
 use crate::transport::{Listen, Transports};
 use crate::worker;
 
@@ -50,7 +51,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let relay_inputs = listen_for_agents(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
-    let listen = Listen::configured(&config);
+    let listen = Listen::configured(&config).context("sip.tls")?;
+    if let Some(identity) = &listen.identity {
+        let (identity, metrics) = (Arc::clone(identity), Arc::clone(&metrics));
+        tokio::spawn(reload_on_hangup(identity, metrics));
+    }
     let opened = Transports::open(&listen, Arc::clone(&flows), Arc::clone(&metrics))?;
     let tunnel = TunnelEnd::open(&config)?;
     let decapsulator = Decapsulator::new(&config, flows, Arc::clone(&metrics));

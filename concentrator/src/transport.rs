@@ -1,4 +1,4 @@
-//! SIP over UDP and TCP on the service addresses.
+//! SIP over UDP, TCP and TLS on the service addresses.
 //!
 //! Every message that arrives becomes an [`Incoming`] on one bounded channel to the worker, with
 //! the [`Hop`] it came by: the flow from the socket, the relay from the flow table. The worker
@@ -13,6 +13,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use admin::credentials::CredentialsError;
 use bytes::Bytes;
 use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
 use sip::message::Message;
@@ -23,9 +24,13 @@ use crate::config::{Config, TcpLimits};
 use crate::flows::FlowTable;
 use crate::metrics::Metrics;
 
+use listener::Speaks;
+use tls::Identity;
+
 mod connections;
+mod listener;
 mod stream;
-mod tcp;
+pub mod tls;
 pub mod udp;
 
 /// Messages that may wait for the worker.
@@ -67,6 +72,10 @@ pub struct Listen {
     pub udp: Vec<SocketAddr>,
     /// A TCP listener on each.
     pub tcp: Vec<SocketAddr>,
+    /// A TLS listener on each.
+    pub tls: Vec<SocketAddr>,
+    /// What TLS shows; without it nothing listens on `tls`.
+    pub identity: Option<Arc<Identity>>,
     /// What the segments of a connection must fit; the interface decides when `None`.
     pub path_mtu: Option<u16>,
     /// What connections may cost.
@@ -74,18 +83,36 @@ pub struct Listen {
 }
 
 impl Listen {
-    /// Every service address, on the configured port.
-    pub fn configured(config: &Config) -> Self {
-        let port = config.sip.port;
-        let sockets = config.service_addresses.iter();
-        let sockets: Vec<SocketAddr> = sockets.map(|ip| SocketAddr::new(*ip, port)).collect();
-        let only_if = |wanted: bool| if wanted { sockets.clone() } else { Vec::new() };
-        Self {
-            udp: only_if(config.sip.udp),
-            tcp: only_if(config.sip.tcp),
+    /// Every service address, on the configured ports. Reads the certificate.
+    pub fn configured(config: &Config) -> Result<Self, CredentialsError> {
+        let sip = &config.sip;
+        let on = |port: Option<u16>| -> Vec<SocketAddr> {
+            let addresses = config.service_addresses.iter();
+            port.map(|port| addresses.map(|ip| SocketAddr::new(*ip, port)).collect())
+                .unwrap_or_default()
+        };
+        Ok(Self {
+            udp: on(sip.udp.then_some(sip.port)),
+            tcp: on(sip.tcp.then_some(sip.port)),
+            tls: on(sip.tls.as_ref().map(|tls| tls.port)),
+            identity: sip
+                .tls
+                .as_ref()
+                .map(|tls| Identity::load(tls).map(Arc::new))
+                .transpose()?,
             path_mtu: Some(config.tunnel.mtu),
             limits: config.sip.limits.clone(),
-        }
+        })
+    }
+
+    /// What every stream transport listens on.
+    fn streams(&self) -> Vec<(Speaks, SocketAddr)> {
+        let tcp = self.tcp.iter().map(|address| (Speaks::Tcp, *address));
+        let tls = self.identity.iter().flat_map(|identity| {
+            let addresses = self.tls.iter();
+            addresses.map(|address| (Speaks::Tls(Arc::clone(identity)), *address))
+        });
+        tcp.chain(tls).collect()
     }
 }
 
@@ -112,7 +139,7 @@ pub(crate) struct Inlet {
 pub struct Transports {
     udp: Vec<udp::Outlet>,
     connections: Arc<connections::Connections>,
-    tcp: Vec<SocketAddr>,
+    streams: Vec<(Transport, SocketAddr)>,
     events: mpsc::Sender<TransportEvent>,
     metrics: Arc<Metrics>,
     /// The receiving tasks, which end with it.
@@ -153,16 +180,17 @@ impl Transports {
             udp.push(outlet);
         }
         let connections = connections::Connections::new(listen.limits.clone());
-        let mut tcp = Vec::new();
-        for address in &listen.tcp {
-            let local = tcp::listen(*address, listen.path_mtu, &connections, &inlet, &mut tasks)
-                .map_err(failed(Transport::Tcp, *address))?;
-            tcp.push(local);
+        let mut streams = Vec::new();
+        for (speaks, address) in listen.streams() {
+            let (transport, mtu) = (speaks.transport(), listen.path_mtu);
+            let local = listener::listen(address, speaks, mtu, &connections, &inlet, &mut tasks)
+                .map_err(failed(transport, address))?;
+            streams.push((transport, local));
         }
         let transports = Self {
             udp,
             connections,
-            tcp,
+            streams,
             events,
             metrics,
             _tasks: tasks,
@@ -178,9 +206,8 @@ impl Transports {
     pub fn send(&mut self, transmit: Transmit) {
         match transmit.flow.transport {
             Transport::Udp => self.send_datagram(transmit),
-            Transport::Tcp => self.send_on_connection(transmit),
-            Transport::Tls | Transport::Ws | Transport::Wss => {
-                self.fail(transmit.flow, "transport_not_open");
+            Transport::Tcp | Transport::Tls | Transport::Ws | Transport::Wss => {
+                self.send_on_connection(transmit);
             }
         }
     }
@@ -202,9 +229,16 @@ impl Transports {
         self.udp.iter().map(udp::Outlet::local)
     }
 
-    /// The addresses that listen on TCP.
-    pub fn tcp_addresses(&self) -> &[SocketAddr] {
-        &self.tcp
+    /// The addresses that listen for connections of this transport.
+    pub fn addresses(&self, of: Transport) -> impl Iterator<Item = SocketAddr> {
+        let streams = self.streams.iter();
+        streams.filter_map(move |(transport, local)| (*transport == of).then_some(*local))
+    }
+
+    /// The SIP domains that the other end of a connection has proved to be, by the certificate
+    /// that it showed (RFC 5922 section 7.1); `None` where it showed none.
+    pub fn verified_names(&self, connection: ConnectionId) -> Option<Arc<[String]>> {
+        self.connections.verified_names(connection)
     }
 
     fn send_datagram(&mut self, transmit: Transmit) {
@@ -220,7 +254,10 @@ impl Transports {
         let Some(id) = transmit.flow.connection else {
             return self.fail(transmit.flow, "no_connection");
         };
-        if let Err(refusal) = self.connections.send(id, transmit.bytes) {
+        if let Err(refusal) = self
+            .connections
+            .send(id, transmit.flow.peer, transmit.bytes)
+        {
             self.fail(transmit.flow, refusal.reason());
         }
     }

@@ -236,11 +236,10 @@ impl Worker {
 }
 
 fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
-    let port = config.sip.port;
     let service = config
         .service_addresses
         .iter()
-        .map(|ip| (*ip, port).into())
+        .flat_map(|ip| config.sip_ports().map(|port| (*ip, port).into()))
         .collect();
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let limits = &config.registrar;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -12,12 +13,14 @@ use super::file::{
     EdgeFile, File, MediaFile, RegistrarFile, RelayControlFile, SipFile, TunnelFile,
 };
 use super::{
-    Anchor, Edge, EdgeRelay, Media, Problem, Registrar, RelayPolicy, Sip, TcpLimits, Tunnel,
+    Anchor, Edge, EdgeRelay, Media, Problem, Registrar, RelayPolicy, Sip, TcpLimits, Tls, Tunnel,
     problem,
 };
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
 const MIN_MTU: u16 = 1280;
+/// For TLS and WebSocket: some round trips and a slow phone's arithmetic.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer names do not fit an interface (IFNAMSIZ).
 const MAX_DEVICE_NAME: usize = 15;
 
@@ -242,7 +245,7 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
     })
 }
 
-pub(super) fn check_sip(sip: &SipFile) -> Result<Sip, Problem> {
+pub(super) fn check_sip(sip: &SipFile, folder: &Path) -> Result<Sip, Problem> {
     if sip.port == 0 {
         return problem("sip.port", "0 is not a port; use 5060");
     }
@@ -266,13 +269,38 @@ pub(super) fn check_sip(sip: &SipFile) -> Result<Sip, Problem> {
         port: sip.port,
         udp: sip.udp,
         tcp: sip.tcp,
+        tls: check_tls(sip, folder)?,
         limits: TcpLimits {
             connections: sip.max_tcp_connections,
             connections_per_source: sip.max_tcp_connections_per_source,
+            handshake: HANDSHAKE_TIMEOUT,
             idle: Duration::from_secs(sip.tcp_idle_timeout_s),
             message: Duration::from_secs(sip.tcp_message_timeout_s),
         },
     })
+}
+
+fn check_tls(sip: &SipFile, folder: &Path) -> Result<Option<Tls>, Problem> {
+    let Some(tls) = &sip.tls else {
+        return Ok(None);
+    };
+    check_port("sip.tls_port", sip.tls_port, sip)?;
+    Ok(Some(Tls {
+        port: sip.tls_port,
+        certificate: folder.join(&tls.certificate),
+        private_key: folder.join(&tls.private_key),
+        client_ca: tls.client_ca.as_ref().map(|ca| folder.join(ca)),
+    }))
+}
+
+fn check_port(key: &str, port: u16, sip: &SipFile) -> Result<(), Problem> {
+    if port == 0 {
+        return problem(key, "0 is not a port");
+    }
+    if port == sip.port && sip.tcp {
+        return problem(key, format!("{port} is also sip.port; take another"));
+    }
+    Ok(())
 }
 
 pub(super) fn check_registrar(registrar: &RegistrarFile) -> Result<Registrar, Problem> {

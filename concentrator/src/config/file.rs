@@ -117,6 +117,22 @@ pub struct SipFile {
     pub tcp_idle_timeout_s: u64,
     /// A message that is not complete after so long closes its connection.
     pub tcp_message_timeout_s: u64,
+    /// The port for TLS, where there is a `[sip.tls]`.
+    pub tls_port: u16,
+    /// TLS; none when missing.
+    pub tls: Option<TlsFile>,
+}
+
+/// `[sip.tls]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFile {
+    /// PEM, the certificate that phones are shown, and its chain.
+    pub certificate: PathBuf,
+    /// PEM, its private key.
+    pub private_key: PathBuf,
+    /// PEM, the authorities whose client certificates are believed.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Default for SipFile {
@@ -131,6 +147,8 @@ impl Default for SipFile {
             // its connection from one REGISTER to the next.
             tcp_idle_timeout_s: 3900,
             tcp_message_timeout_s: 15,
+            tls_port: 5061,
+            tls: None,
         }
     }
 }

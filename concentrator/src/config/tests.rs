@@ -173,6 +173,21 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
+        "[sip]\ntls_port = 5060\n[sip.tls]\ncertificate = \"c1.pem\"\nprivate_key = \"c1.key\"\n[relay_control]",
+        &["sip.tls_port", "sip.port"],
+    ),
+    (
+        "[relay_control]",
+        "[sip.tls]\ncertificate = \"none.pem\"\nprivate_key = \"c1.key\"\n[relay_control]",
+        &["sip.tls.certificate", "none.pem"],
+    ),
+    (
+        "[relay_control]",
+        "[sip.tls]\ncertificate = \"c1.pem\"\nprivate_key = \"c1.key\"\nclient_ca = \"c1.key\"\n[relay_control]",
+        &["sip.tls.client_ca", "c1.key"],
+    ),
+    (
+        "[relay_control]",
         "[media]\nrelay = \"maybe\"\n[relay_control]",
         &["media.relay", "\"always\""],
     ),

@@ -4,7 +4,7 @@
 //! the connections' tasks and by the worker, which sends.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +38,23 @@ impl SendRefusal {
     }
 }
 
+/// What waits for a connection's writing half.
+#[derive(Debug)]
+pub(super) enum Queued {
+    /// A SIP message, still to be framed.
+    Message(Bytes),
+    /// The answer to a keepalive, as it goes out.
+    Answer(Bytes),
+}
+
+impl Queued {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Message(bytes) | Self::Answer(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// Why a connection was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Crowded {
@@ -48,7 +65,7 @@ pub(super) enum Crowded {
 /// All open connections.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    pub(super) limits: TcpLimits,
+    limits: TcpLimits,
     next: AtomicU64,
     open: Mutex<Open>,
 }
@@ -63,7 +80,9 @@ struct Open {
 
 #[derive(Debug)]
 struct Outlet {
-    queue: mpsc::Sender<Bytes>,
+    peer: SocketAddr,
+    names: Option<Arc<[String]>>,
+    queue: mpsc::Sender<Queued>,
     queued: Arc<AtomicUsize>,
 }
 
@@ -81,14 +100,37 @@ impl Connections {
         self.lock().admitted
     }
 
-    /// Queues bytes for a connection. One whose queue is full is closed: the phone has stopped
-    /// reading, and a stream cannot leave a message out.
-    pub(crate) fn send(&self, id: ConnectionId, bytes: Bytes) -> Result<(), SendRefusal> {
+    /// Queues a message for a connection. One whose queue is full is closed: the phone has stopped
+    /// reading, and a stream cannot leave a message out. The peer must be the connection's, since
+    /// a flow from before a restart may carry a number that is in use again.
+    pub(crate) fn send(
+        &self,
+        id: ConnectionId,
+        peer: SocketAddr,
+        message: Bytes,
+    ) -> Result<(), SendRefusal> {
+        self.queue(id, Some(peer), Queued::Message(message))
+    }
+
+    /// The names in the certificate that the peer has proved to hold; `None` where it showed none.
+    pub(crate) fn verified_names(&self, id: ConnectionId) -> Option<Arc<[String]>> {
+        self.lock().outlets.get(&id)?.names.clone()
+    }
+
+    fn queue(
+        &self,
+        id: ConnectionId,
+        peer: Option<SocketAddr>,
+        queued: Queued,
+    ) -> Result<(), SendRefusal> {
         let mut open = self.lock();
         let outlet = open.outlets.get(&id).ok_or(SendRefusal::Gone)?;
-        let length = bytes.len();
-        let queued = outlet.queued.fetch_add(length, Ordering::Relaxed);
-        if queued + length <= QUEUE_BYTES.max(length) && outlet.queue.try_send(bytes).is_ok() {
+        if peer.is_some_and(|peer| peer != outlet.peer) {
+            return Err(SendRefusal::Gone);
+        }
+        let length = queued.len();
+        let waiting = outlet.queued.fetch_add(length, Ordering::Relaxed);
+        if waiting + length <= QUEUE_BYTES.max(length) && outlet.queue.try_send(queued).is_ok() {
             return Ok(());
         }
         // Without a sender the writing half ends, and with it the connection.
@@ -96,8 +138,9 @@ impl Connections {
         Err(SendRefusal::Full)
     }
 
-    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Admission, Crowded> {
-        let source = source_group(peer);
+    /// Takes a place for a connection.
+    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Admission, Crowded> {
+        let source = source_group(peer.ip());
         let mut open = self.lock();
         if open.admitted >= self.limits.connections {
             return Err(Crowded::Total);
@@ -112,6 +155,8 @@ impl Connections {
         let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES);
         let queued = Arc::new(AtomicUsize::new(0));
         let outlet = Outlet {
+            peer,
+            names: None,
             queue,
             queued: Arc::clone(&queued),
         };
@@ -119,6 +164,7 @@ impl Connections {
         Ok(Admission {
             connections: Arc::clone(self),
             id,
+            peer,
             source,
             outgoing: Some(Outgoing {
                 queue: receiver,
@@ -143,16 +189,35 @@ fn source_group(peer: IpAddr) -> IpAddr {
 /// A place among the connections, given back on drop.
 #[derive(Debug)]
 pub(super) struct Admission {
-    pub(super) connections: Arc<Connections>,
+    connections: Arc<Connections>,
     pub(super) id: ConnectionId,
+    pub(super) peer: SocketAddr,
     source: IpAddr,
     pub(super) outgoing: Option<Outgoing>,
 }
 
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) queue: mpsc::Receiver<Bytes>,
+    pub(super) queue: mpsc::Receiver<Queued>,
     pub(super) queued: Arc<AtomicUsize>,
+}
+
+impl Admission {
+    pub(super) fn limits(&self) -> &TcpLimits {
+        &self.connections.limits
+    }
+
+    /// The peer has proved to be all of these.
+    pub(super) fn verified(&self, names: Vec<String>) {
+        if let Some(outlet) = self.connections.lock().outlets.get_mut(&self.id) {
+            outlet.names = Some(names.into());
+        }
+    }
+
+    /// Queues the answer to a keepalive.
+    pub(super) fn answer(&self, bytes: Bytes) -> Result<(), SendRefusal> {
+        self.connections.queue(self.id, None, Queued::Answer(bytes))
+    }
 }
 
 impl Drop for Admission {

@@ -1,32 +1,35 @@
 //! One connection of a stream transport, from its first octet to its end.
 //!
 //! One task serves a connection: a reading and a writing half, and whichever ends first ends it. A
-//! reader that finds the worker's queue full waits, so that TCP slows the phone down.
+//! reader that finds the worker's queue full waits, so that TCP slows the phone down. Transports
+//! differ in what carries the octets and in their [`Framing`]; the rest is the same for all.
 //!
 //! The relay of a message is asked of the flow table when the message is complete, not when the
 //! connection was made: a route flip in between moves the connection to another edge.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sip::hop::{Flow, Hop, Transport};
-use sip::message::{FrameError, Framer, MAX_MESSAGE, StreamItem};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use sip::hop::{Flow, Hop};
+use sip::message::{FrameError, Framer, MAX_MESSAGE, Message, StreamItem};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connections::{Admission, Outgoing};
-use super::tcp::prepare;
-use super::{Incoming, Inlet, Payload, TransportEvent};
+use super::connections::{Admission, Outgoing, Queued};
+use super::{Incoming, Inlet, Payload};
 use crate::flows::FlowProtocol;
-use crate::metrics::{reason, transport};
+use crate::metrics::transport;
 
 /// A phone that takes nothing for so long is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the last words of a connection, which nobody waits for.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Read in one system call.
 const READ_SIZE: usize = 16 << 10;
 /// The answer to a ping (RFC 5626 section 3.5.1).
@@ -34,12 +37,14 @@ const PONG: &[u8] = b"\r\n";
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Peer,
     Broken,
     Idle,
     SlowMessage,
     SlowReader,
+    SlowHandshake,
+    Handshake,
     TooLong,
     BadLength,
     NotSip,
@@ -47,13 +52,15 @@ enum End {
 }
 
 impl End {
-    const fn reason(self) -> &'static str {
+    pub(super) const fn reason(self) -> &'static str {
         match self {
             Self::Peer => "peer",
             Self::Broken => "broken",
             Self::Idle => "idle",
             Self::SlowMessage => "slow_message",
             Self::SlowReader => "slow_reader",
+            Self::SlowHandshake => "slow_handshake",
+            Self::Handshake => "handshake_failed",
             Self::TooLong => "message_too_long",
             Self::BadLength => "bad_content_length",
             Self::NotSip => "not_sip",
@@ -72,48 +79,94 @@ impl From<FrameError> for End {
     }
 }
 
-pub(super) async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    mut admission: Admission,
-    inlet: Inlet,
-) {
-    let id = admission.id;
-    inlet.metrics.tcp_connections.inc();
-    let end = match (prepare(&stream), admission.outgoing.take()) {
-        (Ok(local), Some(outgoing)) => {
-            let flow = Flow {
-                transport: Transport::Tcp,
-                peer,
-                local,
-                connection: Some(id),
-            };
-            let (reader, writer) = stream.into_split();
-            tokio::select! {
-                end = read(reader, flow, &admission, &inlet) => end,
-                end = write(writer, outgoing, &inlet) => end,
-            }
-        }
-        (Ok(_) | Err(_), _) => End::Broken,
-    };
-    tracing::debug!(%peer, reason = end.reason(), "connection closed");
-    inlet.metrics.tcp_connections.dec();
-    inlet
-        .metrics
-        .tcp_closed
-        .get_or_create(&reason(end.reason()))
-        .inc();
-    drop(admission);
-    // An error means that the worker has ended.
-    let _ = inlet.events.send(TransportEvent::Closed(id)).await;
+/// What a stream carries.
+pub(super) enum Item {
+    Message(Message),
+    /// With its answer, which goes out as it is.
+    Keepalive(Bytes),
 }
 
-async fn read(reader: OwnedReadHalf, flow: Flow, admission: &Admission, inlet: &Inlet) -> End {
-    let via = transport(Transport::Tcp);
+/// How messages lie in a stream of octets.
+pub(super) trait Framing: Send {
+    /// Takes what was read; all items are taken out before the next push.
+    fn push(&mut self, bytes: &[u8]);
+    /// The next item, `None` until more octets come.
+    fn next(&mut self) -> Result<Option<Item>, End>;
+    /// True in the middle of a message.
+    fn is_partial(&self) -> bool;
+    /// A message as it goes out.
+    fn frame(message: Bytes) -> Bytes;
+}
+
+/// Content-Length, and line ends in between (RFC 3261 section 18.3).
+pub(super) struct SipFraming(Framer);
+
+impl Default for SipFraming {
+    fn default() -> Self {
+        Self(Framer::new(MAX_MESSAGE))
+    }
+}
+
+impl Framing for SipFraming {
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.push(bytes);
+    }
+
+    fn next(&mut self) -> Result<Option<Item>, End> {
+        Ok(self.0.next()?.map(|item| match item {
+            StreamItem::Message(message) => Item::Message(message),
+            StreamItem::Ping => Item::Keepalive(Bytes::from_static(PONG)),
+        }))
+    }
+
+    fn is_partial(&self) -> bool {
+        self.0.is_partial()
+    }
+
+    fn frame(message: Bytes) -> Bytes {
+        message
+    }
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn converse<F: Framing>(
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Unpin,
+    framing: F,
+    flow: Flow,
+    mut admission: Admission,
+    inlet: &Inlet,
+) -> End {
+    let Some(outgoing) = admission.outgoing.take() else {
+        return End::Broken;
+    };
+    let mut writer = Writer {
+        to: writer,
+        outgoing,
+        in_message: false,
+    };
+    let end = tokio::select! {
+        end = read(reader, framing, flow, &admission, inlet) => end,
+        end = writer.run::<F>(flow, inlet) => end,
+    };
+    // From here on nobody finds it any more.
+    drop(admission);
+    // An end that the peer can tell from a cut; what it does with it is its own affair.
+    let _ = timeout(FAREWELL_TIMEOUT, writer.farewell::<F>()).await;
+    end
+}
+
+async fn read(
+    mut reader: impl AsyncRead + Unpin,
+    mut framing: impl Framing,
+    flow: Flow,
+    admission: &Admission,
+    inlet: &Inlet,
+) -> End {
+    let via = transport(flow.transport);
     let received = inlet.metrics.sip_received.get_or_create_owned(&via);
     let keepalives = inlet.metrics.sip_keepalives.get_or_create_owned(&via);
-    let limits = &admission.connections.limits;
-    let mut framer = Framer::new(MAX_MESSAGE);
+    let limits = admission.limits();
     // When the message that is still incomplete began.
     let mut begun: Option<Instant> = None;
     let mut active = Instant::now();
@@ -122,29 +175,23 @@ async fn read(reader: OwnedReadHalf, flow: Flow, admission: &Admission, inlet: &
             Some(begun) => (begun + limits.message, End::SlowMessage),
             None => (active + limits.idle, End::Idle),
         };
-        match timeout_at(deadline, reader.readable()).await {
+        match timeout_at(deadline, receive_into(&mut framing, &mut reader)).await {
             Err(_) => return end,
+            Ok(Ok(0)) => return End::Peer,
+            Ok(Ok(_)) => active = Instant::now(),
             Ok(Err(_)) => return End::Broken,
-            Ok(Ok(())) => {}
-        }
-        match receive_into(&mut framer, &reader) {
-            Ok(0) => return End::Peer,
-            Ok(_) => active = Instant::now(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return End::Broken,
         }
         loop {
-            match framer.next() {
-                Err(error) => return error.into(),
+            match framing.next() {
+                Err(end) => return end,
                 Ok(None) => break,
-                Ok(Some(StreamItem::Ping)) => {
+                Ok(Some(Item::Keepalive(answer))) => {
                     keepalives.inc();
-                    let pong = Bytes::from_static(PONG);
-                    if admission.connections.send(admission.id, pong).is_err() {
+                    if admission.answer(answer).is_err() {
                         return End::SlowReader;
                     }
                 }
-                Ok(Some(StreamItem::Message(message))) => {
+                Ok(Some(Item::Message(message))) => {
                     received.inc();
                     let hop = Hop {
                         flow,
@@ -159,34 +206,70 @@ async fn read(reader: OwnedReadHalf, flow: Flow, admission: &Admission, inlet: &
             }
             begun = None;
         }
-        begun = framer.is_partial().then(|| begun.unwrap_or(active));
+        begun = framing.is_partial().then(|| begun.unwrap_or(active));
     }
 }
 
-/// Not async, so that the buffer is on the stack and not in every connection's task.
-fn receive_into(framer: &mut Framer, reader: &OwnedReadHalf) -> io::Result<usize> {
-    let mut buffer = [0; READ_SIZE];
-    let length = reader.try_read(&mut buffer)?;
-    framer.push(&buffer[..length]);
-    Ok(length)
+/// The buffer is on the stack while something is read, and not in every connection's task.
+async fn receive_into(
+    framing: &mut impl Framing,
+    reader: &mut (impl AsyncRead + Unpin),
+) -> io::Result<usize> {
+    poll_fn(|context| {
+        let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
+        let mut buffer = ReadBuf::uninit(&mut buffer);
+        ready!(Pin::new(&mut *reader).poll_read(context, &mut buffer))?;
+        framing.push(buffer.filled());
+        std::task::Poll::Ready(Ok(buffer.filled().len()))
+    })
+    .await
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut outgoing: Outgoing, inlet: &Inlet) -> End {
-    let sent = inlet
-        .metrics
-        .sip_sent
-        .get_or_create_owned(&transport(Transport::Tcp));
-    while let Some(bytes) = outgoing.queue.recv().await {
-        match timeout(WRITE_TIMEOUT, writer.write_all(&bytes)).await {
-            Err(_) => return End::SlowReader,
-            Ok(Err(_)) => return End::Broken,
-            Ok(Ok(())) => {}
+struct Writer<W> {
+    to: W,
+    outgoing: Outgoing,
+    /// A message is partly written: nothing else may follow but its rest.
+    in_message: bool,
+}
+
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    async fn run<F: Framing>(&mut self, flow: Flow, inlet: &Inlet) -> End {
+        let via = transport(flow.transport);
+        let sent = inlet.metrics.sip_sent.get_or_create_owned(&via);
+        while let Some(queued) = self.outgoing.queue.recv().await {
+            let is_message = matches!(queued, Queued::Message(_));
+            match timeout(WRITE_TIMEOUT, self.write::<F>(queued)).await {
+                Err(_) => return End::SlowReader,
+                Ok(Err(_)) => return End::Broken,
+                Ok(Ok(())) => sent.inc_by(u64::from(is_message)),
+            };
         }
-        outgoing.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
-        if bytes != PONG {
-            sent.inc();
-        }
+        // Only a full queue takes the sender away while the connection lives.
+        End::SlowReader
     }
-    // Only a full queue takes the sender away while the connection lives.
-    End::SlowReader
+
+    async fn write<F: Framing>(&mut self, queued: Queued) -> io::Result<()> {
+        let length = queued.len();
+        let bytes = match queued {
+            Queued::Message(message) => F::frame(message),
+            Queued::Answer(bytes) => bytes,
+        };
+        self.in_message = true;
+        self.to.write_all(&bytes).await?;
+        // TLS may hold something back.
+        self.to.flush().await?;
+        self.in_message = false;
+        self.outgoing.queued.fetch_sub(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What was queued before the end, and the end itself.
+    async fn farewell<F: Framing>(&mut self) -> io::Result<()> {
+        while !self.in_message
+            && let Ok(queued) = self.outgoing.queue.try_recv()
+        {
+            self.write::<F>(queued).await?;
+        }
+        self.to.shutdown().await
+    }
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use wire::gre::TunnelKey;
@@ -13,6 +13,8 @@ use wire::mark::{Mark, RelayId};
 use super::*;
 use crate::flows::{FlowProtocol, Path};
 use crate::metrics::reason;
+
+mod tls;
 
 const OPTIONS: &str =
     "OPTIONS sip:example.com SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 3\r\n\r\nabc";
@@ -147,6 +149,18 @@ async fn a_closed_connection_is_reported_and_sending_to_it_fails() {
     assert_eq!(rig.transports.connections(), 0);
     rig.transports.send(transmit(flow, "late"));
     assert_eq!(rig.event().await, TransportEvent::Failed(flow));
+}
+
+#[tokio::test]
+async fn a_flow_from_before_a_restart_does_not_reach_whoever_has_its_number_now() {
+    let mut rig = Rig::new(limits());
+    let mut phone = rig.connect().await;
+    phone.write_all(OPTIONS.as_bytes()).await.unwrap();
+    let mut flow = rig.incoming().await.hop.flow;
+    flow.peer.set_port(1);
+    rig.transports.send(transmit(flow, "for another"));
+    assert_eq!(rig.event().await, TransportEvent::Failed(flow));
+    assert_eq!(rig.transports.connections(), 1, "and it stays open");
 }
 
 #[tokio::test]
@@ -288,10 +302,16 @@ struct Rig {
 
 impl Rig {
     fn new(limits: TcpLimits) -> Self {
+        Self::with_tls(limits, None)
+    }
+
+    fn with_tls(limits: TcpLimits, identity: Option<Arc<Identity>>) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listen = Listen {
             udp: vec![any],
             tcp: vec![any],
+            tls: vec![any],
+            identity,
             path_mtu: Some(1472),
             limits,
         };
@@ -311,8 +331,12 @@ impl Rig {
         self.transports.udp_addresses().next().unwrap()
     }
 
+    fn address(&self, transport: Transport) -> SocketAddr {
+        self.transports.addresses(transport).next().unwrap()
+    }
+
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.transports.tcp_addresses()[0])
+        TcpStream::connect(self.address(Transport::Tcp))
             .await
             .unwrap()
     }
@@ -336,11 +360,17 @@ impl Rig {
     }
 
     fn refused(&self, why: &'static str) -> u64 {
-        self.metrics.tcp_refused.get_or_create(&reason(why)).get()
+        self.metrics
+            .connections_refused
+            .get_or_create(&reason(why))
+            .get()
     }
 
     fn closed(&self, why: &'static str) -> u64 {
-        self.metrics.tcp_closed.get_or_create(&reason(why)).get()
+        self.metrics
+            .connections_closed
+            .get_or_create(&reason(why))
+            .get()
     }
 }
 
@@ -348,6 +378,7 @@ fn limits() -> TcpLimits {
     TcpLimits {
         connections: 100,
         connections_per_source: 50,
+        handshake: PATIENCE * 2,
         idle: PATIENCE * 2,
         message: PATIENCE * 2,
     }
@@ -367,7 +398,7 @@ fn transmit(flow: Flow, text: &str) -> Transmit {
     }
 }
 
-async fn is_closed(phone: &mut TcpStream) -> bool {
+async fn is_closed(phone: &mut (impl AsyncRead + Unpin)) -> bool {
     let mut buffer = [0; 16];
     // A reset is an end as well.
     matches!(within(phone.read(&mut buffer)).await, Ok(0) | Err(_))

@@ -77,7 +77,7 @@ pub struct Keys {
 /// Bytes of the cut HMAC: 80 bits, the floor of RFC 2104 section 5. That section recommends half
 /// of the hash (128 bits); a forger must ask us about each try over the network, and every byte
 /// here is carried by every message of the dialog.
-const SIGNATURE_LEN: usize = 10;
+pub(crate) const SIGNATURE_LEN: usize = 10;
 /// Nothing longer is even decoded.
 const MAX_TEXT_LEN: usize = 256;
 
@@ -142,6 +142,27 @@ impl Keys {
         branch
     }
 
+    /// The signature of a digest nonce: `stamp` is the nonce, `realm` whose it is.
+    pub(crate) fn sign_nonce(&self, stamp: &[u8], realm: &[u8]) -> [u8; SIGNATURE_LEN] {
+        nonce_signature(&self.current, stamp, realm)
+    }
+
+    /// True for a signature that [`Keys::sign_nonce`] made, by the current or the previous key.
+    pub(crate) fn is_nonce(
+        &self,
+        stamp: &[u8],
+        realm: &[u8],
+        signature: &[u8; SIGNATURE_LEN],
+    ) -> bool {
+        self.each()
+            .any(|key| nonce_signature(key, stamp, realm).ct_eq(signature).into())
+    }
+
+    /// A secret in place of the HA1 of a user that does not exist in `realm`.
+    pub(crate) fn nobody(&self, realm: &[u8]) -> [u8; 32] {
+        digest(&self.current, Purpose::Nobody, &[realm])
+    }
+
     fn each(&self) -> impl Iterator<Item = &Hmac<Sha256>> {
         std::iter::once(&self.current).chain(&self.previous)
     }
@@ -161,6 +182,8 @@ enum Purpose {
     Cookie = 1,
     Tag = 2,
     Branch = 3,
+    Nonce = 16,
+    Nobody = 17,
 }
 
 #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
@@ -175,6 +198,13 @@ fn digest(key: &Hmac<Sha256>, purpose: Purpose, parts: &[&[u8]]) -> [u8; 32] {
         hmac.update(part);
     }
     hmac.finalize().into_bytes().into()
+}
+
+fn nonce_signature(key: &Hmac<Sha256>, stamp: &[u8], realm: &[u8]) -> [u8; SIGNATURE_LEN] {
+    let hash = digest(key, Purpose::Nonce, &[stamp, realm]);
+    let mut signature = [0; SIGNATURE_LEN];
+    signature.copy_from_slice(&hash[..SIGNATURE_LEN]);
+    signature
 }
 
 fn tag_hash(key: &Hmac<Sha256>, tag: &[u8]) -> u32 {

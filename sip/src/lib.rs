@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cookie;
+pub mod digest;
 pub mod hop;
 pub mod key;
 pub mod message;

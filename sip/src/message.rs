@@ -24,7 +24,7 @@ mod method;
 mod name_addr;
 mod params;
 mod respond;
-mod scan;
+pub(crate) mod scan;
 mod uri;
 mod via;
 
@@ -190,6 +190,12 @@ impl Message {
         fields
             .filter(move |field| field.name == name)
             .map(|field| field.value.of(&self.bytes))
+    }
+
+    /// The values of all fields of that name, each whole, folding inside: for headers that are no
+    /// lists though they have commas, as credentials (RFC 3261 section 7.3.1).
+    pub fn fields_of(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+        self.fields(name)
     }
 
     /// The value of the first field of that name, folding inside.

@@ -9,6 +9,7 @@
 //! transaction; a client transaction leads back to its context and branch. The path of a request:
 //!
 //! * `validate`: may it be forwarded at all (16.3)
+//! * `authenticate`: who sent it, and may they (22, 26.3.2)
 //! * `route`: our own Route values off, the dialog cookie opened, targets chosen (16.4, 16.5)
 //! * `loops`: whether it was here before (RFC 5393)
 //! * `fork`: which targets at once and which later, and how long a context lives (16.6, 16.8)
@@ -22,6 +23,7 @@
 //! Standards: RFC 3261 sections 10, 16 and 18.2; RFC 3581 (rport); RFC 4320 (no 408 to
 //! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
 
+pub mod authenticate;
 mod cancel;
 mod fork;
 mod forward;
@@ -97,6 +99,8 @@ pub struct Counters {
     pub calls: u64,
     /// INVITEs answered with 2xx.
     pub answered: u64,
+    /// Who was let in, and who was not.
+    pub authentication: authenticate::Counters,
 }
 
 /// A request in progress.
@@ -154,6 +158,8 @@ struct Target {
 pub struct Proxy {
     config: Config,
     registrar: Registrar,
+    /// Where there is none everybody may do everything.
+    authentication: Option<authenticate::State>,
     transactions: Transactions,
     contexts: HashMap<ServerId, Context>,
     by_client: HashMap<ClientId, (ServerId, usize)>,
@@ -168,6 +174,7 @@ impl Proxy {
     pub fn new(config: Config) -> Self {
         Self {
             registrar: Registrar::new(config.registrar),
+            authentication: None,
             transactions: Transactions::new(config.limits, config.timers),
             config,
             contexts: HashMap::new(),
@@ -294,6 +301,14 @@ impl Proxy {
             Incoming::New(id) => self.begin(id, request, hop, media, now),
             Incoming::Retransmission | Incoming::AckAbsorbed => {}
             Incoming::AckEndToEnd => self.forward_ack(&request, hop, media, now),
+            Incoming::Cancel {
+                cancel,
+                invite: None,
+            } if self.authentication.is_some() => {
+                let reason = "Call/Transaction Does Not Exist";
+                let response = self.refusal(&request, 481, reason);
+                self.answer_stranger(cancel, &request, hop, response);
+            }
             Incoming::Cancel { cancel, invite } => {
                 self.handle_cancel(&request, cancel, invite, now);
             }
@@ -318,16 +333,24 @@ impl Proxy {
         if let Err(rejection) = validate::forwardable(&request) {
             self.counters.rejected += 1;
             let response = rejection.response(&request, &self.to_tag(&request));
-            self.transactions.respond(id, response.0, response.1, now);
+            if self.authentication.is_some() {
+                self.answer_stranger(id, &request, hop, response.0);
+            } else {
+                self.transactions.respond(id, response.0, response.1, now);
+            }
             return;
         }
-        let routed = self.route(&request, now);
+        let (inner, cookie) = self.take_own_routes(&request);
+        if !self.let_in(id, &request, &inner, cookie.is_some(), hop, now) {
+            return;
+        }
+        let routed = self.route(inner, cookie, now);
         match routed {
             route::Routed::Register(aor) => {
                 let response = self.registrar.handle_register(&request, &aor, hop, now);
                 self.respond_with(id, &response, now);
             }
-            route::Routed::Options => self.answer_options(id, &request, now),
+            route::Routed::Options => self.answer_options(id, &request, hop, now),
             route::Routed::Refused { status, reason } => {
                 self.respond(id, &request, status, reason, now);
             }
@@ -348,13 +371,17 @@ impl Proxy {
         }
     }
 
-    fn answer_options(&mut self, id: ServerId, request: &Message, now: Instant) {
+    fn answer_options(&mut self, id: ServerId, request: &Message, hop: &Hop, now: Instant) {
         let response = request
             .respond(200, "OK")
             .to_tag(&self.to_tag(request))
             .header("Accept", "application/sdp")
             .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
             .build();
+        // It came from anybody, and is answered as often as it comes.
+        if self.authentication.is_some() {
+            return self.answer_stranger(id, request, hop, response.bytes().clone());
+        }
         self.respond_with(id, &response, now);
     }
 
@@ -399,13 +426,17 @@ impl Proxy {
 
     /// The To tag of our own answers: the same for a retransmission (RFC 3261 section 8.2.6.2).
     fn to_tag(&self, request: &Message) -> String {
+        format!("{:08x}", self.answer_tag(request))
+    }
+
+    fn answer_tag(&self, request: &Message) -> u32 {
         let branch = request
             .top_via()
             .ok()
             .and_then(|via| via.branch().map(<[u8]>::to_vec));
         let call_id = request.call_id().unwrap_or_default();
         let seed = [call_id, branch.as_deref().unwrap_or_default()].concat();
-        format!("{:08x}", self.config.keys.tag_hash(&seed))
+        self.config.keys.tag_hash(&seed)
     }
 
     /// Moves what the inner machines have produced to our own queues.

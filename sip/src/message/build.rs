@@ -63,13 +63,14 @@ pub(super) fn copy_first(out: &mut Vec<u8>, from: &Message, name: HeaderName) {
 }
 
 /// Adds Content-Length and the body, and indexes the whole.
-pub(super) fn finish(mut out: Vec<u8>, body: &[u8]) -> Message {
-    field(
-        &mut out,
-        "Content-Length",
-        body.len().to_string().as_bytes(),
-    );
+fn finish(mut out: Vec<u8>, body: &[u8]) -> Message {
+    close(&mut out, body);
+    Message::of_own(out)
+}
+
+/// Adds Content-Length and the body.
+pub(super) fn close(out: &mut Vec<u8>, body: &[u8]) {
+    field(out, "Content-Length", body.len().to_string().as_bytes());
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body);
-    Message::of_own(out)
 }

@@ -117,6 +117,22 @@ impl<'m> Edit<'m> {
         self
     }
 
+    /// Removes the fields of that name whose whole value is `unwanted`.
+    pub fn remove_fields(
+        &mut self,
+        name: HeaderName,
+        unwanted: impl Fn(&[u8]) -> bool,
+    ) -> &mut Self {
+        if name != HeaderName::Other {
+            let old = &self.message.bytes;
+            let before = self.lines.len();
+            self.lines
+                .retain(|line| line.name != name || !unwanted(line.text.value(old)));
+            self.changed |= self.lines.len() != before;
+        }
+        self
+    }
+
     /// Makes that the one field of its name: in the first one's place, or behind all others.
     pub fn set(&mut self, name: HeaderName, value: impl Into<Vec<u8>>) -> &mut Self {
         let Some(at) = self.first(name) else {
@@ -258,10 +274,7 @@ impl<'m> Edit<'m> {
     }
 
     fn value(&self, at: usize) -> &[u8] {
-        match &self.lines[at].text {
-            Text::Kept(field) => field.value.of(&self.message.bytes),
-            Text::Revalued(_, value) | Text::New(value) => value,
-        }
+        self.lines[at].text.value(&self.message.bytes)
     }
 
     fn revalue(&mut self, at: usize, value: Vec<u8>) {
@@ -309,6 +322,13 @@ impl Line {
 }
 
 impl Text {
+    fn value<'t>(&'t self, old: &'t [u8]) -> &'t [u8] {
+        match self {
+            Self::Kept(field) => field.value.of(old),
+            Self::Revalued(_, value) | Self::New(value) => value,
+        }
+    }
+
     fn added(&self) -> usize {
         match self {
             Self::Kept(_) => 0,

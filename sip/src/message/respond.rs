@@ -1,5 +1,7 @@
 //! Responses (RFC 3261 section 8.2.6): built from whatever the request has, however broken.
 
+use bytes::Bytes;
+
 use super::edit::on_one_line;
 use super::header_name::HeaderName;
 use super::name_addr::NameAddr;
@@ -55,6 +57,15 @@ impl<'m> ResponseBuilder<'m> {
 
     /// The response.
     pub fn build(&self) -> Message {
+        Message::of_own(self.write())
+    }
+
+    /// The response as it is sent, for where nobody reads it again.
+    pub fn bytes(&self) -> Bytes {
+        self.write().into()
+    }
+
+    fn write(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.request.bytes().len() + self.fields.len() + 256);
         out.extend_from_slice(format!("SIP/2.0 {} {}\r\n", self.status, self.reason).as_bytes());
         for via in self.request.fields(HeaderName::Via) {
@@ -78,7 +89,8 @@ impl<'m> ResponseBuilder<'m> {
             build::copy_first(&mut out, self.request, HeaderName::Timestamp);
         }
         out.extend_from_slice(&self.fields);
-        build::finish(out, &self.body)
+        build::close(&mut out, &self.body);
+        out
     }
 }
 

@@ -5,11 +5,11 @@ use std::borrow::Cow;
 use super::error::ValueError;
 
 /// Linear white space, with the CR and LF of a folded line.
-pub(super) const fn is_lws(byte: u8) -> bool {
+pub(crate) const fn is_lws(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-pub(super) const fn is_token_byte(byte: u8) -> bool {
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -21,7 +21,7 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
 }
 
-pub(super) fn trim_start(bytes: &[u8]) -> &[u8] {
+pub(crate) fn trim_start(bytes: &[u8]) -> &[u8] {
     let start = bytes
         .iter()
         .position(|&byte| !is_lws(byte))
@@ -37,7 +37,7 @@ pub(super) fn trim_end(bytes: &[u8]) -> &[u8] {
     &bytes[..end]
 }
 
-pub(super) fn trim(bytes: &[u8]) -> &[u8] {
+pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     trim_end(trim_start(bytes))
 }
 
@@ -53,7 +53,7 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// Where the quoted string that starts at the first byte ends, its closing quote included.
-pub(super) fn quoted_end(bytes: &[u8]) -> Result<usize, ValueError> {
+pub(crate) fn quoted_end(bytes: &[u8]) -> Result<usize, ValueError> {
     let mut at = 1;
     while let Some(found) = bytes
         .get(at..)

@@ -132,8 +132,14 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) {
+        if self.is_ack_of_refusal(request) {
+            return;
+        }
         let routed = match validate::forwardable(request) {
-            Ok(()) => self.route(request, now),
+            Ok(()) => {
+                let (inner, cookie) = self.take_own_routes(request);
+                self.route(inner, cookie, now)
+            }
             Err(_) => Routed::Options,
         };
         let Routed::Forward {
@@ -166,6 +172,7 @@ impl Proxy {
         now: Instant,
     ) -> Message {
         let mut edit = inner.edit();
+        self.strip_credentials(&mut edit);
         if let Some(uri) = &target.uri {
             edit.set_request_uri(uri.to_vec());
         }

@@ -30,10 +30,19 @@ pub(super) enum Routed {
 }
 
 impl Proxy {
-    /// Decides where a valid request goes.
-    pub(super) fn route(&mut self, request: &Message, now: Instant) -> Routed {
+    /// The request less our own Route values, and the cookie in them.
+    pub(super) fn take_own_routes(&mut self, request: &Message) -> (Message, Option<DialogCookie>) {
         let request = self.undo_strict_route(request);
-        let (request, cookie) = self.pop_own_routes(&request);
+        self.pop_own_routes(&request)
+    }
+
+    /// Decides where a valid request goes that has its own Route values off.
+    pub(super) fn route(
+        &mut self,
+        request: Message,
+        cookie: Option<DialogCookie>,
+        now: Instant,
+    ) -> Routed {
         if let Some(cookie) = cookie {
             return self.route_in_dialog(request, cookie);
         }
@@ -51,14 +60,14 @@ impl Proxy {
             };
         }
         match (request.method(), uri.user.is_some()) {
-            (Method::Register, _) => address_of_record(&request),
+            (Method::Register, _) => self.address_of_record(&request),
             (Method::Options, false) => Routed::Options,
             _ => self.look_up(request, now),
         }
     }
 
     /// True where a URI names a served domain or one of our addresses.
-    fn is_ours(&self, uri: &Uri<'_>) -> bool {
+    pub(super) fn is_ours(&self, uri: &Uri<'_>) -> bool {
         match &uri.host {
             Host::Name(name) => self
                 .config
@@ -164,6 +173,26 @@ impl Proxy {
         }
     }
 
+    /// "If the address-of-record is not valid for the domain in the Request-URI, the registrar MUST
+    /// send a 404 (Not Found) response" (10.3 step 5).
+    fn address_of_record(&self, request: &Message) -> Routed {
+        let to = request.to().ok();
+        let Some(aor) = to.and_then(|to| AddressOfRecord::from_uri(to.uri)) else {
+            return Routed::Refused {
+                status: 400,
+                reason: "Bad Address-of-Record",
+            };
+        };
+        let uri = to.and_then(|to| to.parse_uri().ok());
+        if !uri.is_some_and(|uri| self.is_ours(&uri)) {
+            return Routed::Refused {
+                status: 404,
+                reason: "Not Found",
+            };
+        }
+        Routed::Register(aor)
+    }
+
     /// The bindings of the user in the Request-URI.
     fn look_up(&mut self, request: Message, now: Instant) -> Routed {
         let Some(aor) = AddressOfRecord::from_uri(request.request_uri()) else {
@@ -195,20 +224,6 @@ impl Proxy {
             targets,
             dialog: None,
         }
-    }
-}
-
-fn address_of_record(request: &Message) -> Routed {
-    let aor = request
-        .to()
-        .ok()
-        .and_then(|to| AddressOfRecord::from_uri(to.uri));
-    match aor {
-        Some(aor) => Routed::Register(aor),
-        None => Routed::Refused {
-            status: 400,
-            reason: "Bad Address-of-Record",
-        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! The proxy of RFC 3261 section 16 and its registrar, fed with whole messages: what comes in,
 //! what goes out, in virtual time.
 
+mod authentication;
 mod branches;
 mod forks;
 #[path = "../common/world.rs"]

@@ -21,9 +21,13 @@ use wire::mark::{Mark, RelayId};
 
 use crate::transport::tls::Identity;
 
+mod authentication;
 mod checks;
 pub mod file;
 
+pub use authentication::Authentication;
+
+use authentication::check_authentication;
 use checks::{
     check_domains, check_edges, check_media, check_registrar, check_relay_control,
     check_service_addresses, check_sip, check_tunnel,
@@ -52,6 +56,8 @@ pub struct Config {
     pub sip: Sip,
     /// Registrar limits.
     pub registrar: Registrar,
+    /// Who must authenticate; `None`: nobody.
+    pub authentication: Option<Authentication>,
     /// Which relay carries media, and when.
     pub media: Media,
     /// The key of the signed state; `None`: make one at the start.
@@ -261,10 +267,15 @@ impl Config {
         check_service_addresses(file)?;
         let edges = check_edges(file)?;
         check_relay_control(file.relay_control.as_ref(), &edges)?;
+        let domains = check_domains(&file.domains)?;
+        let authentication = file.authentication.as_ref();
+        let authentication =
+            authentication.map(|section| check_authentication(section, &domains, folder));
         Ok(Self {
             name: file.name.clone(),
             service_addresses: file.service_addresses.clone(),
-            domains: check_domains(&file.domains)?,
+            domains,
+            authentication: authentication.transpose()?,
             tunnel: check_tunnel(&file.tunnel)?,
             edges,
             sip: check_sip(&file.sip, folder)?,
@@ -282,7 +293,7 @@ impl Config {
         })
     }
 
-    /// Reads the cookie key, and sees that the certificates can be used.
+    /// Reads the cookie key, and sees that the certificates and the users can be used.
     fn read_files(&mut self, path: &Path, file: &File) -> Result<(), ConfigError> {
         let place = |problem: Problem| ConfigError::invalid(path, &problem.key, problem.message);
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -300,6 +311,11 @@ impl Config {
                 return Err(ConfigError::invalid(path, key, message));
             }
             self.cookie_key = Some(CookieKey(bytes));
+        }
+        if let Some(authentication) = &self.authentication {
+            let key = "authentication.users_file";
+            let users = authentication.load_users();
+            users.map_err(|message| ConfigError::invalid(path, key, message))?;
         }
         if let Some(control) = &self.relay_control {
             let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -7,6 +7,7 @@ pub mod flows;
 pub mod media;
 pub mod metrics;
 pub mod relays;
+pub mod reload;
 pub mod run;
 pub mod status;
 pub mod transport;

@@ -28,6 +28,7 @@ use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
 use crate::metrics::{Metrics, edge};
 use crate::relays::server::{RelayInput, Server};
+use crate::reload;
 use crate::status::Status;
 use crate::transport::tls::reload_on_hangup;
 use crate::transport::{Listen, Transports};
@@ -48,6 +49,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let status = Status::default();
     let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
 
+    let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
     let mut tasks = JoinSet::new();
     let relay_inputs = listen_for_agents(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
@@ -77,6 +79,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         transport_events: opened.events,
         transports: opened.transports,
         relay_inputs,
+        users,
         metrics,
         status,
         shutdown: watched(shutdown),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sip::cookie::Keys;
+use sip::digest::Users;
 use sip::proxy::{Proxy, TIMER_C};
 use sip::timer::Timers;
 use tokio::sync::{mpsc, watch};
@@ -26,6 +27,7 @@ use crate::media::Calls;
 use crate::metrics::Metrics;
 use crate::relays::pool::{Command, LinkId, RelayEvent, RelayPool, Settings};
 use crate::relays::server::RelayInput;
+use crate::reload::log_users;
 use crate::status::Status;
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 
@@ -51,6 +53,8 @@ pub struct Parts {
     pub transports: Transports,
     /// What relays say, and their coming and going.
     pub relay_inputs: mpsc::Receiver<RelayInput>,
+    /// Users that take the place of those there are.
+    pub users: mpsc::Receiver<Users>,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// What `/status` shows.
@@ -67,6 +71,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         mut transport_events,
         transports,
         mut relay_inputs,
+        mut users,
         metrics,
         status,
         mut shutdown,
@@ -86,6 +91,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 anyhow::ensure!(received > 0, "the transports have ended");
                 worker.handle_batch(&mut batch);
             }
+            Some(users) = users.recv() => worker.replace_users(users),
             () = tokio::time::sleep_until(deadline.into()) => worker.handle_timeout(),
             _ = snapshot.tick() => report::publish(&worker.proxy, &worker.calls, &metrics, &status, now()),
         }
@@ -111,7 +117,8 @@ impl Worker {
         };
         let relays = RelayPool::new(&config.name, relays, settings);
         let calls = Calls::new(config.media.anchor, config.media.relay, relays);
-        let proxy = Proxy::new(proxy_config(config)?);
+        let mut proxy = Proxy::new(proxy_config(config)?);
+        authenticate(&mut proxy, config)?;
         Ok(Self {
             proxy,
             calls,
@@ -147,6 +154,12 @@ impl Worker {
         let now = now();
         self.calls.relays.handle_timeout(now);
         self.proxy.handle_timeout(&mut self.calls, now);
+    }
+
+    fn replace_users(&mut self, users: Users) {
+        let old = self.proxy.replace_users(users);
+        // Hundreds of thousands of them take a while to be freed.
+        tokio::task::spawn_blocking(move || drop(old));
     }
 
     fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
@@ -233,6 +246,20 @@ impl Worker {
             }
         }
     }
+}
+
+fn authenticate(proxy: &mut Proxy, config: &Config) -> anyhow::Result<()> {
+    let Some(authentication) = &config.authentication else {
+        warn!(
+            "there is no [authentication]: whoever reaches the service address can register and \
+             call as anybody"
+        );
+        return Ok(());
+    };
+    let authentication = authentication.open().map_err(anyhow::Error::msg)?;
+    log_users("users must authenticate", &authentication.users);
+    proxy.require_authentication(authentication, now());
+    Ok(())
 }
 
 fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {

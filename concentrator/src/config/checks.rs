@@ -179,7 +179,7 @@ fn check_sources(edges: &[EdgeFile], index: usize, listen: IpAddr) -> Result<(),
     Ok(())
 }
 
-fn check_networks(networks: &[IpNetwork], key: &str) -> Result<(), Problem> {
+pub(super) fn check_networks(networks: &[IpNetwork], key: &str) -> Result<(), Problem> {
     for (position, network) in networks.iter().enumerate() {
         if network.ip() != network.network() {
             return problem(

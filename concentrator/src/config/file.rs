@@ -10,6 +10,8 @@ use admin::config::{AdminSection, LogSection};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
+pub use super::authentication::{AuthenticationFile, TrustedFile};
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +33,8 @@ pub struct File {
     /// Registrar limits.
     #[serde(default)]
     pub registrar: RegistrarFile,
+    /// Who must authenticate; nobody where absent.
+    pub authentication: Option<AuthenticationFile>,
     /// Which relay carries media, and when.
     #[serde(default)]
     pub media: MediaFile,

@@ -202,6 +202,46 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["registrar.default_expires_s", "9000"],
     ),
     (
+        "[relay_control]",
+        "[authentication]\nrealm = \"a\\\"b\"\nusers_file = \"users\"\n[relay_control]",
+        &["authentication.realm", "without"],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nnonce_lifetime_s = 5\nusers_file = \"users\"\n[relay_control]",
+        &["authentication.nonce_lifetime_s", "10", "300"],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nforeign_callers = \"no\"\nusers_file = \"users\"\n[relay_control]",
+        &["authentication.foreign_callers", "\"refuse\""],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nforeign_callers = \"allow\"\n[relay_control]",
+        &["users_file"],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nusers_file = \"users\"\n[relay_control]",
+        &["authentication.users_file", "cannot read", "users"],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nusers_file = \"u\"\n[[authentication.trusted]]\nname = \"t\"\naddresses = []\n[relay_control]",
+        &["authentication.trusted[0].addresses", "empty"],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nusers_file = \"u\"\n[[authentication.trusted]]\nname = \"t\"\naddresses = [\"0.0.0.0/0\"]\n[relay_control]",
+        &["authentication.trusted[0].addresses[0]", "everybody"],
+    ),
+    (
+        "[relay_control]",
+        "[authentication]\nusers_file = \"u\"\n[[authentication.trusted]]\nname = \"t\"\naddresses = [\"192.0.2.1/24\"]\n[relay_control]",
+        &["authentication.trusted[0].addresses[0]", "192.0.2.0/24"],
+    ),
+    (
         "10.0.9.2:7060",
         "10.0.9.2:0",
         &["relay_control.listen", "7060"],
@@ -293,6 +333,44 @@ fn a_cookie_key_needs_32_bytes_and_is_never_printed() {
         format!("{:?}", config.cookie_key),
         "Some(CookieKey(32 bytes))"
     );
+}
+
+#[test]
+fn users_are_read_with_the_configuration_and_again_later() {
+    let folder = Folder::new();
+    folder.write_certificates();
+    folder.write(
+        "concentrator.toml",
+        format!("{GOOD}[authentication]\nusers_file = \"users\"\n").as_bytes(),
+    );
+    let alice = format!("alice:example.com:{}\n", "0".repeat(32));
+    folder.write("users", alice.as_bytes());
+    let authentication = folder.load().unwrap().authentication.unwrap();
+    assert_eq!(authentication.realm, "example.com");
+    assert_eq!(authentication.load_users().unwrap().len(), 1);
+    folder.write("users", alice.replace("alice", "bob").repeat(2).as_bytes());
+    let error = authentication.load_users().unwrap_err();
+    assert!(error.contains("users: line 2"), "{error}");
+    let error = folder.load().unwrap_err();
+    assert!(error.contains("authentication.users_file"), "{error}");
+    folder.write("users", alice.replace("example.com", "other").as_bytes());
+    let error = authentication.load_users().unwrap_err();
+    assert!(error.contains("\"example.com\""), "{error}");
+}
+
+#[test]
+fn the_authentication_that_the_example_shows_is_in_order() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/concentrator.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let shown = text
+        .lines()
+        .skip_while(|line| *line != "# [authentication]")
+        .take_while(|line| line.starts_with('#'))
+        .filter_map(|line| line.strip_prefix("# "))
+        .filter(|line| line.starts_with('[') || line.contains(" = "));
+    let shown: Vec<&str> = shown.collect();
+    let config = checked(&format!("{text}\n{}\n", shown.join("\n"))).unwrap();
+    assert_eq!(config.authentication.unwrap().trunks.len(), 1);
 }
 
 fn checked(text: &str) -> Result<Config, String> {

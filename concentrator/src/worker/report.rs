@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use sip::digest::{Algorithm, Digest};
 use sip::proxy::Proxy;
 
 use crate::media::Calls;
@@ -30,10 +31,12 @@ pub(super) fn publish(
     status.set("calls", list_calls(calls, now));
     status.set("bindings", list_bindings(proxy, now));
     status.set("relays", list_relays(calls));
+    status.set("authentication", show_authentication(proxy));
 }
 
 fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
     let (sip, media, relays) = (proxy.counters(), calls.counters(), calls.relays.counters());
+    let authentication = sip.authentication;
     vec![
         ("unparsable_message", sip.unparsable),
         ("request_rejected", sip.rejected),
@@ -47,6 +50,18 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("call_path_drift", sip.path_drift),
         ("call", sip.calls),
         ("call_answered", sip.answered),
+        ("authentication_ok", authentication.ok),
+        ("authentication_trusted", authentication.trusted),
+        ("authentication_foreign", authentication.foreign),
+        ("authentication_challenged", authentication.challenged),
+        ("authentication_stale", authentication.stale),
+        ("authentication_wrong", authentication.wrong),
+        ("authentication_replayed", authentication.replayed),
+        ("authentication_malformed", authentication.malformed),
+        ("authentication_wrong_uri", authentication.wrong_uri),
+        ("refused_identity", authentication.refused_identity),
+        ("refused_foreign_caller", authentication.refused_foreign),
+        ("unanswered_stranger", authentication.unanswered),
         ("media_relayed", media.relayed),
         ("media_direct", media.direct),
         ("media_unplaced", media.unplaced),
@@ -71,12 +86,35 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
 fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
     let level = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let leases = calls.relays.agents().map(|agent| agent.leases).sum();
+    let digest = proxy.digest();
     vec![
+        (
+            "users",
+            level(digest.map_or(0, |digest| digest.users().len())),
+        ),
+        (
+            "nonces_in_use",
+            level(digest.map_or(0, Digest::nonces_in_use)),
+        ),
         ("requests_in_progress", level(proxy.contexts())),
         ("bindings", level(proxy.registrar().counts().bindings)),
         ("relayed_calls", level(calls.iter().count())),
         ("leases", level(leases)),
     ]
+}
+
+/// `null` where everybody may do everything.
+fn show_authentication(proxy: &Proxy) -> Value {
+    let Some(digest) = proxy.digest() else {
+        return Value::Null;
+    };
+    let algorithms = digest.users().offered().map(Algorithm::name);
+    json!({
+        "realm": digest.realm(),
+        "users": digest.users().len(),
+        "algorithms": algorithms.collect::<Vec<_>>(),
+        "nonces_in_use": digest.nonces_in_use(),
+    })
 }
 
 fn list_calls(calls: &Calls, now: Instant) -> Value {

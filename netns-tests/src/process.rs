@@ -103,6 +103,11 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
+    /// SIGHUP.
+    pub(crate) fn hang_up(&self) -> Result<()> {
+        self.signal(Signal::SIGHUP)
+    }
+
     /// User plus system time that it has used, all threads together.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         cpu_time(self.child.id())

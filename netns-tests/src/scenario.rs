@@ -13,6 +13,7 @@ use crate::sandbox::{self, EXIT_SKIP};
 
 mod bad_config;
 mod calls;
+mod digest;
 mod fragmented_invite;
 mod hostile_packets;
 mod rig;
@@ -25,7 +26,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -60,6 +61,11 @@ const SCENARIOS: [Scenario; 7] = [
         name: "hostile-packets",
         about: "each kind of bad input is counted by its reason, and the service still works",
         run: hostile_packets::run,
+    },
+    Scenario {
+        name: "digest",
+        about: "passwords to register and to call; wrong, replayed, reloaded by SIGHUP",
+        run: digest::run,
     },
 ];
 

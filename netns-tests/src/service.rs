@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use md5::{Digest as _, Md5};
 use serde_json::Value;
 
 use crate::certs;
@@ -46,6 +47,11 @@ pub(crate) struct Program {
 impl Service {
     /// Writes certificates and configs, starts everything and waits until it serves.
     pub(crate) fn start(net: &TwoEdges, folder: &Path) -> Result<Self> {
+        Self::start_with(net, folder, "")
+    }
+
+    /// The same, with more sections in the concentrator's config.
+    pub(crate) fn start_with(net: &TwoEdges, folder: &Path, more: &str) -> Result<Self> {
         let folder = folder.join("service");
         certs::write(&folder, &["c1".into(), "relay1".into(), "relay2".into()])?;
         let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
@@ -57,7 +63,7 @@ impl Service {
                 "concentrator",
                 "sipcast-concentrator",
                 9102,
-                concentrator_config(),
+                concentrator_config() + more,
             )?,
             ingress1: start(
                 &net.edge1,
@@ -286,6 +292,29 @@ ca = "ca.pem"
         edge(1, EDGE1, KEY1, MARK1),
         edge(2, EDGE2, KEY2, MARK2)
     )
+}
+
+/// A section of concentrator.toml: whoever registers or calls needs a password. [`write_users`] makes
+/// its file.
+pub(crate) const AUTHENTICATION: &str = "[authentication]\nusers_file = \"users\"\n";
+
+/// Writes the users' file into the folder of [`Service::start`], with name and password of each; the
+/// realm is `example.com`.
+pub(crate) fn write_users(folder: &Path, users: &[(&str, &str)]) -> Result<()> {
+    let folder = folder.join("service");
+    fs::create_dir_all(&folder)?;
+    let lines: String = users
+        .iter()
+        .map(|(user, password)| {
+            let whole = format!("{user}:example.com:{password}");
+            let ha1: String = Md5::digest(whole)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            format!("{user}:example.com:{ha1}\n")
+        })
+        .collect();
+    Ok(fs::write(folder.join("users"), lines)?)
 }
 
 /// rtp-agent.toml of an edge.

@@ -24,15 +24,17 @@ use crate::transport::tls::Identity;
 mod authentication;
 mod checks;
 pub mod file;
+mod registrar;
 
 pub use authentication::Authentication;
 
 use authentication::check_authentication;
 use checks::{
-    check_domains, check_edges, check_media, check_registrar, check_relay_control,
-    check_service_addresses, check_sip, check_tunnel,
+    check_domains, check_edges, check_media, check_relay_control, check_service_addresses,
+    check_sip, check_tunnel,
 };
 use file::File;
+use registrar::{check_location, check_registrar};
 
 /// Where the admin pages are when the file does not say.
 const DEFAULT_ADMIN_PORT: u16 = 9102;
@@ -58,6 +60,8 @@ pub struct Config {
     pub registrar: Registrar,
     /// Who must authenticate; `None`: nobody.
     pub authentication: Option<Authentication>,
+    /// Where bindings are kept over a restart.
+    pub location: Option<Location>,
     /// Which relay carries media, and when.
     pub media: Media,
     /// The key of the signed state; `None`: make one at the start.
@@ -173,6 +177,28 @@ pub struct Registrar {
     pub max_bindings: usize,
     /// Contacts of one address-of-record.
     pub max_contacts_per_user: usize,
+    /// Take a Path that the phone's Supported does not speak of (RFC 3327 section 5.3).
+    pub path_without_support: bool,
+    /// The Flow-Timer for phones on a connection (RFC 5626 section 4.4).
+    pub flow_timer: Duration,
+}
+
+/// Where bindings are kept over a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The file.
+    pub file: PathBuf,
+    /// What to do at the start when the file makes no sense.
+    pub on_corrupt: OnCorrupt,
+}
+
+/// What to do at the start when the location file makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCorrupt {
+    /// Say so and end.
+    Fail,
+    /// Rename the file and start without bindings.
+    Empty,
 }
 
 /// Which relay carries the media of a call, and when one does.
@@ -280,6 +306,7 @@ impl Config {
             edges,
             sip: check_sip(&file.sip, folder)?,
             registrar: check_registrar(&file.registrar)?,
+            location: check_location(file.location.as_ref(), folder)?,
             media: check_media(&file.media)?,
             cookie_key: None,
             relay_control: file.relay_control.as_ref().map(|control| RelayControl {

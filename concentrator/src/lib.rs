@@ -4,6 +4,7 @@ pub mod acceptance;
 pub mod config;
 pub mod decapsulator;
 pub mod flows;
+pub mod location;
 pub mod media;
 pub mod metrics;
 pub mod relays;

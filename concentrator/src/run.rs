@@ -26,6 +26,7 @@ use tunnel_io::device_drops::DeviceDrops;
 use crate::config::Config;
 use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
+use crate::location;
 use crate::metrics::{Metrics, edge};
 use crate::relays::server::{RelayInput, Server};
 use crate::reload;
@@ -50,6 +51,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
 
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
+    // Before anything is opened: a file that cannot be used must not leave phones half served.
+    let location = config.location.as_ref().map(location::open).transpose()?;
     let mut tasks = JoinSet::new();
     let relay_inputs = listen_for_agents(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
@@ -82,6 +85,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         users,
         metrics,
         status,
+        location,
         shutdown: watched(shutdown),
     };
     tokio::select! {

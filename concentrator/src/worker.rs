@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use wire::relay_control::ToAgent;
 
 use crate::config::Config;
+use crate::location::{self, Location};
 use crate::media::Calls;
 use crate::metrics::Metrics;
 use crate::relays::pool::{Command, LinkId, RelayEvent, RelayPool, Settings};
@@ -59,6 +60,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What `/status` shows.
     pub status: Status,
+    /// Where bindings are kept over a restart.
+    pub location: Option<location::Opened>,
     /// Turns true when the program is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -74,9 +77,11 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         mut users,
         metrics,
         status,
+        location,
         mut shutdown,
     } = parts;
     let mut worker = Worker::new(&config, transports)?;
+    worker.restore(location)?;
     let mut batch = Vec::with_capacity(BATCH);
     let mut snapshot = tokio::time::interval(SNAPSHOT_INTERVAL);
     loop {
@@ -93,7 +98,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             }
             Some(users) = users.recv() => worker.replace_users(users),
             () = tokio::time::sleep_until(deadline.into()) => worker.handle_timeout(),
-            _ = snapshot.tick() => report::publish(&worker.proxy, &worker.calls, &metrics, &status, now()),
+            _ = snapshot.tick() => worker.publish(&metrics, &status),
         }
     }
 }
@@ -103,6 +108,7 @@ struct Worker {
     calls: Calls,
     transports: Transports,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
+    location: Option<Location>,
 }
 
 impl Worker {
@@ -124,7 +130,31 @@ impl Worker {
             calls,
             transports,
             links: HashMap::new(),
+            location: None,
         })
+    }
+
+    /// Takes back the bindings that were kept, and keeps them from now on.
+    fn restore(&mut self, location: Option<location::Opened>) -> anyhow::Result<()> {
+        let Some(opened) = location else {
+            return Ok(());
+        };
+        let start = now();
+        let location = opened.restore(|record| {
+            self.proxy.restore(record, start);
+        })?;
+        let bindings = self.proxy.registrar().counts().bindings;
+        let took_ms = now().saturating_duration_since(start).as_millis();
+        info!(bindings, %took_ms, "bindings restored");
+        self.location = Some(location);
+        Ok(())
+    }
+
+    fn publish(&self, metrics: &Metrics, status: &Status) {
+        report::publish(&self.proxy, &self.calls, metrics, status, now());
+        if let Some(location) = &self.location {
+            report::publish_location(location, metrics, status);
+        }
     }
 
     /// Carries away what the cores have produced.
@@ -133,6 +163,14 @@ impl Worker {
             self.transports.send(transmit);
         }
         self.transports.flush();
+        while let Some(event) = self.proxy.poll_registration() {
+            if let Some(location) = &mut self.location {
+                location.note(event);
+            }
+        }
+        if let Some(location) = &mut self.location {
+            location.flush(self.proxy.registrar());
+        }
         while let Some(command) = self.calls.relays.poll_command() {
             self.perform(command);
         }
@@ -286,6 +324,8 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
             max_expires_s: seconds(limits.max_expires),
             max_contacts_per_user: limits.max_contacts_per_user,
             max_bindings: limits.max_bindings,
+            path_without_support: limits.path_without_support,
+            flow_timer_s: seconds(limits.flow_timer),
         },
         epoch: (now(), unix_time().as_secs()),
     })

@@ -108,6 +108,13 @@ impl Process {
         self.signal(Signal::SIGHUP)
     }
 
+    /// SIGKILL at once, as in a crash.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// User plus system time that it has used, all threads together.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         cpu_time(self.child.id())

@@ -16,6 +16,7 @@ mod calls;
 mod digest;
 mod fragmented_invite;
 mod hostile_packets;
+mod restart;
 mod rig;
 mod stranger_rtp;
 
@@ -51,6 +52,11 @@ const SCENARIOS: [Scenario; 8] = [
         name: "fragmented-invite",
         about: "a 4,000-byte INVITE in fragments, half of them through each edge",
         run: fragmented_invite::run,
+    },
+    Scenario {
+        name: "restart",
+        about: "the concentrator crashes and starts again; a phone is called that has not registered since",
+        run: restart::run,
     },
     Scenario {
         name: "stranger-rtp",

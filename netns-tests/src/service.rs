@@ -119,6 +119,19 @@ impl Service {
         })
     }
 
+    /// Kills the concentrator as a crash would, starts it again and waits until it serves.
+    pub(crate) fn crash_concentrator(&mut self, net: &TwoEdges, folder: &Path) -> Result<()> {
+        self.concentrator.process.kill()?;
+        self.concentrator.process = Process::start(
+            &net.concentrator,
+            "concentrator-again",
+            &binary("sipcast-concentrator")?.to_string_lossy(),
+            &["--config", "concentrator.toml"],
+            &folder.join("service"),
+        )?;
+        self.wait_until_ready(net)
+    }
+
     /// Fails when one of them has ended.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         for program in [

@@ -42,6 +42,7 @@ use bytes::Bytes;
 use crate::cookie::{DialogCookie, Keys};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method};
+use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
 use crate::timer::Timers;
 use crate::transaction::{self, ClientId, Incoming, Outgoing, ServerId, Transactions};
@@ -151,6 +152,8 @@ struct Target {
     relay: Option<wire::mark::RelayId>,
     /// Its preference; equal ones are tried at once.
     q_thousandths: u16,
+    /// The proxies on the way, as Route values (RFC 3327).
+    path: registrar::Path,
 }
 
 /// The stateful proxy and registrar.
@@ -173,7 +176,7 @@ impl Proxy {
     /// A proxy with no bindings and no transactions.
     pub fn new(config: Config) -> Self {
         Self {
-            registrar: Registrar::new(config.registrar),
+            registrar: Registrar::new(config.registrar, config.keys.clone()),
             authentication: None,
             transactions: Transactions::new(config.limits, config.timers),
             config,
@@ -240,6 +243,17 @@ impl Proxy {
     /// The next message to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
+    }
+
+    /// What happened to a binding, for whoever keeps them; of those that nobody takes the oldest
+    /// are dropped.
+    pub fn poll_registration(&mut self) -> Option<registrar::Event> {
+        self.registrar.poll_event()
+    }
+
+    /// Takes a binding back that was kept over a restart; false where it has no place.
+    pub fn restore(&mut self, record: Record, now: Instant) -> bool {
+        self.registrar.restore(&record.user, record.binding, now)
     }
 
     /// When to call [`Proxy::handle_timeout`], and for whom.
@@ -455,8 +469,6 @@ impl Proxy {
                 transaction::Event::ServerEnded(server) => self.server_ended(server, now),
             }
         }
-        // Bindings are looked at through `registrar`; nobody needs their events yet.
-        while self.registrar.poll_event().is_some() {}
         while let Some(transmit) = self.transactions.poll_transmit() {
             self.transmits.push_back(transmit);
         }

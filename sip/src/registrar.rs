@@ -13,29 +13,40 @@
 //! A binding on a connection goes when the connection does: nothing else leads to a user agent
 //! behind a NAT, and it will register again over its next connection.
 //!
-//! Not done: Date in the answer (no wall clock here), display names of contacts, Path (RFC 3327),
-//! outbound and GRUU (RFC 5626, 5627): their contact parameters are kept and echoed only. Events
-//! nobody polls for are dropped, the oldest first, and counted.
+//! What happens to bindings is told by [`Registrar::poll_event`], for a store that lets them
+//! survive a restart: [`record`] is a binding as bytes, [`Registrar::restore`] takes one back.
+//! Events nobody polls for are dropped, the oldest first, and counted; who finds that some were
+//! lost starts over from [`Registrar::page`].
 //!
-//! Standards: RFC 3261 sections 10.3, 19.1.4, 20.10; RFC 5630 (sips and sip name one user).
+//! Not done: Date in the answer (no wall clock here), display names of contacts, GRUU (RFC 5627):
+//! its contact parameters are kept and echoed only.
+//!
+//! Standards: RFC 3261 sections 10.3, 19.1.4, 20.10; RFC 3327 (Path); RFC 5626 section 6
+//! (outbound); RFC 5630 (sips and sip name one user).
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hasher as _};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use wire::mark::RelayId;
 
+use crate::cookie::Keys;
 use crate::hop::{ConnectionId, Flow, Hop};
 use crate::message::Message;
 
 mod address;
+mod answer;
 mod bindings;
 mod contact;
+mod ids;
+mod path;
+pub mod record;
 mod update;
 
 pub use address::{AddressOfRecord, same_uri};
+pub use path::Path;
 
+use answer::Refusal;
 use bindings::{Bindings, Entry};
 use update::{Change, Update};
 
@@ -52,6 +63,12 @@ pub struct Limits {
     pub max_contacts_per_user: usize,
     /// Bindings in all.
     pub max_bindings: usize,
+    /// Take a Path that the user agent's Supported does not speak of; else 420, as RFC 3327
+    /// section 5.3 recommends.
+    pub path_without_support: bool,
+    /// The Flow-Timer of RFC 5626 section 4.4: how often a user agent on a connection has to send
+    /// a keepalive.
+    pub flow_timer_s: u32,
 }
 
 impl Default for Limits {
@@ -61,7 +78,9 @@ impl Default for Limits {
             default_expires_s: 3600,
             max_expires_s: 7200,
             max_contacts_per_user: 10,
-            max_bindings: 100_000,
+            max_bindings: 500_000,
+            path_without_support: false,
+            flow_timer_s: 120,
         }
     }
 }
@@ -73,18 +92,39 @@ pub struct Binding {
     pub contact_uri: Bytes,
     /// The Contact's parameters less `expires`, as `;name=value...`.
     pub parameters: Bytes,
+    /// The value of `+sip.instance`, quotes included; empty without one.
+    pub instance: Bytes,
+    /// The reg-id (RFC 5626), where outbound is in use; else 0.
+    pub reg_id: u32,
     /// The preference, 0..=1000; 1000 where the Contact gives none.
     pub q_thousandths: u16,
+    /// When the REGISTER that last changed it came.
+    pub registered_at: Instant,
     /// From this instant on the binding is gone.
     pub expires_at: Instant,
     /// The Call-ID of the REGISTER that last changed it.
     pub call_id: Bytes,
     /// The CSeq of that REGISTER.
     pub cseq: u32,
-    /// How to reach the user agent.
+    /// How to reach the user agent, or the first proxy of its path.
     pub flow: Flow,
     /// The relay that the flow was last seen with.
     pub relay: Option<RelayId>,
+    /// The proxies on the way (RFC 3327), which a request to it must name in Route.
+    pub path: Path,
+}
+
+impl Binding {
+    /// True where it differs from `before` in nothing but when it was registered.
+    fn only_later_than(&self, before: &Self) -> bool {
+        self.contact_uri == before.contact_uri
+            && self.parameters == before.parameters
+            && self.reg_id == before.reg_id
+            && self.call_id == before.call_id
+            && self.flow == before.flow
+            && self.relay == before.relay
+            && self.path == before.path
+    }
 }
 
 /// What happened to a binding.
@@ -92,8 +132,12 @@ pub struct Binding {
 pub enum Event {
     /// A new contact.
     BindingAdded(AddressOfRecord, Binding),
-    /// A contact that was there, with new lifetime, parameters or flow.
+    /// A contact that was there, with new parameters or another flow.
     BindingRefreshed(AddressOfRecord, Binding),
+    /// A contact that was there, as it was, for longer.
+    BindingProlonged(AddressOfRecord, Binding),
+    /// What follows is about the same binding, but under another [`record::key`] than this one.
+    BindingRenamed(AddressOfRecord, Binding),
     /// Removed by its user agent or with its connection.
     BindingRemoved(AddressOfRecord, Binding),
     /// Its time was over.
@@ -119,6 +163,8 @@ pub struct Counts {
     pub expired: u64,
     /// REGISTERs answered otherwise than by 200.
     pub refused: u64,
+    /// Bindings taken back from a store.
+    pub restored: u64,
     /// Events dropped because nobody polled for them.
     pub events_lost: u64,
 }
@@ -126,20 +172,26 @@ pub struct Counts {
 /// Events kept for [`Registrar::poll_event`].
 const MAX_EVENTS: usize = 4096;
 
+/// A place in the order of [`Registrar::page`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place((Instant, u64));
+
 /// All bindings of the domains that we serve.
 #[derive(Debug)]
 pub struct Registrar {
     limits: Limits,
+    keys: Keys,
     bindings: Bindings,
     events: VecDeque<Event>,
     totals: Counts,
 }
 
 impl Registrar {
-    /// A registrar without bindings.
-    pub fn new(limits: Limits) -> Self {
+    /// A registrar without bindings; the keys name user agents ([`Registrar::name_of`]).
+    pub fn new(limits: Limits, keys: Keys) -> Self {
         Self {
             limits,
+            keys,
             bindings: Bindings::default(),
             events: VecDeque::new(),
             totals: Counts::default(),
@@ -148,8 +200,9 @@ impl Registrar {
 
     /// Answers a REGISTER for `aor` that came by `hop`.
     ///
-    /// 200 with all contacts and their remaining seconds, 400, 403 (too many contacts), 423 with
-    /// Min-Expires, 500 (not in CSeq order), 503 (no room).
+    /// 200 with all contacts and their remaining seconds, 400, 403 (too many contacts), 420 (Path
+    /// without support), 423 with Min-Expires, 439 (no outbound at the first hop), 500 (not in
+    /// CSeq order), 503 (no room).
     pub fn handle_register(
         &mut self,
         request: &Message,
@@ -162,16 +215,31 @@ impl Registrar {
         let update = Update::plan(request, self.bindings.of(aor), hop, &self.limits, now)
             .and_then(|update| self.check_room(aor, update));
         match update {
-            Ok(update) => {
-                self.commit(aor, update);
+            Ok(Update { changes, outbound }) => {
+                self.commit(aor, changes);
                 self.bindings.seen(&hop.flow, hop.relay);
-                self.answer_ok(request, aor, now)
+                self.answer_ok(request, aor, outbound, hop, now)
             }
             Err(refusal) => {
                 self.totals.refused += 1;
                 refusal.answer(request, &self.limits)
             }
         }
+    }
+
+    /// Takes a binding back from a store, as it is; false where there is no room or it is over.
+    pub fn restore(&mut self, aor: &AddressOfRecord, binding: Binding, now: Instant) -> bool {
+        let user = self.bindings.of(aor).len();
+        if binding.expires_at <= now
+            || self.bindings.len() >= self.limits.max_bindings
+            || user >= self.limits.max_contacts_per_user
+        {
+            return false;
+        }
+        let name = self.name(aor, &binding);
+        self.bindings.add(aor, binding, name);
+        self.totals.restored += 1;
+        true
     }
 
     /// The unexpired bindings of a user, the best q first, among equals the oldest first.
@@ -190,7 +258,7 @@ impl Registrar {
 
     /// Removes the bindings that only this connection could reach.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
-        for (aor, binding) in self.bindings.close(connection) {
+        for (aor, binding) in self.bindings.close_connection(connection) {
             self.event(Event::BindingRemoved(aor, binding));
         }
     }
@@ -229,38 +297,144 @@ impl Registrar {
             .map(|(aor, entry)| (aor, self.bindings.current(entry)))
     }
 
+    /// Some of the bindings, in the order in which they end: those behind `after`, which is the
+    /// place of the last one of the page before. An empty page is behind the last.
+    ///
+    /// What changes between two pages moves to a later one or tells so by an event.
+    pub fn page(
+        &self,
+        after: Option<Place>,
+        count: usize,
+    ) -> Vec<(Place, AddressOfRecord, Binding)> {
+        self.bindings
+            .page(after.map(|place| place.0), count)
+            .map(|(place, aor, entry)| (Place(place), aor.clone(), self.bindings.current(entry)))
+            .collect()
+    }
+
+    /// What names the user agent at the other end of a flow: the one that has registered over it
+    /// with this Contact, or the only one that has registered over it. Stable over its
+    /// registrations, restarts and concentrators with the same keys.
+    pub fn name_of(&self, flow: &Flow, contact_uri: &[u8]) -> Option<u64> {
+        let mut all = self.bindings.on_flow(flow);
+        let first = all.next()?;
+        let chosen = match all.next() {
+            None => first,
+            Some(_) => self
+                .bindings
+                .on_flow(flow)
+                .find(|entry| entry.binding.contact_uri == contact_uri)?,
+        };
+        Some(chosen.name).filter(|name| *name != 0)
+    }
+
+    /// Where the user agent of this name is now, if it is not still at `flow`: over the flow that
+    /// it registered by last.
+    pub fn moved(&self, name: u64, flow: &Flow) -> Option<Flow> {
+        let mut newest: Option<&Binding> = None;
+        for Entry { binding, .. } in self.bindings.named(name) {
+            if binding.flow == *flow {
+                return None;
+            }
+            if newest.is_none_or(|newest| newest.registered_at < binding.registered_at) {
+                newest = Some(binding);
+            }
+        }
+        newest.map(|binding| binding.flow)
+    }
+
+    /// User agents that have a name.
+    pub fn names(&self) -> usize {
+        self.bindings.names()
+    }
+
+    /// Who is behind a proxy is reached by that proxy's own means, and has no name.
+    fn name(&self, aor: &AddressOfRecord, binding: &Binding) -> u64 {
+        if !binding.path.is_empty() {
+            return 0;
+        }
+        let identity = if binding.instance.is_empty() {
+            &binding.contact_uri
+        } else {
+            &binding.instance
+        };
+        let hash = |half: u8| {
+            // No tag holds a 0, so no hash of a tag is half of a name. The length first: moving a
+            // byte from one part to the other must change the name.
+            let length = (aor.as_bytes().len() as u32).to_be_bytes();
+            let of = [&[0, half][..], &length, aor.as_bytes(), identity].concat();
+            u64::from(self.keys.tag_hash(&of))
+        };
+        // 48 bits: few enough for two in every Record-Route.
+        (hash(0) << 16 | hash(1) >> 16).max(1)
+    }
+
     fn check_room(&self, aor: &AddressOfRecord, update: Update) -> Result<Update, Refusal> {
-        let others = self.bindings.len() - self.bindings.of(aor).len();
-        let grows = update.entries.len() > self.bindings.of(aor).len();
-        if update.entries.len() > self.limits.max_contacts_per_user {
+        let (mut added, mut removed) = (0, 0);
+        for change in &update.changes {
+            match change {
+                Change::Add(_) => added += 1,
+                Change::Remove(_) => removed += 1,
+                Change::Refresh(..) => {}
+            }
+        }
+        let after = |before: usize| before + added - removed;
+        let user = after(self.bindings.of(aor).len());
+        if added > 0 && user > self.limits.max_contacts_per_user {
             Err(Refusal::TooManyContacts)
-        } else if grows && others + update.entries.len() > self.limits.max_bindings {
+        } else if added > removed && after(self.bindings.len()) > self.limits.max_bindings {
             Err(Refusal::NoRoom)
         } else {
             Ok(update)
         }
     }
 
-    fn commit(&mut self, aor: &AddressOfRecord, update: Update) {
-        let Update { entries, changes } = update;
-        if changes.is_empty() {
+    fn commit(&mut self, aor: &AddressOfRecord, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Add(binding) => {
+                    let name = self.name(aor, &binding);
+                    self.bindings.add(aor, binding.clone(), name);
+                    self.event(Event::BindingAdded(aor.clone(), binding));
+                }
+                Change::Refresh(id, binding) => self.refresh(aor, id, binding),
+                Change::Remove(id) => {
+                    if let Some((aor, binding)) = self.bindings.take(id) {
+                        self.event(Event::BindingRemoved(aor, binding));
+                    }
+                }
+            }
+        }
+    }
+
+    fn refresh(&mut self, aor: &AddressOfRecord, id: u64, binding: Binding) {
+        let Some(entry) = self.bindings.of(aor).iter().find(|entry| entry.id == id) else {
             return;
+        };
+        let before = self.bindings.current(entry);
+        let same_agent = before.instance == binding.instance
+            && before.contact_uri == binding.contact_uri
+            && before.path.is_empty() == binding.path.is_empty();
+        let name = if same_agent {
+            entry.name
+        } else {
+            self.name(aor, &binding)
+        };
+        self.bindings.refresh(aor, id, binding.clone(), name);
+        if binding.only_later_than(&before) {
+            return self.event(Event::BindingProlonged(aor.clone(), binding));
         }
-        self.bindings.replace(aor, entries);
-        for (change, binding) in changes {
-            let event = match change {
-                Change::Added => Event::BindingAdded(aor.clone(), binding),
-                Change::Refreshed => Event::BindingRefreshed(aor.clone(), binding),
-                Change::Removed => Event::BindingRemoved(aor.clone(), binding),
-            };
-            self.event(event);
+        if record::key(aor, &before) != record::key(aor, &binding) {
+            self.event(Event::BindingRenamed(aor.clone(), before));
         }
+        self.event(Event::BindingRefreshed(aor.clone(), binding));
     }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::BindingAdded(..) => self.totals.added += 1,
-            Event::BindingRefreshed(..) => self.totals.refreshed += 1,
+            Event::BindingRefreshed(..) | Event::BindingProlonged(..) => self.totals.refreshed += 1,
+            Event::BindingRenamed(..) => {}
             Event::BindingRemoved(..) => self.totals.removed += 1,
             Event::BindingExpired(..) => self.totals.expired += 1,
         }
@@ -270,64 +444,4 @@ impl Registrar {
         }
         self.events.push_back(event);
     }
-
-    /// Step 8: "The response MUST contain Contact header field values enumerating all current
-    /// bindings. Each Contact value MUST feature an "expires" parameter".
-    fn answer_ok(&self, request: &Message, aor: &AddressOfRecord, now: Instant) -> Message {
-        let mut response = request.respond(200, "OK").to_tag(&to_tag(request));
-        for Entry { binding, .. } in self.bindings.of(aor) {
-            let contact = format!(
-                "<{}>{};expires={}",
-                String::from_utf8_lossy(&binding.contact_uri),
-                String::from_utf8_lossy(&binding.parameters),
-                whole_seconds(binding.expires_at.saturating_duration_since(now)),
-            );
-            response = response.header("Contact", &contact);
-        }
-        response.build()
-    }
-}
-
-/// Why a REGISTER is not answered 200.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
-    Malformed(&'static str),
-    TooManyContacts,
-    TooBrief,
-    OutOfOrder,
-    NoRoom,
-}
-
-impl Refusal {
-    fn answer(self, request: &Message, limits: &Limits) -> Message {
-        let (status, reason) = match self {
-            Self::Malformed(reason) => (400, reason),
-            Self::TooManyContacts => (403, "Too Many Contacts"),
-            Self::TooBrief => (423, "Interval Too Brief"),
-            Self::OutOfOrder => (500, "Register Out Of Order"),
-            Self::NoRoom => (503, "Registrar Full"),
-        };
-        let mut response = request.respond(status, reason).to_tag(&to_tag(request));
-        match self {
-            Self::TooBrief => {
-                response = response.header("Min-Expires", &limits.min_expires_s.to_string());
-            }
-            Self::NoRoom => response = response.header("Retry-After", "60"),
-            Self::Malformed(_) | Self::TooManyContacts | Self::OutOfOrder => {}
-        }
-        response.build()
-    }
-}
-
-/// A tag that a retransmission gets again; it makes no dialog, so nobody gains by guessing it.
-fn to_tag(request: &Message) -> String {
-    let mut hash = DefaultHasher::new();
-    hash.write(request.call_id().unwrap_or_default());
-    hash.write_u32(request.cseq().map_or(0, |(number, _)| number));
-    format!("{:016x}", hash.finish())
-}
-
-/// Rounded up, so that a user agent that refreshes by it is never late by our rounding alone.
-fn whole_seconds(remaining: Duration) -> u64 {
-    remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use sip::cookie::Keys;
 use sip::hop::{ConnectionId, Flow, Hop, Transport};
 use sip::message::{HeaderName, Message};
 use sip::registrar::{AddressOfRecord, Binding, Event, Limits, Registrar, same_uri};
@@ -259,7 +260,7 @@ fn lookup_gives_the_best_q_first_and_keeps_the_order_of_equals() {
         },
         ..Rig::new()
     };
-    rig.registrar = Registrar::new(rig.limits);
+    rig.registrar = Registrar::new(rig.limits, Keys::new([7; 32], None));
     let contacts = [
         "<sip:a@h>;q=0.5",
         "<sip:b@h>",
@@ -569,7 +570,7 @@ impl Rig {
     #[expect(clippy::disallowed_methods, reason = "virtual time starts somewhere")]
     fn new() -> Self {
         Self {
-            registrar: Registrar::new(limits()),
+            registrar: Registrar::new(limits(), Keys::new([7; 32], None)),
             limits: limits(),
             user: "bob".to_owned(),
             hop: Hop {
@@ -638,12 +639,14 @@ fn limits() -> Limits {
         max_expires_s: 7200,
         max_contacts_per_user: 3,
         max_bindings: 4,
+        ..Limits::default()
     }
 }
 
 fn assert_empty(registrar: &Registrar) {
     let counts = registrar.counts();
     assert_eq!((counts.users, counts.bindings, counts.flows), (0, 0, 0));
+    assert_eq!(registrar.names(), 0);
     assert_eq!(
         (registrar.poll_timeout(), registrar.iter().count()),
         (None, 0)

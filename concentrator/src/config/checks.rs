@@ -9,12 +9,9 @@ use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::Mark;
 
-use super::file::{
-    EdgeFile, File, MediaFile, RegistrarFile, RelayControlFile, SipFile, TunnelFile,
-};
+use super::file::{EdgeFile, File, MediaFile, RelayControlFile, SipFile, TunnelFile};
 use super::{
-    Anchor, Edge, EdgeRelay, Media, Problem, Registrar, RelayPolicy, Sip, TcpLimits, Tls, Tunnel,
-    problem,
+    Anchor, Edge, EdgeRelay, Media, Problem, RelayPolicy, Sip, TcpLimits, Tls, Tunnel, problem,
 };
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
@@ -301,38 +298,6 @@ fn check_port(key: &str, port: u16, sip: &SipFile) -> Result<(), Problem> {
         return problem(key, format!("{port} is also sip.port; take another"));
     }
     Ok(())
-}
-
-pub(super) fn check_registrar(registrar: &RegistrarFile) -> Result<Registrar, Problem> {
-    let (min, default, max) = (
-        registrar.min_expires_s,
-        registrar.default_expires_s,
-        registrar.max_expires_s,
-    );
-    if min > default || default > max {
-        return problem(
-            "registrar.default_expires_s",
-            format!("{default} is not between min_expires_s {min} and max_expires_s {max}"),
-        );
-    }
-    if default == 0 {
-        return problem("registrar.default_expires_s", "is 0; use 3600");
-    }
-    for (name, value) in [
-        ("max_bindings", registrar.max_bindings),
-        ("max_contacts_per_user", registrar.max_contacts_per_user),
-    ] {
-        if value == 0 {
-            return problem(format!("registrar.{name}"), "is 0; use 1 or more");
-        }
-    }
-    Ok(Registrar {
-        min_expires: Duration::from_secs(u64::from(min)),
-        default_expires: Duration::from_secs(u64::from(default)),
-        max_expires: Duration::from_secs(u64::from(max)),
-        max_bindings: registrar.max_bindings,
-        max_contacts_per_user: registrar.max_contacts_per_user,
-    })
 }
 
 pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {

@@ -35,6 +35,8 @@ pub struct File {
     pub registrar: RegistrarFile,
     /// Who must authenticate; nobody where absent.
     pub authentication: Option<AuthenticationFile>,
+    /// Where bindings are kept over a restart; in memory only where absent.
+    pub location: Option<LocationFile>,
     /// Which relay carries media, and when.
     #[serde(default)]
     pub media: MediaFile,
@@ -171,6 +173,10 @@ pub struct RegistrarFile {
     pub max_bindings: usize,
     /// Contacts of one address-of-record.
     pub max_contacts_per_user: usize,
+    /// Take a Path that the phone's Supported does not speak of (RFC 3327 section 5.3).
+    pub path_without_support: bool,
+    /// The Flow-Timer for phones on a connection (RFC 5626 section 4.4).
+    pub flow_timer_s: u32,
 }
 
 impl Default for RegistrarFile {
@@ -179,10 +185,27 @@ impl Default for RegistrarFile {
             min_expires_s: 60,
             default_expires_s: 3600,
             max_expires_s: 7200,
-            max_bindings: 200_000,
+            max_bindings: 500_000,
             max_contacts_per_user: 10,
+            path_without_support: false,
+            flow_timer_s: 120,
         }
     }
+}
+
+/// `[location]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocationFile {
+    /// The file.
+    pub file: PathBuf,
+    /// `fail` or `empty`.
+    #[serde(default = "default_on_corrupt")]
+    pub on_corrupt: String,
+}
+
+fn default_on_corrupt() -> String {
+    "fail".to_owned()
 }
 
 /// `[media]`

@@ -1,11 +1,13 @@
 //! What the worker's cores have done, as metrics and as sections of `/status`.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use sip::digest::{Algorithm, Digest};
 use sip::proxy::Proxy;
 
+use crate::location::Location;
 use crate::media::Calls;
 use crate::metrics::{Metrics, event, kind};
 use crate::status::Status;
@@ -34,10 +36,39 @@ pub(super) fn publish(
     status.set("authentication", show_authentication(proxy));
 }
 
+/// The same for the file that bindings are kept in.
+pub(super) fn publish_location(location: &Location, metrics: &Metrics, status: &Status) {
+    let counters = location.counters();
+    for (name, total) in [
+        ("location_written", &counters.written),
+        ("location_forgotten", &counters.forgotten),
+        ("location_coalesced", &counters.coalesced),
+        ("location_commit", &counters.commits),
+        ("location_commit_failed", &counters.failed),
+        ("location_dropped", &counters.dropped),
+        ("location_rewrite", &counters.rewrites),
+    ] {
+        let counter = metrics.events.get_or_create(&event(name));
+        let total = total.load(Ordering::Relaxed);
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+    let waiting = i64::try_from(location.waiting()).unwrap_or(i64::MAX);
+    let gauge = metrics.state.get_or_create(&kind("location_waiting"));
+    gauge.set(waiting);
+    status.set("location", location.status());
+}
+
 fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
     let (sip, media, relays) = (proxy.counters(), calls.counters(), calls.relays.counters());
     let authentication = sip.authentication;
+    let bindings = proxy.registrar().counts();
     vec![
+        ("binding_added", bindings.added),
+        ("binding_refreshed", bindings.refreshed),
+        ("binding_removed", bindings.removed),
+        ("binding_expired", bindings.expired),
+        ("binding_restored", bindings.restored),
+        ("register_refused", bindings.refused),
         ("unparsable_message", sip.unparsable),
         ("request_rejected", sip.rejected),
         ("malformed_response", sip.malformed_responses),
@@ -147,6 +178,8 @@ fn list_bindings(proxy: &Proxy, now: Instant) -> Value {
                 "mark": binding.relay.map(|relay| relay.mark.number()),
                 "tunnel_key": binding.relay.map(|relay| relay.key.to_string()),
                 "expires_in_ms": millis(binding.expires_at, now),
+                "path": binding.path.values().len(),
+                "reg_id": binding.reg_id,
             })
         })
         .collect()

@@ -176,6 +176,10 @@ impl Proxy {
         if let Some(uri) = &target.uri {
             edit.set_request_uri(uri.to_vec());
         }
+        // "the home proxy … pushes the path vector onto the Route" (RFC 3327 section 5.3).
+        for route in target.path.values().iter().rev() {
+            edit.push_front(HeaderName::Route, route.to_vec());
+        }
         let hops = inner.max_forwards().ok().flatten();
         let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
         edit.set(HeaderName::MaxForwards, hops.to_string());

@@ -9,7 +9,7 @@ use super::media::Party;
 use super::{Proxy, Target};
 use crate::cookie::DialogCookie;
 use crate::message::{HeaderName, Host, Message, Method, Uri};
-use crate::registrar::AddressOfRecord;
+use crate::registrar::{AddressOfRecord, Path};
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -165,6 +165,7 @@ impl Proxy {
             flow,
             relay: None,
             q_thousandths: 1000,
+            path: Path::default(),
         };
         Routed::Forward {
             request,
@@ -210,6 +211,7 @@ impl Proxy {
                 flow: binding.flow,
                 relay: binding.relay,
                 q_thousandths: binding.q_thousandths,
+                path: binding.path.clone(),
             })
             .collect();
         if targets.is_empty() {

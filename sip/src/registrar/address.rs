@@ -29,6 +29,11 @@ impl AddressOfRecord {
         Some(Self(Bytes::from(name)))
     }
 
+    /// The user whose name in canonical form was written down before.
+    pub(super) fn from_canonical(name: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(name))
+    }
+
     /// `user@host`; the user may hold any octet.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

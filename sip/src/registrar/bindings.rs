@@ -1,21 +1,27 @@
-//! The store: users with their bindings, indexed by deadline and by flow.
+//! The store: users with their bindings, indexed by deadline, by flow and by name.
 //!
 //! Every binding has one number; the indexes hold numbers, and one map leads from a number to its
 //! user. All indexes are written in [`Bindings::index`] and [`Bindings::unindex`] and nowhere
-//! else, so none can outgrow the bindings.
+//! else, so none can outgrow the bindings. A refresh that moves only the time touches one index.
+//!
+//! A name is a keyed hash of who the user agent is ([`super::Registrar::name_of`]); requests of a
+//! dialog find its newest flow by it. 0 is no name.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::Instant;
 
 use wire::mark::RelayId;
 
+use super::ids::IdSet;
 use super::{AddressOfRecord, Binding};
 use crate::hop::{ConnectionId, Flow};
 
-/// A binding with its number; `None` before it is stored.
-#[derive(Debug, Clone)]
+/// A stored binding with its number and the name of its user agent.
+#[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) id: Option<u64>,
+    pub(super) id: u64,
+    pub(super) name: u64,
     pub(super) binding: Binding,
 }
 
@@ -25,6 +31,7 @@ pub(super) struct Bindings {
     owners: HashMap<u64, AddressOfRecord>,
     deadlines: BTreeSet<(Instant, u64)>,
     flows: HashMap<FlowKey, FlowState>,
+    names: HashMap<u64, IdSet>,
     last_id: u64,
 }
 
@@ -45,7 +52,7 @@ impl FlowKey {
 #[derive(Debug, Default)]
 struct FlowState {
     relay: Option<RelayId>,
-    bindings: BTreeSet<u64>,
+    bindings: IdSet,
 }
 
 impl Bindings {
@@ -61,6 +68,10 @@ impl Bindings {
         self.flows.len()
     }
 
+    pub(super) fn names(&self) -> usize {
+        self.names.len()
+    }
+
     pub(super) fn of(&self, aor: &AddressOfRecord) -> &[Entry] {
         self.users.get(aor).map_or(&[], Vec::as_slice)
     }
@@ -69,6 +80,23 @@ impl Bindings {
         self.users
             .iter()
             .flat_map(|(aor, entries)| entries.iter().map(move |entry| (aor, entry)))
+    }
+
+    /// At most `count` bindings behind a place in the order of their deadlines, and the place of
+    /// the last of them.
+    pub(super) fn page(
+        &self,
+        after: Option<(Instant, u64)>,
+        count: usize,
+    ) -> impl Iterator<Item = ((Instant, u64), &AddressOfRecord, &Entry)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.deadlines
+            .range((start, Bound::Unbounded))
+            .take(count)
+            .filter_map(|&place| {
+                let (aor, entry) = self.find(place.1)?;
+                Some((place, aor, entry))
+            })
     }
 
     /// The binding with the relay that its flow was last seen with.
@@ -81,20 +109,41 @@ impl Bindings {
         }
     }
 
-    /// Gives a user these bindings instead of those it has.
-    pub(super) fn replace(&mut self, aor: &AddressOfRecord, mut entries: Vec<Entry>) {
-        // A flow is forgotten with its last binding, so what stays takes its mark along.
-        for entry in &mut entries {
-            entry.binding = self.current(entry);
+    /// A new binding of a user.
+    pub(super) fn add(&mut self, aor: &AddressOfRecord, binding: Binding, name: u64) {
+        self.last_id += 1;
+        let entry = Entry {
+            id: self.last_id,
+            name,
+            binding,
+        };
+        self.owners.insert(entry.id, aor.clone());
+        self.index(&entry);
+        match self.users.get_mut(aor) {
+            Some(entries) => entries.push(entry),
+            // Most users have one binding, and a growing vector would take room for four.
+            None => drop(self.users.insert(aor.clone(), vec![entry])),
         }
-        for entry in self.users.remove(aor).unwrap_or_default() {
-            self.unindex(&entry);
+    }
+
+    /// Puts `binding` in the place of the one with this number.
+    pub(super) fn refresh(&mut self, aor: &AddressOfRecord, id: u64, binding: Binding, name: u64) {
+        let entries = self.users.get_mut(aor).map(std::mem::take);
+        let mut entries = entries.unwrap_or_default();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.id == id) {
+            if entry.binding.flow == binding.flow && entry.name == name {
+                self.deadlines.remove(&(entry.binding.expires_at, id));
+                self.deadlines.insert((binding.expires_at, id));
+                entry.binding = binding;
+            } else {
+                self.unindex(entry);
+                entry.binding = binding;
+                entry.name = name;
+                self.index(entry);
+            }
         }
-        for entry in &mut entries {
-            self.index(aor, entry);
-        }
-        if !entries.is_empty() {
-            self.users.insert(aor.clone(), entries);
+        if let Some(place) = self.users.get_mut(aor) {
+            *place = entries;
         }
     }
 
@@ -102,6 +151,24 @@ impl Bindings {
         if let Some(state) = self.flows.get_mut(&FlowKey::of(flow)) {
             state.relay = relay;
         }
+    }
+
+    /// The bindings of a flow.
+    pub(super) fn on_flow(&self, flow: &Flow) -> impl Iterator<Item = &Entry> {
+        let state = self.flows.get(&FlowKey::of(flow));
+        state
+            .into_iter()
+            .flat_map(|state| state.bindings.iter())
+            .filter_map(|id| self.find(id).map(|(_, entry)| entry))
+    }
+
+    /// The bindings of a name.
+    pub(super) fn named(&self, name: u64) -> impl Iterator<Item = &Entry> {
+        self.names
+            .get(&name)
+            .into_iter()
+            .flat_map(IdSet::iter)
+            .filter_map(|id| self.find(id).map(|(_, entry)| entry))
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -118,18 +185,26 @@ impl Bindings {
     }
 
     /// Removes the bindings of a connection.
-    pub(super) fn close(&mut self, connection: ConnectionId) -> Vec<(AddressOfRecord, Binding)> {
-        let Some(state) = self.flows.get(&FlowKey::Connection(connection)) else {
+    pub(super) fn close_connection(
+        &mut self,
+        connection: ConnectionId,
+    ) -> Vec<(AddressOfRecord, Binding)> {
+        self.take_all(FlowKey::Connection(connection))
+    }
+
+    fn take_all(&mut self, key: FlowKey) -> Vec<(AddressOfRecord, Binding)> {
+        let Some(state) = self.flows.get(&key) else {
             return Vec::new();
         };
-        let ids: Vec<u64> = state.bindings.iter().copied().collect();
+        let ids: Vec<u64> = state.bindings.iter().collect();
         ids.into_iter().filter_map(|id| self.take(id)).collect()
     }
 
-    fn take(&mut self, id: u64) -> Option<(AddressOfRecord, Binding)> {
-        let aor = self.owners.get(&id)?.clone();
+    /// Removes one binding.
+    pub(super) fn take(&mut self, id: u64) -> Option<(AddressOfRecord, Binding)> {
+        let aor = self.owners.remove(&id)?;
         let entries = self.users.get_mut(&aor)?;
-        let at = entries.iter().position(|entry| entry.id == Some(id))?;
+        let at = entries.iter().position(|entry| entry.id == id)?;
         let entry = entries.remove(at);
         if entries.is_empty() {
             self.users.remove(&aor);
@@ -139,35 +214,39 @@ impl Bindings {
         Some((aor, binding))
     }
 
-    fn index(&mut self, aor: &AddressOfRecord, entry: &mut Entry) {
-        let id = *entry.id.get_or_insert_with(|| {
-            self.last_id += 1;
-            self.last_id
+    fn find(&self, id: u64) -> Option<(&AddressOfRecord, &Entry)> {
+        let aor = self.owners.get(&id)?;
+        let entry = self.of(aor).iter().find(|entry| entry.id == id)?;
+        Some((aor, entry))
+    }
+
+    fn index(&mut self, entry: &Entry) {
+        let Entry { id, name, binding } = entry;
+        self.deadlines.insert((binding.expires_at, *id));
+        let flow = self.flows.entry(FlowKey::of(&binding.flow));
+        let flow = flow.or_insert_with(|| FlowState {
+            relay: binding.relay,
+            bindings: IdSet::default(),
         });
-        self.owners.insert(id, aor.clone());
-        self.deadlines.insert((entry.binding.expires_at, id));
-        let flow = self
-            .flows
-            .entry(FlowKey::of(&entry.binding.flow))
-            .or_insert_with(|| FlowState {
-                relay: entry.binding.relay,
-                bindings: BTreeSet::new(),
-            });
-        flow.bindings.insert(id);
+        flow.bindings.insert(*id);
+        if *name != 0 {
+            self.names.entry(*name).or_default().insert(*id);
+        }
     }
 
     fn unindex(&mut self, entry: &Entry) {
-        let Some(id) = entry.id else {
-            return;
-        };
-        self.owners.remove(&id);
-        self.deadlines.remove(&(entry.binding.expires_at, id));
-        let key = FlowKey::of(&entry.binding.flow);
-        if let Some(flow) = self.flows.get_mut(&key) {
-            flow.bindings.remove(&id);
-            if flow.bindings.is_empty() {
-                self.flows.remove(&key);
-            }
+        let Entry { id, name, binding } = entry;
+        self.deadlines.remove(&(binding.expires_at, *id));
+        let key = FlowKey::of(&binding.flow);
+        if let Some(flow) = self.flows.get_mut(&key)
+            && flow.bindings.remove(*id)
+        {
+            self.flows.remove(&key);
+        }
+        if let Some(ids) = self.names.get_mut(name)
+            && ids.remove(*id)
+        {
+            self.names.remove(name);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a REGISTER asks for: its Contact values, read once.
 
-use bytes::Bytes;
+use std::ops::Range;
 
 use super::{Limits, Refusal};
 use crate::message::{HeaderName, Message, NameAddr, Parameters, Uri};
@@ -22,9 +22,13 @@ pub(super) enum Wish {
 /// One Contact value.
 #[derive(Debug)]
 pub(super) struct Contact {
-    pub(super) uri: Bytes,
+    pub(super) uri: Vec<u8>,
     /// All parameters but `expires`.
-    pub(super) parameters: Bytes,
+    pub(super) parameters: Vec<u8>,
+    /// Where in them the value of `+sip.instance` is; empty without one.
+    pub(super) instance: Range<usize>,
+    /// 0 without one, or without an instance to go with it (RFC 5626 section 6).
+    pub(super) reg_id: u32,
     pub(super) q_thousandths: u16,
     /// Within the limits; 0 removes.
     pub(super) expires_s: u32,
@@ -70,7 +74,7 @@ impl Contact {
         expires_header: Option<u32>,
         limits: &Limits,
     ) -> Result<Self, Refusal> {
-        let parameters = parameters_without_expires(contact.params);
+        let (parameters, instance) = parameters_without_expires(contact.params);
         let texts = [contact.uri, &parameters];
         if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_CONTACT_LEN {
             return Err(Refusal::Malformed("Contact Too Long"));
@@ -80,8 +84,18 @@ impl Contact {
             return Err(Refusal::Malformed("Bad Contact"));
         }
         Ok(Self {
-            uri: Bytes::copy_from_slice(contact.uri),
-            parameters: Bytes::from(parameters),
+            uri: contact.uri.to_vec(),
+            reg_id: if instance.is_empty() {
+                0
+            } else {
+                contact
+                    .params
+                    .get(b"reg-id")
+                    .and_then(delta_seconds)
+                    .unwrap_or(0)
+            },
+            parameters,
+            instance,
             q_thousandths: contact
                 .params
                 .get(b"q")
@@ -139,9 +153,10 @@ fn q_thousandths(value: &[u8]) -> Option<u16> {
     }
 }
 
-/// Each as `;name=value`, on one line whatever folding there was.
-fn parameters_without_expires(params: Parameters<'_>) -> Vec<u8> {
+/// Each as `;name=value`, on one line whatever folding there was; and where the instance is.
+fn parameters_without_expires(params: Parameters<'_>) -> (Vec<u8>, Range<usize>) {
     let mut out = Vec::new();
+    let mut instance = 0..0;
     for (name, value) in params.iter() {
         if name.eq_ignore_ascii_case(b"expires") {
             continue;
@@ -150,7 +165,11 @@ fn parameters_without_expires(params: Parameters<'_>) -> Vec<u8> {
         out.extend_from_slice(name);
         if let Some(value) = value {
             out.push(b'=');
+            let start = out.len();
             out.extend_from_slice(value);
+            if instance.is_empty() && name.eq_ignore_ascii_case(b"+sip.instance") {
+                instance = start..out.len();
+            }
         }
     }
     for byte in &mut out {
@@ -158,5 +177,5 @@ fn parameters_without_expires(params: Parameters<'_>) -> Vec<u8> {
             *byte = b' ';
         }
     }
-    out
+    (out, instance)
 }

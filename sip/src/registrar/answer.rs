@@ -1,0 +1,108 @@
+//! The answers to a REGISTER: 200 with what is bound now (RFC 3261 section 10.3 step 8), or why
+//! not.
+
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::time::{Duration, Instant};
+
+use super::bindings::Entry;
+use super::{AddressOfRecord, Limits, Registrar};
+use crate::hop::Hop;
+use crate::message::{HeaderName, Message};
+
+/// Why a REGISTER is not answered 200.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Malformed(&'static str),
+    TooManyContacts,
+    /// A proxy added Path, and the user agent does not know of it (RFC 3327 section 5.3).
+    PathUnsupported,
+    TooBrief,
+    /// The user agent wants outbound, the proxy that it spoke to cannot (RFC 5626 section 6).
+    FirstHopLacksOutbound,
+    OutOfOrder,
+    NoRoom,
+}
+
+impl Refusal {
+    pub(super) fn answer(self, request: &Message, limits: &Limits) -> Message {
+        let (status, reason) = match self {
+            Self::Malformed(reason) => (400, reason),
+            Self::TooManyContacts => (403, "Too Many Contacts"),
+            Self::PathUnsupported => (420, "Bad Extension"),
+            Self::TooBrief => (423, "Interval Too Brief"),
+            Self::FirstHopLacksOutbound => (439, "First Hop Lacks Outbound Support"),
+            Self::OutOfOrder => (500, "Register Out Of Order"),
+            Self::NoRoom => (503, "Registrar Full"),
+        };
+        let mut response = request.respond(status, reason).to_tag(&to_tag(request));
+        match self {
+            Self::TooBrief => {
+                response = response.header("Min-Expires", &limits.min_expires_s.to_string());
+            }
+            Self::PathUnsupported => response = response.header("Unsupported", "path"),
+            Self::NoRoom => response = response.header("Retry-After", "60"),
+            Self::Malformed(_)
+            | Self::TooManyContacts
+            | Self::FirstHopLacksOutbound
+            | Self::OutOfOrder => {}
+        }
+        response.build()
+    }
+}
+
+impl Registrar {
+    /// "The response MUST contain Contact header field values enumerating all current bindings.
+    /// Each Contact value MUST feature an "expires" parameter". "The registrar copies the Path
+    /// header field values into a Path header field in the successful (200) REGISTER response"
+    /// (RFC 3327 section 5.3).
+    pub(super) fn answer_ok(
+        &self,
+        request: &Message,
+        aor: &AddressOfRecord,
+        outbound: bool,
+        hop: &Hop,
+        now: Instant,
+    ) -> Message {
+        let mut response = request.respond(200, "OK").to_tag(&to_tag(request));
+        let mut contact = String::with_capacity(256);
+        for Entry { binding, .. } in self.bindings.of(aor) {
+            contact.clear();
+            // A String takes whatever is written to it.
+            let _ = write!(
+                contact,
+                "<{}>{};expires={}",
+                String::from_utf8_lossy(&binding.contact_uri),
+                String::from_utf8_lossy(&binding.parameters),
+                whole_seconds(binding.expires_at.saturating_duration_since(now)),
+            );
+            response = response.header("Contact", &contact);
+        }
+        for value in request.values(HeaderName::Path) {
+            response = response.header("Path", &String::from_utf8_lossy(&value));
+        }
+        response = response.header("Supported", "path, outbound");
+        if outbound {
+            response = response.header("Require", "outbound");
+            // A promise to answer keepalives: pings of CRLF on a connection are; STUN is not.
+            let direct = request.vias().nth(1).is_none();
+            if direct && hop.flow.connection.is_some() {
+                response = response.header("Flow-Timer", &self.limits.flow_timer_s.to_string());
+            }
+        }
+        response.build()
+    }
+}
+
+/// A tag that a retransmission gets again; it makes no dialog, so nobody gains by guessing it.
+fn to_tag(request: &Message) -> String {
+    let mut hash = DefaultHasher::new();
+    hash.write(request.call_id().unwrap_or_default());
+    hash.write_u32(request.cseq().map_or(0, |(number, _)| number));
+    format!("{:016x}", hash.finish())
+}
+
+/// Rounded up, so that a user agent that refreshes by it is never late by our rounding alone.
+fn whole_seconds(remaining: Duration) -> u64 {
+    remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0)
+}

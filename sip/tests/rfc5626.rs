@@ -1,0 +1,142 @@
+//! Client-initiated connections, "outbound" (RFC 5626): the registrar's part of it.
+
+#[path = "common/world.rs"]
+mod world;
+
+use sip::message::{HeaderName, Message};
+use world::{BOB, BOB_DESK, World, parse};
+
+const INSTANCE: &str = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"";
+const SUPPORTED: &str = "Supported: path, outbound\r\n";
+
+#[test]
+fn instance_and_reg_id_name_a_binding_whatever_its_contact() {
+    // "If a Contact header field value contains both a "+sip.instance" and a "reg-id" parameter …
+    // the registrar … stores the binding by AOR, instance-id and reg-id" (section 6).
+    let mut world = World::new();
+    register(&mut world, BOB, &contact("10.0.0.1", 1), SUPPORTED);
+    let ok = register(&mut world, BOB_DESK, &contact("10.0.0.2", 1), SUPPORTED);
+    let contacts = values(&ok, HeaderName::Contact);
+    assert_eq!(contacts.len(), 1, "{contacts:?}");
+    assert!(contacts[0].starts_with("<sip:bob@10.0.0.2>"));
+    // Another reg-id is another flow to the same instance.
+    let ok = register(&mut world, BOB, &contact("10.0.0.2", 2), SUPPORTED);
+    assert_eq!(values(&ok, HeaderName::Contact).len(), 2);
+    let gone = format!("{};expires=0", contact("10.9.9.9", 1));
+    let ok = register(&mut world, BOB, &gone, SUPPORTED);
+    let contacts = values(&ok, HeaderName::Contact);
+    assert_eq!(contacts.len(), 1, "{contacts:?}");
+    assert!(contacts[0].contains("reg-id=2"));
+}
+
+#[test]
+fn the_answer_says_that_outbound_is_in_use_and_only_then() {
+    // "the registrar MUST … include the 'outbound' option-tag in a Require header field value in
+    // its response" (section 6).
+    let mut world = World::new();
+    let ok = register(&mut world, BOB, &contact("10.0.0.1", 1), SUPPORTED);
+    assert_eq!(values(&ok, HeaderName::Require), ["outbound"]);
+    assert_eq!(
+        ok.header_spelled("Flow-Timer"),
+        None,
+        "no STUN here, so no promise over UDP"
+    );
+    let ok = register(
+        &mut world,
+        BOB,
+        &contact("10.0.0.1", 1),
+        "Supported: path\r\n",
+    );
+    assert_eq!(values(&ok, HeaderName::Require).len(), 0);
+    let plain = format!("<sip:bob@10.0.0.7>;{INSTANCE}");
+    let ok = register(&mut world, BOB, &plain, SUPPORTED);
+    assert_eq!(values(&ok, HeaderName::Require).len(), 0);
+    world.tcp = true;
+    let ok = register(&mut world, BOB, &contact("10.0.0.1", 1), SUPPORTED);
+    assert_eq!(ok.header_spelled("Flow-Timer"), Some(&b"120"[..]));
+}
+
+#[test]
+fn without_the_option_tag_or_the_instance_a_reg_id_means_nothing() {
+    for (contacts, supported) in [
+        ([contact("10.0.0.1", 1), contact("10.0.0.2", 1)], ""),
+        (
+            ["<sip:bob@10.0.0.1>;reg-id=1", "<sip:bob@10.0.0.2>;reg-id=1"].map(str::to_owned),
+            SUPPORTED,
+        ),
+        ([contact("10.0.0.1", 0), contact("10.0.0.2", 0)], SUPPORTED),
+    ] {
+        let mut world = World::new();
+        register(&mut world, BOB, &contacts[0], supported);
+        let ok = register(&mut world, BOB, &contacts[1], supported);
+        assert_eq!(values(&ok, HeaderName::Contact).len(), 2, "{contacts:?}");
+        assert_eq!(values(&ok, HeaderName::Require).len(), 0);
+    }
+}
+
+#[test]
+fn a_first_proxy_that_does_not_keep_its_flow_is_439() {
+    // Section 6 and 11.6: "the first hop lacks outbound support": it has not put "ob" into Path.
+    let mut world = World::new();
+    for (headers, status) in [
+        ("Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx\r\n", 439),
+        (
+            "Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx\r\nPath: <sip:192.0.2.1;lr>\r\n",
+            439,
+        ),
+        // The proxy next to the phone is the last of the path.
+        (
+            "Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx\r\nPath: <sip:192.0.2.1;lr;ob>, <sip:192.0.2.2;lr>\r\n",
+            439,
+        ),
+        (
+            "Via: SIP/2.0/UDP 10.0.0.1;branch=z9hG4bKx\r\nPath: <sip:192.0.2.1;lr>, <sip:192.0.2.2;lr;ob>\r\n",
+            200,
+        ),
+    ] {
+        let headers = format!("{SUPPORTED}{headers}");
+        let answer = register(&mut world, BOB, &contact("10.0.0.1", 1), &headers);
+        assert_eq!(answer.status(), Some(status), "{headers}");
+        if status == 439 {
+            assert_eq!(answer.reason(), b"First Hop Lacks Outbound Support");
+        }
+    }
+}
+
+#[test]
+fn one_register_makes_one_flow() {
+    let mut world = World::new();
+    let two = format!("{}, <sip:bob@10.0.0.2>", contact("10.0.0.1", 1));
+    let answer = register(&mut world, BOB, &two, SUPPORTED);
+    assert_eq!(answer.status(), Some(400));
+    let swap = format!("{}, <sip:bob@10.0.0.2>;expires=0", contact("10.0.0.1", 1));
+    assert_eq!(
+        register(&mut world, BOB, &swap, SUPPORTED).status(),
+        Some(200)
+    );
+}
+
+fn contact(host: &str, reg_id: u32) -> String {
+    format!("<sip:bob@{host}>;{INSTANCE};reg-id={reg_id}")
+}
+
+fn register(world: &mut World, from: &str, contact: &str, headers: &str) -> Message {
+    let number = world.proxy.registrar().counts();
+    let number = number.added + number.refreshed + number.removed + number.refused;
+    let text = format!(
+        "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2;branch=z9hG4bKr{number}\r\n\
+         From: <sip:bob@example.com>;tag=r\r\nTo: <sip:bob@example.com>\r\nCall-ID: reg\r\n\
+         CSeq: {} REGISTER\r\nMax-Forwards: 69\r\nContact: {contact}\r\n{headers}\
+         Content-Length: 0\r\n\r\n",
+        number + 1
+    );
+    let sent = world.receive(from, text.as_bytes());
+    parse(&sent[0])
+}
+
+fn values(message: &Message, name: HeaderName) -> Vec<String> {
+    let values = message.values(name);
+    values
+        .map(|value| String::from_utf8_lossy(&value).into_owned())
+        .collect()
+}

@@ -181,6 +181,10 @@ pub struct Registrar {
     pub path_without_support: bool,
     /// The Flow-Timer for phones on a connection (RFC 5626 section 4.4).
     pub flow_timer: Duration,
+    /// How often a UDP phone behind a NAT is pinged; zero is never.
+    pub ping_interval: Duration,
+    /// Pings without an answer that end a phone's bindings; 0: none does.
+    pub ping_misses: u8,
 }
 
 /// Where bindings are kept over a restart.

@@ -147,7 +147,8 @@ impl Location {
             Event::BindingProlonged(user, binding) => kept(user, binding, true),
             Event::BindingRenamed(user, binding)
             | Event::BindingRemoved(user, binding)
-            | Event::BindingExpired(user, binding) => Change::Forget(user, binding),
+            | Event::BindingExpired(user, binding)
+            | Event::BindingUnreachable(user, binding) => Change::Forget(user, binding),
         };
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(change);

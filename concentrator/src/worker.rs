@@ -326,6 +326,8 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
             max_bindings: limits.max_bindings,
             path_without_support: limits.path_without_support,
             flow_timer_s: seconds(limits.flow_timer),
+            ping_interval_s: seconds(limits.ping_interval),
+            ping_misses: limits.ping_misses,
         },
         epoch: (now(), unix_time().as_secs()),
     })

@@ -295,6 +295,9 @@ domains = ["example.com"]
 [tunnel]
 listen = "{CONCENTRATOR}"
 mtu = 1472
+# SIPp takes an OPTIONS that it does not expect for a failed call.
+[registrar]
+ping_interval_s = 0
 {}{}
 [relay_control]
 listen = "{CONCENTRATOR}:7060"

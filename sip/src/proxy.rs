@@ -42,6 +42,7 @@ use bytes::Bytes;
 use crate::cookie::{DialogCookie, Keys};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method};
+use crate::registrar::ping::is_ping;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
 use crate::timer::Timers;
@@ -472,6 +473,9 @@ impl Proxy {
         while let Some(transmit) = self.transactions.poll_transmit() {
             self.transmits.push_back(transmit);
         }
+        while let Some(ping) = self.registrar.poll_transmit() {
+            self.transmits.push_back(ping);
+        }
     }
 
     fn forget_client(&mut self, client: ClientId) {
@@ -491,10 +495,20 @@ impl Proxy {
             self.counters.malformed_responses += 1;
             return;
         }
+        if let Some(branch) = ping_branch(response) {
+            return self.registrar.handle_ping_answer(&branch, hop);
+        }
         match self.transactions.handle_response(response, now) {
             Outgoing::Pass(client) => self.pass_response(client, response, hop, media, now),
             Outgoing::Absorbed => {}
             Outgoing::Unmatched => self.counters.unmatched_responses += 1,
         }
     }
+}
+
+/// The branch of a response to a ping.
+fn ping_branch(response: &Message) -> Option<Vec<u8>> {
+    let via = response.top_via().ok()?;
+    let branch = via.branch().filter(|branch| is_ping(branch))?;
+    Some(branch.to_vec())
 }

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use wire::mark::RelayId;
 
 use crate::cookie::Keys;
-use crate::hop::{ConnectionId, Flow, Hop};
+use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::Message;
 
 mod address;
@@ -40,6 +40,7 @@ mod bindings;
 mod contact;
 mod ids;
 mod path;
+pub(crate) mod ping;
 pub mod record;
 mod update;
 
@@ -48,6 +49,7 @@ pub use path::Path;
 
 use answer::Refusal;
 use bindings::{Bindings, Entry};
+use ping::Wheel;
 use update::{Change, Update};
 
 /// Lifetimes and bounds.
@@ -69,6 +71,10 @@ pub struct Limits {
     /// The Flow-Timer of RFC 5626 section 4.4: how often a user agent on a connection has to send
     /// a keepalive.
     pub flow_timer_s: u32,
+    /// How often a UDP flow behind a NAT is pinged; 0 is never.
+    pub ping_interval_s: u32,
+    /// Pings without an answer that end a flow's bindings; 0: none does.
+    pub ping_misses: u8,
 }
 
 impl Default for Limits {
@@ -81,6 +87,8 @@ impl Default for Limits {
             max_bindings: 500_000,
             path_without_support: false,
             flow_timer_s: 120,
+            ping_interval_s: 0,
+            ping_misses: 3,
         }
     }
 }
@@ -142,6 +150,8 @@ pub enum Event {
     BindingRemoved(AddressOfRecord, Binding),
     /// Its time was over.
     BindingExpired(AddressOfRecord, Binding),
+    /// Its user agent has not answered pings.
+    BindingUnreachable(AddressOfRecord, Binding),
 }
 
 /// How much there is now, and what happened so far.
@@ -165,6 +175,14 @@ pub struct Counts {
     pub refused: u64,
     /// Bindings taken back from a store.
     pub restored: u64,
+    /// Bindings whose user agent has not answered pings.
+    pub unreachable: u64,
+    /// Pings sent.
+    pub pings: u64,
+    /// Pings answered.
+    pub pings_answered: u64,
+    /// Answers to pings that were not ours, or came from elsewhere than they went.
+    pub pings_strange: u64,
     /// Events dropped because nobody polled for them.
     pub events_lost: u64,
 }
@@ -183,6 +201,7 @@ pub struct Registrar {
     keys: Keys,
     bindings: Bindings,
     events: VecDeque<Event>,
+    transmits: VecDeque<Transmit>,
     totals: Counts,
 }
 
@@ -192,8 +211,9 @@ impl Registrar {
         Self {
             limits,
             keys,
-            bindings: Bindings::default(),
+            bindings: Bindings::new(Wheel::new(limits.ping_interval_s, limits.ping_misses)),
             events: VecDeque::new(),
+            transmits: VecDeque::new(),
             totals: Counts::default(),
         }
     }
@@ -211,7 +231,7 @@ impl Registrar {
         now: Instant,
     ) -> Message {
         // What is over must neither count against a limit nor keep an order of CSeq numbers.
-        self.handle_timeout(now);
+        self.remove_expired(now);
         let update = Update::plan(request, self.bindings.of(aor), hop, &self.limits, now)
             .and_then(|update| self.check_room(aor, update));
         match update {
@@ -263,16 +283,51 @@ impl Registrar {
         }
     }
 
-    /// Removes what is over.
+    /// Removes what is over, and pings whose turn it is.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((aor, binding)) = self.bindings.take_expired(now) {
-            self.event(Event::BindingExpired(aor, binding));
+        self.remove_expired(now);
+        let Some((pings, lost)) = self.bindings.turn(now) else {
+            return;
+        };
+        for flow in lost {
+            for (aor, binding) in self.bindings.close(&flow) {
+                self.event(Event::BindingUnreachable(aor, binding));
+            }
         }
+        for flow in pings {
+            if let Some((user, binding)) = self.bindings.any_on_flow(&flow) {
+                let round = self.bindings.round();
+                let ping = ping::options(&self.keys, user, binding, round);
+                self.totals.pings += 1;
+                self.transmits.push_back(ping);
+            }
+        }
+    }
+
+    /// An answer to a ping, by its branch: whatever it says, somebody is there.
+    pub fn handle_ping_answer(&mut self, branch: &[u8], hop: &Hop) {
+        if ping::is_own(&self.keys, branch, &hop.flow, self.bindings.round()) {
+            self.totals.pings_answered += 1;
+            self.bindings.seen(&hop.flow, hop.relay);
+        } else {
+            self.totals.pings_strange += 1;
+        }
+    }
+
+    /// The next ping to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
     }
 
     /// When to call [`Registrar::handle_timeout`], and for whom.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        Some((self.bindings.next_deadline()?, "binding expires"))
+        let expires = self.bindings.next_deadline();
+        let expires = expires.map(|at| (at, "binding expires"));
+        let ping = self.bindings.next_tick().map(|at| (at, "ping"));
+        [expires, ping]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
     }
 
     /// The next thing that happened.
@@ -346,6 +401,12 @@ impl Registrar {
     /// User agents that have a name.
     pub fn names(&self) -> usize {
         self.bindings.names()
+    }
+
+    fn remove_expired(&mut self, now: Instant) {
+        while let Some((aor, binding)) = self.bindings.take_expired(now) {
+            self.event(Event::BindingExpired(aor, binding));
+        }
     }
 
     /// Who is behind a proxy is reached by that proxy's own means, and has no name.
@@ -437,6 +498,7 @@ impl Registrar {
             Event::BindingRenamed(..) => {}
             Event::BindingRemoved(..) => self.totals.removed += 1,
             Event::BindingExpired(..) => self.totals.expired += 1,
+            Event::BindingUnreachable(..) => self.totals.unreachable += 1,
         }
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();

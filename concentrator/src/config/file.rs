@@ -177,6 +177,10 @@ pub struct RegistrarFile {
     pub path_without_support: bool,
     /// The Flow-Timer for phones on a connection (RFC 5626 section 4.4).
     pub flow_timer_s: u32,
+    /// How often a UDP phone behind a NAT is pinged; 0 is never.
+    pub ping_interval_s: u32,
+    /// Pings without an answer that end a phone's bindings; 0: none does.
+    pub ping_misses: u8,
 }
 
 impl Default for RegistrarFile {
@@ -189,6 +193,9 @@ impl Default for RegistrarFile {
             max_contacts_per_user: 10,
             path_without_support: false,
             flow_timer_s: 120,
+            // NATs may forget a UDP mapping after 30 s; most keep it longer once it is in use.
+            ping_interval_s: 30,
+            ping_misses: 3,
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) fn check_registrar(registrar: &RegistrarFile) -> Result<Registrar, Pr
         max_contacts_per_user: registrar.max_contacts_per_user,
         path_without_support: registrar.path_without_support,
         flow_timer: Duration::from_secs(u64::from(registrar.flow_timer_s)),
+        ping_interval: Duration::from_secs(u64::from(registrar.ping_interval_s)),
+        ping_misses: registrar.ping_misses,
     })
 }
 

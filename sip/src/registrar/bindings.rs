@@ -14,6 +14,7 @@ use std::time::Instant;
 use wire::mark::RelayId;
 
 use super::ids::IdSet;
+use super::ping::{Health, Turn, Wheel, needs_ping};
 use super::{AddressOfRecord, Binding};
 use crate::hop::{ConnectionId, Flow};
 
@@ -32,6 +33,7 @@ pub(super) struct Bindings {
     deadlines: BTreeSet<(Instant, u64)>,
     flows: HashMap<FlowKey, FlowState>,
     names: HashMap<u64, IdSet>,
+    wheel: Option<Wheel>,
     last_id: u64,
 }
 
@@ -53,9 +55,18 @@ impl FlowKey {
 struct FlowState {
     relay: Option<RelayId>,
     bindings: IdSet,
+    health: Health,
 }
 
 impl Bindings {
+    /// A store without bindings, which pings its flows by this wheel.
+    pub(super) fn new(wheel: Option<Wheel>) -> Self {
+        Self {
+            wheel,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.owners.len()
     }
@@ -150,7 +161,59 @@ impl Bindings {
     pub(super) fn seen(&mut self, flow: &Flow, relay: Option<RelayId>) {
         if let Some(state) = self.flows.get_mut(&FlowKey::of(flow)) {
             state.relay = relay;
+            state.health.alive();
         }
+    }
+
+    /// When the next flows are to be pinged.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.wheel.as_ref()?.next_tick()
+    }
+
+    /// The round of pings that is under way.
+    pub(super) fn round(&self) -> u32 {
+        self.wheel.as_ref().map_or(0, Wheel::round)
+    }
+
+    /// The flows whose turn it is: those to ping, and those to give up.
+    pub(super) fn turn(&mut self, now: Instant) -> Option<(Vec<Flow>, Vec<Flow>)> {
+        let wheel = self.wheel.as_mut()?;
+        let (slot, mut flows) = wheel.turn(now)?;
+        let (mut pings, mut lost) = (Vec::new(), Vec::new());
+        flows.retain(|flow| {
+            let mut state = self.flows.get_mut(&FlowKey::of(flow));
+            if let Some(state) = &mut state
+                && !Wheel::has_room(pings.len())
+            {
+                wheel.postpone(*flow, slot, &mut state.health);
+                return false;
+            }
+            match wheel.judge(slot, state.map(|state| &mut state.health)) {
+                Turn::Forget => false,
+                Turn::Ping => {
+                    pings.push(*flow);
+                    true
+                }
+                Turn::GiveUp => {
+                    lost.push(*flow);
+                    false
+                }
+            }
+        });
+        wheel.keep(slot, flows);
+        Some((pings, lost))
+    }
+
+    /// One of the bindings of a flow, and whose it is.
+    pub(super) fn any_on_flow(&self, flow: &Flow) -> Option<(&AddressOfRecord, &Binding)> {
+        let state = self.flows.get(&FlowKey::of(flow))?;
+        let (aor, entry) = self.find(state.bindings.iter().next()?)?;
+        Some((aor, &entry.binding))
+    }
+
+    /// Removes the bindings of a flow.
+    pub(super) fn close(&mut self, flow: &Flow) -> Vec<(AddressOfRecord, Binding)> {
+        self.take_all(FlowKey::of(flow))
     }
 
     /// The bindings of a flow.
@@ -227,8 +290,15 @@ impl Bindings {
         let flow = flow.or_insert_with(|| FlowState {
             relay: binding.relay,
             bindings: IdSet::default(),
+            health: Health::default(),
         });
         flow.bindings.insert(*id);
+        if let Some(wheel) = &mut self.wheel
+            && !flow.health.is_pinged()
+            && needs_ping(binding)
+        {
+            wheel.add(binding.flow, &mut flow.health, binding.registered_at);
+        }
         if *name != 0 {
             self.names.entry(*name).or_default().insert(*id);
         }

@@ -48,6 +48,9 @@ pub struct DialogCookie {
     pub session: Option<(u64, RelayId)>,
     /// Seconds since 1970 when the dialog began.
     pub started: u32,
+    /// What names the caller's and the callee's user agent at the registrar, 48 bits; 0 for one
+    /// that has not registered here.
+    pub names: [u64; 2],
 }
 
 /// Why a cookie was not accepted.

@@ -97,6 +97,9 @@ pub struct Counters {
     pub stray_acks: u64,
     /// In-dialog requests that came by another edge than the call began with.
     pub path_drift: u64,
+    /// In-dialog requests that went to another flow than the dialog began with, because the
+    /// user agent has registered from there since.
+    pub followed_flows: u64,
     /// INVITEs forwarded.
     pub calls: u64,
     /// INVITEs answered with 2xx.
@@ -132,6 +135,10 @@ struct Branch {
     flow: Flow,
     progress: Progress,
     session: Option<SessionRef>,
+    /// As in its target.
+    instance: Bytes,
+    /// The user agent itself has answered, so another flow to it would tell no more.
+    reached: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +162,12 @@ struct Target {
     q_thousandths: u16,
     /// The proxies on the way, as Route values (RFC 3327).
     path: registrar::Path,
+    /// The instance that has several flows (RFC 5626); empty where this is the only way.
+    instance: Bytes,
+    /// Which of them this is: each is tried when those with less have failed.
+    alternative: usize,
+    /// What names the user agent there; 0 without.
+    name: u64,
 }
 
 /// The stateful proxy and registrar.

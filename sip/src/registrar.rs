@@ -264,10 +264,18 @@ impl Registrar {
 
     /// The unexpired bindings of a user, the best q first, among equals the oldest first.
     pub fn lookup(&self, aor: &AddressOfRecord, now: Instant) -> Vec<Binding> {
+        let found = self.lookup_named(aor, now).into_iter();
+        found.map(|(_, binding)| binding).collect()
+    }
+
+    /// The same with what names the user agent of each; 0 without.
+    pub(crate) fn lookup_named(&self, aor: &AddressOfRecord, now: Instant) -> Vec<(u64, Binding)> {
         let unexpired = |entry: &&Entry| entry.binding.expires_at > now;
         let entries = self.bindings.of(aor).iter().filter(unexpired);
-        let mut found: Vec<Binding> = entries.map(|entry| self.bindings.current(entry)).collect();
-        found.sort_by_key(|binding| std::cmp::Reverse(binding.q_thousandths));
+        let mut found: Vec<(u64, Binding)> = entries
+            .map(|entry| (entry.name, self.bindings.current(entry)))
+            .collect();
+        found.sort_by_key(|(_, binding)| std::cmp::Reverse(binding.q_thousandths));
         found
     }
 
@@ -368,8 +376,9 @@ impl Registrar {
     }
 
     /// What names the user agent at the other end of a flow: the one that has registered over it
-    /// with this Contact, or the only one that has registered over it. Stable over its
-    /// registrations, restarts and concentrators with the same keys.
+    /// with this Contact, or the only one that has registered over it. It is told by its instance,
+    /// else by its Contact and Call-ID, and stays the same over its registrations, restarts and
+    /// concentrators with the same keys.
     pub fn name_of(&self, flow: &Flow, contact_uri: &[u8]) -> Option<u64> {
         let mut all = self.bindings.on_flow(flow);
         let first = all.next()?;
@@ -409,21 +418,24 @@ impl Registrar {
         }
     }
 
-    /// Who is behind a proxy is reached by that proxy's own means, and has no name.
+    /// What names the user agent of a binding ([`Registrar::name_of`]); 0 where it is behind a
+    /// proxy, which has means of its own to reach it.
     fn name(&self, aor: &AddressOfRecord, binding: &Binding) -> u64 {
         if !binding.path.is_empty() {
             return 0;
         }
+        // Two phones of a user may have the same private address. A user agent keeps its Call-ID
+        // from one registration to the next (RFC 3261 section 10.2.4), and no other has it.
         let identity = if binding.instance.is_empty() {
-            &binding.contact_uri
+            [&binding.contact_uri[..], b"\0", &binding.call_id].concat()
         } else {
-            &binding.instance
+            binding.instance.to_vec()
         };
         let hash = |half: u8| {
             // No tag holds a 0, so no hash of a tag is half of a name. The length first: moving a
             // byte from one part to the other must change the name.
             let length = (aor.as_bytes().len() as u32).to_be_bytes();
-            let of = [&[0, half][..], &length, aor.as_bytes(), identity].concat();
+            let of = [&[0, half][..], &length, aor.as_bytes(), &identity].concat();
             u64::from(self.keys.tag_hash(&of))
         };
         // 48 bits: few enough for two in every Record-Route.
@@ -474,7 +486,8 @@ impl Registrar {
         };
         let before = self.bindings.current(entry);
         let same_agent = before.instance == binding.instance
-            && before.contact_uri == binding.contact_uri
+            && (!binding.instance.is_empty()
+                || before.contact_uri == binding.contact_uri && before.call_id == binding.call_id)
             && before.path.is_empty() == binding.path.is_empty();
         let name = if same_agent {
             entry.name

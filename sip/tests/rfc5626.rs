@@ -4,7 +4,7 @@
 mod world;
 
 use sip::message::{HeaderName, Message};
-use world::{BOB, BOB_DESK, World, parse};
+use world::{ALICE, BOB, BOB_DESK, World, answer, find, in_dialog, invite, parse, summary};
 
 const INSTANCE: &str = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"";
 const SUPPORTED: &str = "Supported: path, outbound\r\n";
@@ -116,16 +116,118 @@ fn one_register_makes_one_flow() {
     );
 }
 
+#[test]
+fn the_flows_of_one_instance_are_tried_one_after_the_other_the_newest_first() {
+    // "the proxy MUST NOT populate the target set with more than one contact with the same AOR and
+    // instance-id at a time" (section 7); 430: "Other flows to the same instance could still
+    // succeed" (section 11.5).
+    for (status, reason) in [(430, "Flow Failed"), (503, "No"), (408, "No")] {
+        let mut world = two_flows();
+        let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+        assert_eq!(summary(&sent), ["100 -> alice", "INVITE -> desk"]);
+        let first = find(&sent, BOB_DESK);
+        let sent = world.receive(BOB_DESK, &answer(&first, status, reason, "e"));
+        assert_eq!(summary(&sent), ["ACK -> desk", "INVITE -> bob"]);
+        let second = find(&sent, BOB);
+        let sent = world.receive(BOB, &answer(&second, 200, "OK", "b"));
+        assert_eq!(summary(&sent), ["200 -> alice"]);
+        world.assert_all_forgotten();
+    }
+}
+
+#[test]
+fn an_instance_that_has_answered_is_not_asked_again_over_its_other_flow() {
+    let mut world = two_flows();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let first = find(&sent, BOB_DESK);
+    let sent = world.receive(BOB_DESK, &answer(&first, 486, "Busy Here", "b"));
+    assert_eq!(summary(&sent), ["ACK -> desk", "486 -> alice"]);
+    world.assert_all_forgotten();
+}
+
+#[test]
+fn a_caller_never_sees_that_flows_have_failed() {
+    // "Endpoints should never receive a 430 response" (section 11.5).
+    let mut world = two_flows();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let first = find(&sent, BOB_DESK);
+    let sent = world.receive(BOB_DESK, &answer(&first, 430, "Flow Failed", "e"));
+    let second = find(&sent, BOB);
+    let sent = world.receive(BOB, &answer(&second, 430, "Flow Failed", "e"));
+    assert_eq!(summary(&sent), ["ACK -> bob", "480 -> alice"]);
+}
+
+#[test]
+fn a_dialog_follows_a_phone_that_registers_from_elsewhere() {
+    // A NAT that forgot its mapping, or another network: the same instance, or the same Contact in
+    // the same series of registrations.
+    for contact in [
+        format!("<sip:bob@192.168.1.2>;{INSTANCE}"),
+        "<sip:bob@192.168.1.2>".to_owned(),
+    ] {
+        let mut world = World::new();
+        register(&mut world, BOB, &contact, "");
+        let (ok, _) = world.call();
+        register(&mut world, BOB_DESK, &contact, "");
+        let sent = world.receive(ALICE, &in_dialog("BYE", 2, &ok, true));
+        assert_eq!(summary(&sent), ["BYE -> desk"], "{contact}");
+        assert_eq!(world.proxy.counters().followed_flows, 1);
+    }
+}
+
+#[test]
+fn a_dialog_follows_the_caller_as_well() {
+    let mut world = World::with_bob();
+    let alice = "<sip:alice@192.168.1.2:5060>";
+    register_as(&mut world, "alice", ALICE, alice, "");
+    let (ok, _) = world.call();
+    register_as(&mut world, "alice", BOB_DESK, alice, "");
+    let sent = world.receive(BOB, &in_dialog("BYE", 1, &ok, false));
+    assert_eq!(summary(&sent), ["BYE -> desk"]);
+}
+
+#[test]
+fn a_dialog_stays_with_its_flow_while_that_is_registered_and_when_another_phone_comes() {
+    let mut world = two_flows();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let invite = find(&sent, BOB_DESK);
+    let sent = world.receive(BOB_DESK, &answer(&invite, 200, "OK", "b1"));
+    let ok = parse(&sent[0]);
+    register(&mut world, BOB, &contact("10.0.0.1", 1), SUPPORTED);
+    let sent = world.receive(ALICE, &in_dialog("BYE", 2, &ok, true));
+    assert_eq!(summary(&sent), ["BYE -> desk"]);
+
+    // Another phone of the user, at the same private address behind another NAT.
+    let mut world = World::with_bob();
+    let (ok, _) = world.call();
+    world.register(BOB_DESK, "sip:bob@192.168.1.2:5060", "another");
+    let sent = world.receive(ALICE, &in_dialog("BYE", 2, &ok, true));
+    assert_eq!(summary(&sent), ["BYE -> bob"]);
+}
+
+/// Bob, one instance with two flows; the one to the desk is newer.
+fn two_flows() -> World {
+    let mut world = World::new();
+    register(&mut world, BOB, &contact("10.0.0.1", 1), SUPPORTED);
+    world.now += std::time::Duration::from_secs(1);
+    register(&mut world, BOB_DESK, &contact("10.0.0.1", 2), SUPPORTED);
+    world
+}
+
 fn contact(host: &str, reg_id: u32) -> String {
     format!("<sip:bob@{host}>;{INSTANCE};reg-id={reg_id}")
 }
 
 fn register(world: &mut World, from: &str, contact: &str, headers: &str) -> Message {
+    register_as(world, "bob", from, contact, headers)
+}
+
+fn register_as(world: &mut World, user: &str, from: &str, contact: &str, headers: &str) -> Message {
     let number = world.proxy.registrar().counts();
     let number = number.added + number.refreshed + number.removed + number.refused;
     let text = format!(
         "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2;branch=z9hG4bKr{number}\r\n\
-         From: <sip:bob@example.com>;tag=r\r\nTo: <sip:bob@example.com>\r\nCall-ID: reg\r\n\
+         From: <sip:{user}@example.com>;tag=r\r\nTo: <sip:{user}@example.com>\r\nCall-ID: reg\r\n\
          CSeq: {} REGISTER\r\nMax-Forwards: 69\r\nContact: {contact}\r\n{headers}\
          Content-Length: 0\r\n\r\n",
         number + 1

@@ -83,6 +83,7 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("bad_cookie", sip.bad_cookies),
         ("stray_ack", sip.stray_acks),
         ("call_path_drift", sip.path_drift),
+        ("flow_followed", sip.followed_flows),
         ("call", sip.calls),
         ("call_answered", sip.answered),
         ("authentication_ok", authentication.ok),

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! version  1 byte   1
-//! flags    1 byte   bit 0: a session follows
+//! flags    1 byte   bit 0: a session follows, bits 1 and 2: the name of caller, of callee follows
 //! started  4 bytes
 //! tag      4 bytes
 //! caller   a flow
 //! callee   a flow
 //! session  8 bytes session, 4 bytes tunnel key, 1 byte mark     (if flagged)
+//! name     6 bytes each                                          (if flagged)
 //!
 //! flow: 1 byte: bits 0-2 transport, 3 peer is IPv6, 4 local is IPv6, 5 a connection follows,
 //!               6 local is the caller's local (callee only)
@@ -27,6 +28,7 @@ use crate::hop::{ConnectionId, Flow, Transport};
 
 const VERSION: u8 = 1;
 const HAS_SESSION: u8 = 1;
+const HAS_NAME: [u8; 2] = [1 << 1, 1 << 2];
 
 const TRANSPORT_MASK: u8 = 0b111;
 const PEER_IS_V6: u8 = 1 << 3;
@@ -37,11 +39,15 @@ const SAME_LOCAL: u8 = 1 << 6;
 pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     out.push(VERSION);
-    out.push(if cookie.session.is_some() {
+    let mut flags = if cookie.session.is_some() {
         HAS_SESSION
     } else {
         0
-    });
+    };
+    for (name, flag) in cookie.names.iter().zip(HAS_NAME) {
+        flags |= if *name == 0 { 0 } else { flag };
+    }
+    out.push(flags);
     out.extend_from_slice(&cookie.started.to_be_bytes());
     out.extend_from_slice(&cookie.caller_tag.to_be_bytes());
     encode_flow(&mut out, &cookie.caller, None);
@@ -50,6 +56,9 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
         out.extend_from_slice(&session.to_be_bytes());
         out.extend_from_slice(&relay.key.0.to_be_bytes());
         out.push(relay.mark.number());
+    }
+    for name in cookie.names.iter().filter(|name| **name != 0) {
+        out.extend_from_slice(&name.to_be_bytes()[2..]);
     }
     out
 }
@@ -74,7 +83,15 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
     } else {
         Some(decode_session(reader)?)
     };
+    let mut names = [0; 2];
+    for (name, flag) in names.iter_mut().zip(HAS_NAME) {
+        if flags & flag != 0 {
+            let [a, b, c, d, e, f] = reader.array()?;
+            *name = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        }
+    }
     Some(DialogCookie {
+        names,
         caller,
         callee,
         caller_tag,

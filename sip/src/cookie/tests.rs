@@ -148,6 +148,7 @@ fn example() -> DialogCookie {
         connection: None,
     };
     DialogCookie {
+        names: [0; 2],
         caller: flow(SocketAddr::from(([192, 0, 2, 10], 40_000))),
         callee: flow(SocketAddr::from(([192, 0, 2, 20], 40_001))),
         caller_tag: keys().tag_hash(b"caller"),
@@ -172,13 +173,15 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
         any::<u32>(),
         session,
         any::<u32>(),
+        prop::array::uniform2(0..1_u64 << 48),
     )
         .prop_map(
-            |(caller, mut callee, same_local, caller_tag, session, started)| {
+            |(caller, mut callee, same_local, caller_tag, session, started, names)| {
                 if same_local {
                     callee.local = caller.local;
                 }
                 DialogCookie {
+                    names,
                     caller,
                     callee,
                     caller_tag,

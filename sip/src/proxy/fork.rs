@@ -69,12 +69,13 @@ impl Breadth {
     }
 }
 
-/// Targets in the order in which they are tried: the highest q first, and no group wider than
-/// allowed.
+/// Targets in the order in which they are tried: the highest q first, the flows of one instance one
+/// after the other, and no group wider than allowed.
 pub(super) fn groups(mut targets: Vec<Target>, breadth: Breadth) -> VecDeque<Vec<Target>> {
-    targets.sort_by_key(|target| std::cmp::Reverse(target.q_thousandths));
+    let order = |target: &Target| (std::cmp::Reverse(target.q_thousandths), target.alternative);
+    targets.sort_by_key(order);
     targets
-        .chunk_by(|a, b| a.q_thousandths == b.q_thousandths)
+        .chunk_by(|a, b| order(a) == order(b))
         .flat_map(|equal| equal.chunks(breadth.limit.max(1)))
         .map(<[Target]>::to_vec)
         .collect()
@@ -97,9 +98,17 @@ impl Proxy {
             let Some(mut rest) = context.rest.take() else {
                 return false;
             };
-            let Some(group) = rest.groups.pop_front() else {
+            let Some(mut group) = rest.groups.pop_front() else {
                 return false;
             };
+            // "If a request … is forwarded over one flow and fails, another flow to the same
+            // instance": not if the instance has answered by itself.
+            let reached = |target: &Target| {
+                let mut branches = context.branches.iter();
+                !target.instance.is_empty()
+                    && branches.any(|branch| branch.reached && branch.instance == target.instance)
+            };
+            group.retain(|target| !reached(target));
             let mut started = Vec::with_capacity(group.len());
             for (index, target) in group.iter().enumerate() {
                 let share = rest.breadth.share(index, group.len());

@@ -121,6 +121,8 @@ impl Proxy {
             flow: target.flow,
             progress,
             session,
+            instance: target.instance.clone(),
+            reached: false,
         })
     }
 
@@ -210,7 +212,11 @@ impl Proxy {
             .and_then(|from| from.tag().map(<[u8]>::to_vec));
         let (instant, unix) = self.config.epoch;
         let started = unix + now.saturating_duration_since(instant).as_secs();
+        let contact = inner.contacts().next().and_then(Result::ok);
+        let contact = contact.map(|contact| contact.uri).unwrap_or_default();
+        let caller_name = self.registrar.name_of(&hop.flow, contact);
         self.config.keys.seal(&DialogCookie {
+            names: [caller_name.unwrap_or(0), target.name],
             caller: hop.flow,
             callee: target.flow,
             caller_tag: self.config.keys.tag_hash(&caller_tag.unwrap_or_default()),

@@ -41,6 +41,7 @@ impl Proxy {
             100..=199 => self.pass_provisional(server, index, response, hop, media, now),
             200..=299 => self.pass_success(server, index, response, hop, media, now),
             _ => {
+                self.note_reached(server, index, response.status());
                 let response = without_own_via(response, None);
                 self.finish_branch(server, index, response, media, now);
             }
@@ -65,6 +66,15 @@ impl Proxy {
         let tag = self.to_tag(&context.request);
         let response = context.request.respond(status, reason).to_tag(&tag).build();
         self.finish_branch(server, index, response, media, now);
+    }
+
+    /// A failure that the user agent itself has sent. 430 says that a flow to it has failed (RFC
+    /// 5626 section 11.5), 408 and 503 that somebody on the way could not reach it.
+    fn note_reached(&mut self, server: ServerId, index: usize, status: Option<u16>) {
+        let context = self.contexts.get_mut(&server);
+        if let Some(branch) = context.and_then(|context| context.branches.get_mut(index)) {
+            branch.reached = !matches!(status, Some(408 | 430 | 503));
+        }
     }
 
     fn pass_provisional(
@@ -215,6 +225,8 @@ impl Proxy {
         let Some((index, best)) = context.best.take() else {
             return;
         };
+        let branch = context.branches.get(index);
+        let own_flow = branch.is_some_and(|branch| !branch.instance.is_empty());
         let best = with_challenges(&best, index, std::mem::take(&mut context.challenges));
         let status = best.status();
         self.end_call_after_bye(server, status, media, now);
@@ -230,6 +242,12 @@ impl Proxy {
             Some(503) => {
                 let request = context.request.clone();
                 self.respond(server, &request, 500, "Server Internal Error", now);
+            }
+            // "Endpoints should never receive a 430" (RFC 5626 section 11.5): the flows that it
+            // is about are ours to know.
+            Some(430) if own_flow => {
+                let request = context.request.clone();
+                self.respond(server, &request, 480, "Temporarily Unavailable", now);
             }
             _ => self.respond_with(server, &best, now),
         }

@@ -9,7 +9,7 @@ use super::media::Party;
 use super::{Proxy, Target};
 use crate::cookie::DialogCookie;
 use crate::message::{HeaderName, Host, Message, Method, Uri};
-use crate::registrar::{AddressOfRecord, Path};
+use crate::registrar::{AddressOfRecord, Binding, Path};
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -149,23 +149,31 @@ impl Proxy {
 
     /// A request of a dialog goes to the other party's flow. Who sent it is told by the From
     /// tag, which no NAT changes.
-    fn route_in_dialog(&self, request: Message, cookie: DialogCookie) -> Routed {
+    fn route_in_dialog(&mut self, request: Message, cookie: DialogCookie) -> Routed {
         let from = request.from();
         // A UA of RFC 2543 may have none, and the cookie says so.
         let tag = from.as_ref().ok().and_then(|from| from.tag());
         let keys = &self.config.keys;
         let from_caller = keys.is_tag(cookie.caller_tag, tag.unwrap_or_default());
-        let (party, flow) = if from_caller {
-            (Party::Caller, cookie.callee)
+        let [caller_name, callee_name] = cookie.names;
+        let (party, flow, name) = if from_caller {
+            (Party::Caller, cookie.callee, callee_name)
         } else {
-            (Party::Callee, cookie.caller)
+            (Party::Callee, cookie.caller, caller_name)
         };
+        // A NAT may have given the phone another port since; it has registered from there.
+        let moved = self.registrar.moved(name, &flow);
+        self.counters.followed_flows += u64::from(moved.is_some());
+        let flow = moved.unwrap_or(flow);
         let target = Target {
             uri: None,
             flow,
             relay: None,
             q_thousandths: 1000,
             path: Path::default(),
+            instance: Bytes::new(),
+            alternative: 0,
+            name: 0,
         };
         Routed::Forward {
             request,
@@ -202,16 +210,22 @@ impl Proxy {
                 reason: "Not Found",
             };
         };
-        let targets: Vec<Target> = self
-            .registrar
-            .lookup(&aor, now)
+        let bindings = self.registrar.lookup_named(&aor, now);
+        let targets: Vec<Target> = bindings
             .iter()
-            .map(|binding| Target {
+            .map(|(name, binding)| Target {
                 uri: Some(without_headers(&binding.contact_uri)),
                 flow: binding.flow,
                 relay: binding.relay,
                 q_thousandths: binding.q_thousandths,
                 path: binding.path.clone(),
+                instance: if binding.reg_id == 0 {
+                    Bytes::new()
+                } else {
+                    binding.instance.clone()
+                },
+                alternative: newer_flows(&bindings, binding),
+                name: *name,
             })
             .collect();
         if targets.is_empty() {
@@ -227,6 +241,21 @@ impl Proxy {
             dialog: None,
         }
     }
+}
+
+/// How many flows of the same instance have registered after this one: "the proxy MUST NOT populate
+/// the target set with more than one contact with the same AOR and instance-id at a time" (RFC 5626
+/// section 7).
+fn newer_flows(bindings: &[(u64, Binding)], this: &Binding) -> usize {
+    if this.reg_id == 0 {
+        return 0;
+    }
+    let order = |binding: &Binding| (binding.registered_at, binding.reg_id);
+    let others = bindings.iter().map(|(_, other)| other);
+    let others = others.filter(|other| other.reg_id != 0);
+    others
+        .filter(|other| other.instance == this.instance && order(other) > order(this))
+        .count()
 }
 
 /// The URI of a Route value: what stands between the angle brackets.

@@ -27,7 +27,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",

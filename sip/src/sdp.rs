@@ -2,8 +2,8 @@
 //!
 //! [`Sdp::parse`] indexes the lines that matter for relaying media; [`Sdp::rewrite`] makes a copy
 //! in which chosen m-lines point to a relay. Every line that need not change keeps its bytes:
-//! unknown lines, LF line ends, text in any character set. [`find_sdp`] finds the description
-//! within a message body.
+//! unknown lines, LF line ends, text in any character set. [`session_description`] finds the
+//! description within a message's body.
 //!
 //! What a replacement of one m-line changes:
 //! * its port; a port count (`49170/2`) goes, because a relay session is one pair of ports;
@@ -16,16 +16,21 @@
 //!   removed: with them the parties would find a path round the relay. Those of the session go
 //!   when no live m-line is left alone. So the parties see a peer without ICE (RFC 8839 section
 //!   5.4 calls that a valid outcome); an endpoint that insists on ICE, such as a browser, cannot
-//!   be relayed this way.
+//!   be relayed this way;
+//! * the session's `a=group:BUNDLE` lines (RFC 9143) are removed where any m-line is replaced:
+//!   each m-line has a relay session of its own, and what is sent over one is not seen in another.
+//!   The parties then do as with a peer that does not bundle; an m-line that is `bundle-only` has
+//!   port 0 and is rejected. Other groups (RFC 5888) stay.
 //!
 //! An m-line with port 0 is rejected (RFC 3264 section 6) and stays as it is. `o=` is never
 //! changed: no medium is sent there, and its fields together name the session (RFC 8866 section
 //! 5.2), so that a party would take a changed one for another session.
 //!
-//! Known weak spots: BUNDLE groups (RFC 9143) are not understood, so bundled m-lines get a relay
-//! port each; a session-level `a=rtcp`, which RFC 3605 does not allow, is left alone.
+//! Known weak spots: a session-level `a=rtcp`, which RFC 3605 does not allow, is left alone; an
+//! m-line of a later offer that goes on with the transport of a bundle agreed before we relayed
+//! the call (RFC 9143 section 7.3) is taken for one of its own.
 //!
-//! Standards: RFC 8866 (4566), RFC 3264, RFC 3605, RFC 5761, RFC 8839.
+//! Standards: RFC 8866 (4566), RFC 3264, RFC 3605, RFC 5761, RFC 8839, RFC 9143.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -37,7 +42,7 @@ mod body;
 mod edit;
 mod parse;
 
-pub use body::find_sdp;
+pub use body::{find_sdp, session_description};
 
 /// More m-lines than this are refused.
 pub const MAX_MEDIA: usize = 64;
@@ -178,6 +183,8 @@ pub struct Sdp<'a> {
     origin: Option<Line>,
     session: Section,
     session_address: Option<IpAddr>,
+    /// Groups of m-lines that share a transport.
+    bundles: SmallVec<[Line; 1]>,
     media: Vec<Media<'a>>,
     /// One for each of `media`.
     sections: Vec<Section>,

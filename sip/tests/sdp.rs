@@ -269,6 +269,25 @@ fn ice_lines_go_from_relayed_m_lines_only() {
     assert!(!both.contains("a=ice") && !both.contains("candidate"));
 }
 
+/// "each bundled "m=" section … uses the same address:port" (RFC 9143 section 7.1); over a relay
+/// each m-line has its own.
+#[test]
+fn bundles_end_where_a_line_is_relayed_and_other_groups_stay() {
+    let text = session(
+        "c=IN IP4 10.0.0.5\r\na=group:BUNDLE 1 2\r\na=group:LS 1 2\r\n",
+        "m=audio 4000 RTP/AVP 0\r\na=mid:1\r\nm=video 0 RTP/AVP 31\r\na=mid:2\r\na=bundle-only\r\n",
+    );
+    assert_eq!(rewritten(&text, &[None, None]), text);
+    let expected = text
+        .replace("a=group:BUNDLE 1 2\r\n", "")
+        .replace("c=IN IP4 10.0.0.5\r\na=g", "c=IN IP4 192.0.2.1\r\na=g")
+        .replace("m=audio 4000", "m=audio 30000");
+    assert_eq!(
+        rewritten(&text, &[relay("192.0.2.1", 30_000), None]),
+        expected
+    );
+}
+
 #[test]
 fn direction_is_the_m_lines_own_or_else_the_sessions() {
     let text = session(

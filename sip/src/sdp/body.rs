@@ -4,22 +4,51 @@ use std::ops::Range;
 
 use memchr::{memchr, memmem};
 
+use crate::message::{HeaderName, Message};
+
 /// Parts of a multipart that are looked at.
 const MAX_PARTS: usize = 32;
 /// RFC 2046 section 5.1.1: a boundary has at most 70 characters.
 const MAX_BOUNDARY: usize = 70;
 
+/// The bounds of the description of the session in a message's body.
+///
+/// None where the body is encoded (Content-Encoding), or is not about the session: "session" is what
+/// a description is for unless Content-Disposition says otherwise (RFC 3261 section 20.11), and an
+/// early-session (RFC 3959) is another one.
+pub fn session_description(message: &Message) -> Option<Range<usize>> {
+    let content_type = message.header(HeaderName::ContentType)?;
+    let body = message.body();
+    if body.is_empty() {
+        return None;
+    }
+    let is_plain = message
+        .header(HeaderName::ContentEncoding)
+        .is_none_or(is_identity);
+    let is_session = message
+        .header(HeaderName::ContentDisposition)
+        .is_none_or(is_session);
+    // The disposition of a multipart is about the whole of it; each part has its own.
+    let is_multipart = is_multipart(content_type);
+    if is_plain && (is_session || is_multipart) {
+        find_sdp(content_type, body)
+    } else {
+        None
+    }
+}
+
 /// The bounds of the session description in a body, given the value of Content-Type.
 ///
 /// A multipart without a usable boundary has none, and so has one whose description is encoded
-/// (base64, quoted-printable), because it could not be edited in place. The last part may lack its
-/// closing delimiter. We don't look into multiparts within multiparts.
+/// (base64, quoted-printable, Content-Encoding), because it could not be edited in place, or is for
+/// something else than the session. The last part may lack its closing delimiter. We don't look into
+/// multiparts within multiparts.
 pub fn find_sdp(content_type: &[u8], body: &[u8]) -> Option<Range<usize>> {
     let media_type = media_type(content_type);
     if media_type.eq_ignore_ascii_case(b"application/sdp") {
         return Some(0..body.len());
     }
-    if !media_type.get(..10)?.eq_ignore_ascii_case(b"multipart/") {
+    if !is_multipart(content_type) {
         return None;
     }
     let boundary = boundary(content_type)?;
@@ -38,14 +67,32 @@ pub fn find_sdp(content_type: &[u8], body: &[u8]) -> Option<Range<usize>> {
 }
 
 fn media_type(content_type: &[u8]) -> &[u8] {
-    content_type
+    before_parameters(content_type)
+}
+
+fn is_multipart(content_type: &[u8]) -> bool {
+    media_type(content_type)
+        .get(..10)
+        .is_some_and(|head| head.eq_ignore_ascii_case(b"multipart/"))
+}
+
+fn is_session(disposition: &[u8]) -> bool {
+    before_parameters(disposition).eq_ignore_ascii_case(b"session")
+}
+
+fn is_identity(encoding: &[u8]) -> bool {
+    encoding.trim_ascii().is_empty() || encoding.trim_ascii().eq_ignore_ascii_case(b"identity")
+}
+
+fn before_parameters(value: &[u8]) -> &[u8] {
+    value
         .split(|byte| *byte == b';')
         .next()
         .unwrap_or_default()
         .trim_ascii()
 }
 
-/// The length of the part's content, if that is an SDP as it is.
+/// The length of the part's content, if that is an SDP as it is, about the session.
 fn sdp_part(part: &[u8]) -> Option<usize> {
     let mut is_sdp = false;
     let mut at = 0;
@@ -58,6 +105,11 @@ fn sdp_part(part: &[u8]) -> Option<usize> {
         }
         if let Some(value) = header(line, b"content-type") {
             is_sdp = media_type(value).eq_ignore_ascii_case(b"application/sdp");
+        }
+        if header(line, b"content-disposition").is_some_and(|value| !is_session(value))
+            || header(line, b"content-encoding").is_some_and(|value| !is_identity(value))
+        {
+            return None;
         }
         if let Some(value) = header(line, b"content-transfer-encoding") {
             let plain = [b"7bit".as_slice(), b"8bit", b"binary"];

@@ -21,10 +21,11 @@ pub(super) fn rewrite(sdp: &Sdp<'_>, replacements: &[Option<MediaAddress>]) -> V
     if let Some(address) = shared {
         editor.connection(&sdp.session, address);
     }
-    if plans.iter().any(|plan| matches!(plan, Plan::Replace(..)))
-        && !plans.iter().any(|plan| matches!(plan, Plan::LeaveAlone))
-    {
-        editor.remove(&sdp.session.ice);
+    if plans.iter().any(|plan| matches!(plan, Plan::Replace(..))) {
+        editor.remove(&sdp.bundles);
+        if !plans.iter().any(|plan| matches!(plan, Plan::LeaveAlone)) {
+            editor.remove(&sdp.session.ice);
+        }
     }
     for ((media, section), plan) in sdp.media.iter().zip(&sdp.sections).zip(&plans) {
         if let Plan::Replace(replacement, address) = plan {

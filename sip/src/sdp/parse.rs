@@ -69,6 +69,7 @@ impl<'a> Indexer<'a> {
                 origin: None,
                 session: Section::after(nothing, 0..0),
                 session_address: None,
+                bundles: SmallVec::new(),
                 media: Vec::new(),
                 sections: Vec::new(),
             },
@@ -155,6 +156,10 @@ impl<'a> Indexer<'a> {
         };
         if is_ice(name) {
             self.section().ice.push(line);
+        } else if name == b"group" && self.own.is_empty() {
+            if word(argument).is_some_and(|(semantics, _)| semantics == b"BUNDLE") {
+                self.sdp.bundles.push(line);
+            }
         } else if let Some(direction) = direction_of(name) {
             match self.own.last_mut() {
                 Some(own) => own.direction = Some(direction),

@@ -365,6 +365,12 @@ impl Config {
         [Some(self.sip.port), tls].into_iter().flatten()
     }
 
+    /// Our own addresses, which no phone's media can come from.
+    pub fn own_networks(&self) -> Vec<IpNetwork> {
+        let own = self.service_addresses.iter().chain([&self.tunnel.listen]);
+        own.map(|address| IpNetwork::from(*address)).collect()
+    }
+
     /// The relays of all edges, with the index of their edge.
     pub fn relays(&self) -> impl Iterator<Item = (RelayId, &EdgeRelay, &Edge)> {
         self.edges.iter().flat_map(|edge| {

@@ -6,20 +6,33 @@
 //! the details afterwards. A call is keyed by its first lease ([`SessionRef`]), which travels in
 //! the dialog cookie, so every later message finds it whatever edge brought it.
 //!
+//! `call` follows the offers and answers of one call (RFC 3264, 6337): what an offer that fails has
+//! changed is undone, what a party has given up is given back. A line that has lost its session,
+//! because its relay has restarted or saw no media, has a new one from the next offer on. So has a
+//! call that we do not know, because we have restarted: its cookie says that it was relayed.
+//!
 //! Pure: no socket, no clock. Commands for the relays leave through [`RelayPool`].
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Instant;
 
-use sip::message::{HeaderName, Message};
+use ipnetwork::IpNetwork;
+use sip::message::{Message, Method};
 use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
-use sip::sdp::{self, MediaAddress, Sdp, find_sdp};
+use sip::sdp::{self, MediaAddress, Sdp, session_description};
 use wire::mark::RelayId;
-use wire::relay_control::{Gate, GateMode, Side, SideAddr};
+use wire::relay_control::{Side, SideAddr};
 
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::{LeasedSession, RelayPool};
+use addresses::{behind_nat, contact_address, gate, may_send};
+pub use call::Call;
+use call::{Description, Turn};
+
+mod addresses;
+mod call;
 
 /// The most media lines of one call that are relayed; further ones stay as they came.
 const MAX_STREAMS: usize = 8;
@@ -35,49 +48,23 @@ pub struct Counters {
     pub unplaced: u64,
     /// Calls placed on the other party's relay, because the anchor's had none to give.
     pub fallback: u64,
-    /// Further media lines of relayed calls that found no lease.
+    /// Media lines of relayed calls that found no lease.
     pub lines_unplaced: u64,
     /// Bodies that claim to be SDP and are not.
     pub bad_sdp: u64,
+    /// Media addresses that nothing may come from: loopback, multicast, our own.
+    pub hostile_addresses: u64,
+    /// Offers and answers undone because their request failed.
+    pub rolled_back: u64,
+    /// Calls that had lost their sessions, or that we had forgotten, relayed anew.
+    pub adopted: u64,
 }
 
-/// What carries one media line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
-    /// Nothing has had to: the line was never one that a relay can carry.
-    Unused,
-    /// This lease.
-    Relayed(LeasedSession),
-    /// Nothing, because there was no lease when it was first wanted; so it stays for the call,
-    /// since a line must not be relayed in one direction only.
-    Direct,
-}
-
-/// One call on a relay.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// The lease that names the call, until a line uses it.
-    spare: Option<LeasedSession>,
-    /// The media lines, in the order of the SDP.
-    lines: Vec<Line>,
-    /// The Call-ID, for logs and `/status`.
-    pub call_id: String,
-    /// When its INVITE came.
-    pub started: Instant,
-    /// True from its 2xx on.
-    pub answered: bool,
-    caller: IpAddr,
-    callee: IpAddr,
-}
-
-impl Call {
-    fn leases(&self) -> impl Iterator<Item = LeasedSession> {
-        let used = self.lines.iter().filter_map(|line| match line {
-            Line::Relayed(lease) => Some(*lease),
-            Line::Unused | Line::Direct => None,
-        });
-        self.spare.into_iter().chain(used)
-    }
+/// The description in a message.
+struct Body<'a> {
+    bytes: &'a [u8],
+    range: Range<usize>,
+    sdp: Sdp<'a>,
 }
 
 /// The calls whose media are on relays, and the relays.
@@ -85,20 +72,28 @@ impl Call {
 pub struct Calls {
     anchor: Anchor,
     policy: RelayPolicy,
+    /// Our own addresses, which no media come from.
+    own: Vec<IpNetwork>,
     /// The relays' leases and connections.
     pub relays: RelayPool,
     calls: HashMap<SessionRef, Call>,
-    /// The call of every further lease, by that lease.
+    /// The call of every lease, by that lease.
     call_of: HashMap<SessionRef, SessionRef>,
     counters: Counters,
 }
 
 impl Calls {
-    /// No calls yet.
-    pub fn new(anchor: Anchor, policy: RelayPolicy, relays: RelayPool) -> Self {
+    /// No calls yet. `own` are our own addresses, which no media come from.
+    pub fn new(
+        anchor: Anchor,
+        policy: RelayPolicy,
+        own: Vec<IpNetwork>,
+        relays: RelayPool,
+    ) -> Self {
         Self {
             anchor,
             policy,
+            own,
             relays,
             calls: HashMap::new(),
             call_of: HashMap::new(),
@@ -116,48 +111,53 @@ impl Calls {
         self.calls.iter()
     }
 
-    /// The relay ended or lost a session. With the first of a call the call's other sessions end
-    /// too; without a further one its line is no longer relayed.
-    pub fn session_gone(&mut self, session: SessionRef, now: Instant) {
-        if self.calls.contains_key(&session) {
-            return self.give_back(session, Some(session), now);
-        }
-        let Some(call) = self
-            .call_of
-            .remove(&session)
-            .and_then(|call| self.calls.get_mut(&call))
-        else {
+    /// The relay ended or lost a session. Its line is not relayed until the next offer; a call
+    /// without any session is forgotten.
+    pub fn session_gone(&mut self, session: SessionRef) {
+        let Some(key) = self.call_of.remove(&session) else {
             return;
         };
+        let Some(call) = self.calls.get_mut(&key) else {
+            return;
+        };
+        let is_gone = |lease: &LeasedSession| lease.session == session;
+        call.spare = call.spare.filter(|lease| !is_gone(lease));
         for line in &mut call.lines {
-            if matches!(line, Line::Relayed(lease) if lease.session == session) {
-                *line = Line::Direct;
-            }
+            line.lease = line.lease.filter(|lease| !is_gone(lease));
+        }
+        self.forget_if_bare(key);
+    }
+
+    /// Ends a call and releases its sessions.
+    fn give_back(&mut self, key: SessionRef, now: Instant) {
+        if let Some(call) = self.calls.remove(&key) {
+            self.release(call.leases(), now);
         }
     }
 
-    /// Ends a call and releases its sessions, less the one that is gone already.
-    fn give_back(&mut self, session: SessionRef, gone: Option<SessionRef>, now: Instant) {
-        let Some(call) = self.calls.remove(&session) else {
-            return;
-        };
-        for lease in call.leases() {
+    fn release(&mut self, leases: impl IntoIterator<Item = LeasedSession>, now: Instant) {
+        for lease in leases {
             self.call_of.remove(&lease.session);
-            if gone != Some(lease.session) {
-                self.relays.release(lease.session, now);
-            }
+            self.relays.release(lease.session, now);
+        }
+    }
+
+    fn forget_if_bare(&mut self, key: SessionRef) {
+        let bare = |call: &Call| call.leases().next().is_none();
+        if self.calls.get(&key).is_some_and(bare) {
+            self.calls.remove(&key);
         }
     }
 
     /// Whether the parties need a relay between them.
-    fn wanted(&self, call: &NewCall<'_>) -> bool {
+    fn wanted(&self, call: &NewCall<'_>, offer: Option<&Body<'_>>) -> bool {
         match self.policy {
             RelayPolicy::Always => true,
             RelayPolicy::Never => false,
             RelayPolicy::Auto => {
                 let (caller, callee) = (call.from.flow.peer.ip(), call.to.peer.ip());
                 caller.is_ipv4() != callee.is_ipv4()
-                    || behind_nat(offered_address(call.request), caller)
+                    || behind_nat(offered_address(offer), caller)
                     || behind_nat(contact_address(call.contact), callee)
             }
         }
@@ -183,80 +183,162 @@ impl Calls {
         None
     }
 
-    /// The body with the addresses that the other party shall send to.
-    fn rewrite_body(
-        &mut self,
-        message: &Message,
-        session: SessionRef,
-        party: Party,
-        from: IpAddr,
-        now: Instant,
-    ) -> Option<Vec<u8>> {
-        let body = message.body();
-        let range = find_sdp(message.header(HeaderName::ContentType)?, body)?;
-        let Ok(sdp) = Sdp::parse(&body[range.clone()]) else {
+    /// The description in a message, if there is one that can be read.
+    fn description<'a>(&mut self, message: &'a Message) -> Option<Body<'a>> {
+        let range = session_description(message)?;
+        let bytes = message.body();
+        let Ok(sdp) = Sdp::parse(&bytes[range.clone()]) else {
             self.counters.bad_sdp += 1;
             return None;
         };
-        let mut replacements = Vec::with_capacity(sdp.media().len());
-        for (index, media) in sdp.media().iter().enumerate() {
-            let lease = if relayable(media) {
-                self.lease_of_line(session, index, now)
-            } else {
-                None
-            };
-            if let Some(lease) = lease {
-                let gate = gate(from, media.address);
-                self.relays
-                    .update_gate(lease.session, side_of(party), gate, now);
-            }
-            replacements.push(lease.map(|lease| media_address(facing(party.other(), &lease))));
-        }
-        let Ok(rewritten) = sdp.rewrite(&replacements) else {
-            self.counters.bad_sdp += 1;
-            return None;
-        };
-        Some([&body[..range.start], &rewritten, &body[range.end..]].concat())
+        Some(Body { bytes, range, sdp })
     }
 
-    /// The lease that carries a line: the call's first for its first line, a new one for each
-    /// further line.
-    fn lease_of_line(
+    /// Notes what a party says about each line, and rewrites it for the other.
+    fn exchange(
         &mut self,
-        session: SessionRef,
-        index: usize,
-        now: Instant,
-    ) -> Option<LeasedSession> {
-        let call = self.calls.get_mut(&session)?;
-        if index >= MAX_STREAMS {
+        key: SessionRef,
+        party: Party,
+        body: &Body<'_>,
+        turn: Turn,
+    ) -> Option<Vec<u8>> {
+        let mut replacements = Vec::with_capacity(body.sdp.media().len());
+        for (number, media) in body.sdp.media().iter().enumerate() {
+            let lease = self.line(key, party, number, media, turn);
+            replacements.push(lease.map(|lease| media_address(facing(party.other(), &lease))));
+        }
+        if replacements.iter().all(Option::is_none) {
             return None;
         }
-        if call.lines.len() <= index {
-            call.lines.resize(index + 1, Line::Unused);
-        }
-        match call.lines[index] {
-            Line::Relayed(lease) => return Some(lease),
-            Line::Direct => return None,
-            Line::Unused => {}
-        }
-        let lease = match call.spare.take() {
-            Some(spare) => Some(spare),
-            None => self.relays.take_lease(session.relay).ok().inspect(|lease| {
-                let gates = (gate(call.caller, None), gate(call.callee, None));
-                self.relays
-                    .bind(lease.session, gates.0, gates.1, &call.call_id, now);
-                self.call_of.insert(lease.session, session);
-            }),
+        let Ok(rewritten) = body.sdp.rewrite(&replacements) else {
+            self.counters.bad_sdp += 1;
+            return None;
         };
-        self.counters.lines_unplaced += u64::from(lease.is_none());
-        call.lines[index] = lease.map_or(Line::Direct, Line::Relayed);
+        let (before, after) = (
+            &body.bytes[..body.range.start],
+            &body.bytes[body.range.end..],
+        );
+        if before.is_empty() && after.is_empty() {
+            return Some(rewritten);
+        }
+        Some([before, &rewritten, after].concat())
+    }
+
+    /// The lease that carries a line from now on: an offer may take one, an answer has what its
+    /// offer had.
+    fn line(
+        &mut self,
+        key: SessionRef,
+        party: Party,
+        number: usize,
+        media: &sdp::Media<'_>,
+        turn: Turn,
+    ) -> Option<LeasedSession> {
+        let call = self.calls.get_mut(&key)?;
+        let off = !relayable(media);
+        if number >= MAX_STREAMS || (off && number >= call.lines.len()) {
+            return None;
+        }
+        let believed = media.address.filter(|_| !off && !media.is_held());
+        let address = believed.filter(|address| may_send(*address, &self.own));
+        self.counters.hostile_addresses += u64::from(address != believed);
+        let spare = &mut call.spare.take();
+        let line = call.line(number);
+        line.describe(party, Description { address, off });
+        if !off && line.lease.is_none() && turn.offer {
+            let lease = spare
+                .take()
+                .or_else(|| self.relays.take_lease(key.relay).ok());
+            self.counters.lines_unplaced += u64::from(lease.is_none());
+            if let Some(lease) = lease {
+                self.call_of.insert(lease.session, key);
+                line.take(lease);
+            }
+        }
+        let lease = line.lease.filter(|_| !off);
+        call.spare = spare.take();
         lease
+    }
+
+    /// Tells the relay that a lease is a call's although no line uses it yet.
+    fn bind_spare(&mut self, key: SessionRef, now: Instant) {
+        let Some(call) = self.calls.get(&key) else {
+            return;
+        };
+        let Some(spare) = call.spare else { return };
+        let [a, b] = [Party::Caller, Party::Callee]
+            .map(|party| gate(call.signalling(party).into_iter().collect()));
+        self.relays.bind(spare.session, a, b, &call.call_id, now);
+    }
+
+    /// Carries out what a message has concluded, and tells the relays what is new.
+    fn settle(&mut self, key: SessionRef, party: Party, turn: Turn, now: Instant) {
+        let Some(call) = self.calls.get_mut(&key) else {
+            return;
+        };
+        let unused = call.conclude(turn);
+        self.release(unused, now);
+        self.tell(key, turn.renews.then_some(party), now);
+        self.forget_if_bare(key);
+    }
+
+    /// Tells the relays from where each party's media may come; about `again` also where nothing
+    /// has changed.
+    fn tell(&mut self, key: SessionRef, again: Option<Party>, now: Instant) {
+        let Some(call) = self.calls.get_mut(&key) else {
+            return;
+        };
+        let signalling = [Party::Caller, Party::Callee].map(|party| call.signalling(party));
+        for line in &mut call.lines {
+            let Some(LeasedSession { session, .. }) = line.lease else {
+                continue;
+            };
+            let binds = line.binds();
+            let [a, b] = [Party::Caller, Party::Callee].map(|party| {
+                let signalling = signalling[usize::from(party == Party::Callee)];
+                let again = binds || again == Some(party);
+                line.gate(party, signalling, again).map(gate)
+            });
+            if let (true, Some(a), Some(b)) = (binds, a.clone(), b.clone()) {
+                self.relays.bind(session, a, b, &call.call_id, now);
+                continue;
+            }
+            for (side, gate) in [(Side::A, a), (Side::B, b)] {
+                if let Some(gate) = gate {
+                    self.relays.update_gate(session, side, gate, now);
+                }
+            }
+        }
+    }
+
+    /// True where the call of a message is known, or is known again because this is an offer.
+    fn find_or_adopt(&mut self, message: &CallMessage<'_>, described: bool, now: Instant) -> bool {
+        let call_id = message.message.call_id().unwrap_or_default();
+        if let Some(call) = self.calls.get(&message.session) {
+            return call.call_id.as_bytes() == call_id;
+        }
+        let method = message.message.method();
+        let is_offer = message.message.is_request()
+            && matches!(method, Method::Invite | Method::Update)
+            && described;
+        if is_offer {
+            let call_id = String::from_utf8_lossy(call_id).into_owned();
+            let mut call = Call::new(call_id, now);
+            call.answered = true;
+            self.calls.insert(message.session, call);
+            self.counters.adopted += 1;
+        }
+        is_offer
     }
 }
 
 impl Media for Calls {
     fn place(&mut self, call: &NewCall<'_>, now: Instant) -> Placement {
-        if !self.wanted(call) {
+        let body = match self.policy {
+            RelayPolicy::Never => None,
+            RelayPolicy::Auto | RelayPolicy::Always => self.description(call.request),
+        };
+        if !self.wanted(call, body.as_ref()) {
             self.counters.direct += 1;
             return Placement::default();
         }
@@ -265,32 +347,63 @@ impl Media for Calls {
             return Placement::default();
         };
         self.counters.relayed += 1;
-        let session = lease.session;
+        let key = lease.session;
+        // A session's number that is used again is a call that nobody has told us the end of.
+        self.give_back(key, now);
         let call_id = String::from_utf8_lossy(call.request.call_id().unwrap_or_default());
-        let (caller, callee) = (call.from.flow.peer.ip(), call.to.peer.ip());
-        let gates = (gate(caller, None), gate(callee, None));
-        self.relays
-            .bind(lease.session, gates.0, gates.1, &call_id, now);
-        let entry = Call {
-            spare: Some(lease),
-            lines: Vec::new(),
-            call_id: call_id.into_owned(),
-            started: now,
-            answered: false,
-            caller,
-            callee,
-        };
-        self.calls.insert(session, entry);
-        let body = self.rewrite_body(call.request, session, Party::Caller, caller, now);
+        let mut entry = Call::new(call_id.into_owned(), now);
+        entry.spare = Some(lease);
+        entry.heard(Party::Caller, call.from.flow.peer.ip());
+        entry.heard(Party::Callee, call.to.peer.ip());
+        let turn = entry.turn(call.request, Party::Caller, body.is_some());
+        self.calls.insert(key, entry);
+        self.call_of.insert(key, key);
+        let body = body.and_then(|body| self.exchange(key, Party::Caller, &body, turn));
+        self.bind_spare(key, now);
+        self.settle(key, Party::Caller, turn, now);
         Placement {
-            session: Some(session),
+            session: Some(key),
             body,
         }
     }
 
     fn rewrite(&mut self, message: &CallMessage<'_>, now: Instant) -> Option<Vec<u8>> {
-        let from = message.from.flow.peer.ip();
-        self.rewrite_body(message.message, message.session, message.party, from, now)
+        let CallMessage {
+            message: sip,
+            party,
+            session: key,
+            ..
+        } = *message;
+        let body = self.description(sip);
+        if !self.find_or_adopt(message, body.is_some(), now) {
+            return None;
+        }
+        let call = self.calls.get_mut(&key)?;
+        call.heard(party, message.from.flow.peer.ip());
+        let turn = call.turn(sip, party, body.is_some());
+        if let (Party::Callee, Some(200..=299)) = (party, sip.status())
+            && let (Ok((_, Method::Invite)), Ok(to)) = (sip.cseq(), sip.to())
+        {
+            call.note_dialog(to.tag().unwrap_or_default());
+        }
+        let body = body.and_then(|body| self.exchange(key, party, &body, turn));
+        self.settle(key, party, turn, now);
+        body
+    }
+
+    fn refused(&mut self, request: &Message, party: Party, session: SessionRef, now: Instant) {
+        let method = request.method();
+        if !matches!(method, Method::Invite | Method::Update | Method::Prack) {
+            return;
+        }
+        let Some(call) = self.calls.get_mut(&session) else {
+            return;
+        };
+        self.counters.rolled_back += 1;
+        let unused = call.roll_back(party, method == Method::Invite);
+        self.release(unused, now);
+        self.tell(session, None, now);
+        self.forget_if_bare(session);
     }
 
     fn answered(&mut self, session: SessionRef, _: Instant) {
@@ -299,8 +412,28 @@ impl Media for Calls {
         }
     }
 
+    fn hung_up(&mut self, bye: &Message, party: Party, session: SessionRef, now: Instant) {
+        let Some(call) = self.calls.get_mut(&session) else {
+            return;
+        };
+        if bye.call_id().unwrap_or_default() != call.call_id.as_bytes() {
+            return;
+        }
+        let callee = match party {
+            Party::Caller => bye.to(),
+            Party::Callee => bye.from(),
+        };
+        let callee = callee.as_ref().ok().and_then(|callee| callee.tag());
+        if call.hang_up(callee.unwrap_or_default()) {
+            self.give_back(session, now);
+        } else {
+            // The party that is left may take the place of the one that has gone.
+            self.tell(session, Some(Party::Callee), now);
+        }
+    }
+
     fn ended(&mut self, session: SessionRef, now: Instant) {
-        self.give_back(session, None, now);
+        self.give_back(session, now);
     }
 }
 
@@ -332,46 +465,10 @@ const fn media_address(side: SideAddr) -> MediaAddress {
     }
 }
 
-/// Media of a party may come from where its signalling comes from, or from where its SDP says.
-fn gate(signalling: IpAddr, described: Option<IpAddr>) -> Gate {
-    let mut expected = vec![signalling];
-    expected.extend(described.filter(|address| *address != signalling && may_send(*address)));
-    Gate {
-        expected,
-        port: None,
-        mode: GateMode::Exact,
-    }
-}
-
-/// Addresses that no media can honestly come from.
-const fn may_send(address: IpAddr) -> bool {
-    let broadcast = match address {
-        IpAddr::V4(v4) => v4.is_broadcast(),
-        IpAddr::V6(_) => false,
-    };
-    !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || broadcast)
-}
-
-/// True where a party believes in an address that its packets do not come from.
-fn behind_nat(claimed: Option<IpAddr>, seen: IpAddr) -> bool {
-    claimed.is_none_or(|claimed| claimed != seen)
-}
-
 /// The media address of an offer: of its first line that wants media.
-fn offered_address(request: &Message) -> Option<IpAddr> {
-    let body = request.body();
-    let range = find_sdp(request.header(HeaderName::ContentType)?, body)?;
-    let sdp = Sdp::parse(&body[range]).ok()?;
-    sdp.media().iter().find(|media| relayable(media))?.address
-}
-
-fn contact_address(contact: &[u8]) -> Option<IpAddr> {
-    let uri = sip::message::Uri::parse(contact).ok()?;
-    match uri.host {
-        sip::message::Host::V4(address) => Some(IpAddr::V4(address)),
-        sip::message::Host::V6(address) => Some(IpAddr::V6(address)),
-        sip::message::Host::Name(_) => None,
-    }
+fn offered_address(offer: Option<&Body<'_>>) -> Option<IpAddr> {
+    let mut media = offer?.sdp.media().iter();
+    media.find(|media| relayable(media))?.address
 }
 
 #[cfg(test)]

@@ -122,7 +122,12 @@ impl Worker {
             ..Settings::default()
         };
         let relays = RelayPool::new(&config.name, relays, settings);
-        let calls = Calls::new(config.media.anchor, config.media.relay, relays);
+        let calls = Calls::new(
+            config.media.anchor,
+            config.media.relay,
+            config.own_networks(),
+            relays,
+        );
         let mut proxy = Proxy::new(proxy_config(config)?);
         authenticate(&mut proxy, config)?;
         Ok(Self {
@@ -275,11 +280,11 @@ impl Worker {
                 warn!(relay = %session.relay, session = session.session, "no media: session ends");
             }
             RelayEvent::Ended(session, stats) => {
-                self.calls.session_gone(session, now());
+                self.calls.session_gone(session);
                 info!(relay = %session.relay, session = session.session, ?stats, "session ended");
             }
             RelayEvent::SessionLost(session) => {
-                self.calls.session_gone(session, now());
+                self.calls.session_gone(session);
                 warn!(relay = %session.relay, session = session.session, "session lost");
             }
         }

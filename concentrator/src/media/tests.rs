@@ -11,10 +11,12 @@ use bytes::Bytes;
 use sip::hop::{Flow, Hop, Transport};
 use wire::gre::TunnelKey;
 use wire::mark::Mark;
-use wire::relay_control::{FromAgent, Lease, ToAgent, VERSION};
+use wire::relay_control::{FromAgent, Gate, Lease, ToAgent, VERSION};
 
 use super::*;
 use crate::relays::pool::{Command, LinkId, Settings};
+
+mod offers;
 
 const CALLER: &str = "203.0.113.2";
 const CALLEE: &str = "192.0.2.2";
@@ -59,11 +61,8 @@ fn each_side_learns_only_from_its_own_party() {
     let described = ip("192.168.1.10");
     assert_eq!(
         gates,
-        [
-            (Side::A, vec![caller]),
-            (Side::B, vec![callee]),
-            (Side::A, vec![caller, described])
-        ]
+        [(Side::A, vec![caller, described]), (Side::B, vec![callee]),],
+        "one message says it all"
     );
     world.rewrite(session, Party::Callee, &offer(&["audio 7000 RTP/AVP 0"]));
     let Some(ToAgent::Update {
@@ -126,14 +125,17 @@ fn the_end_of_a_call_releases_each_lease_once() {
 }
 
 #[test]
-fn a_call_whose_first_session_is_gone_releases_the_others() {
+fn a_call_whose_first_session_is_gone_keeps_the_others() {
     let mut world = World::new(RelayPolicy::Always);
     let lines = ["audio 6000 RTP/AVP 0", "video 6002 RTP/AVP 96"];
     let session = world.place(&offer(&lines)).session.expect("a session");
     world.said();
-    world.calls.session_gone(session, world.now);
+    world.calls.session_gone(session);
+    assert!(world.released().is_empty());
+    world.calls.ended(session, world.now);
     assert_eq!(world.released(), [101]);
     assert_eq!(world.calls.iter().count(), 0);
+    assert!(world.calls.call_of.is_empty());
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn a_line_whose_session_is_gone_goes_direct_and_the_call_lives() {
         relay: relay(1),
         session: 101,
     };
-    world.calls.session_gone(video, world.now);
+    world.calls.session_gone(video);
     let body = text(
         world
             .rewrite(session, Party::Callee, &offer(&lines))
@@ -274,7 +276,8 @@ impl World {
             (relay(2), String::from("relay2")),
         ];
         let pool = RelayPool::new("c1", relays, Settings::default());
-        let calls = Calls::new(Anchor::Caller, policy, pool);
+        let own = vec![IpNetwork::from(ip("198.51.100.1"))];
+        let calls = Calls::new(Anchor::Caller, policy, own, pool);
         let mut world = Self {
             calls,
             now: Instant::now(),
@@ -298,7 +301,7 @@ impl World {
     }
 
     /// Lease 100 has ports 30000 to 30003, 101 the next four, and so on.
-    fn offer_leases(&mut self, link: LinkId, sessions: std::ops::Range<u64>) {
+    fn offer_leases(&mut self, link: LinkId, sessions: Range<u64>) {
         let leases = sessions
             .map(|session| {
                 let port = 30_000 + u16::try_from(session - 100).expect("a small number") * 4;
@@ -335,14 +338,22 @@ impl World {
         self.calls.place(&call, self.now)
     }
 
+    /// An INVITE of the caller, or the 200 for it.
     fn rewrite(&mut self, session: SessionRef, party: Party, body: &[u8]) -> Option<Vec<u8>> {
+        let line = match party {
+            Party::Caller => "INVITE sip:bob@example.com SIP/2.0",
+            Party::Callee => "SIP/2.0 200 OK",
+        };
+        self.pass(session, party, &sip_message(line, "INVITE", body))
+    }
+
+    fn pass(&mut self, session: SessionRef, party: Party, message: &Message) -> Option<Vec<u8>> {
         let from = match party {
             Party::Caller => hop(CALLER, 1),
             Party::Callee => hop(CALLEE, 2),
         };
-        let message = message(body);
         let message = CallMessage {
-            message: &message,
+            message,
             from: &from,
             party,
             session,
@@ -383,10 +394,20 @@ fn offer(lines: &[&str]) -> Vec<u8> {
 }
 
 fn message(body: &[u8]) -> Message {
+    sip_message("INVITE sip:bob@example.com SIP/2.0", "INVITE", body)
+}
+
+/// A message of the call between Alice's tag `a` and Bob's `b`, with an SDP if `body` has one.
+fn sip_message(line: &str, method: &str, body: &[u8]) -> Message {
+    sip_message_with(line, method, "Content-Type: application/sdp\r\n", body)
+}
+
+fn sip_message_with(line: &str, method: &str, headers: &str, body: &[u8]) -> Message {
+    let headers = if body.is_empty() { "" } else { headers };
     let head = format!(
-        "INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.10;branch=z9hG4bK1\r\n\
-         From: <sip:alice@example.com>;tag=a\r\nTo: <sip:bob@example.com>\r\nCall-ID: call-1\r\n\
-         CSeq: 1 INVITE\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+        "{line}\r\nVia: SIP/2.0/UDP 192.168.1.10;branch=z9hG4bK1\r\n\
+         From: <sip:alice@example.com>;tag=a\r\nTo: <sip:bob@example.com>;tag=b\r\n\
+         Call-ID: call-1\r\nCSeq: 1 {method}\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     let bytes = [head.as_bytes(), body].concat();

@@ -106,8 +106,10 @@ impl Proxy {
             request = edit.finish();
         }
         let Some(client) = self.transactions.send_request(&request, target.flow, now) else {
-            if let (Some(session), None) = (session, dialog) {
-                media.ended(session, now);
+            match (session, dialog) {
+                (Some(session), None) => media.ended(session, now),
+                (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
+                (None, _) => {}
             }
             return None;
         };

@@ -97,6 +97,16 @@ pub trait Media {
     /// The call was answered: its session is in use from now on.
     fn answered(&mut self, session: SessionRef, now: Instant);
 
+    /// A request of `party` within the call has failed: what its SDP said is void, and the media
+    /// are what they were before it (RFC 3261 section 14.1).
+    fn refused(&mut self, _: &Message, _: Party, _: SessionRef, _: Instant) {}
+
+    /// A dialog of the call is over by this BYE of `party`. Another dialog of the same INVITE may
+    /// go on, where a phone behind us has forked it.
+    fn hung_up(&mut self, _: &Message, _: Party, session: SessionRef, now: Instant) {
+        self.ended(session, now);
+    }
+
     /// The branch failed or the call is over: nothing will need the session again.
     fn ended(&mut self, session: SessionRef, now: Instant);
 }

@@ -229,6 +229,7 @@ impl Proxy {
         let own_flow = branch.is_some_and(|branch| !branch.instance.is_empty());
         let best = with_challenges(&best, index, std::mem::take(&mut context.challenges));
         let status = best.status();
+        self.undo_offer(server, media, now);
         self.end_call_after_bye(server, status, media, now);
         let Some(context) = self.contexts.get(&server) else {
             return;
@@ -288,7 +289,17 @@ impl Proxy {
         self.respond_with(server, &response, now);
     }
 
-    /// A BYE ends the call whatever its answer, unless it must be sent again with credentials.
+    /// A request within a dialog has failed, and with it its offer.
+    fn undo_offer(&self, server: ServerId, media: &mut dyn Media, now: Instant) {
+        if let Some(context) = self.contexts.get(&server)
+            && let Some((cookie, party)) = &context.dialog
+            && let Some(session) = SessionRef::of(cookie)
+        {
+            media.refused(&context.request, *party, session, now);
+        }
+    }
+
+    /// A BYE ends its dialog whatever its answer, unless it must be sent again with credentials.
     fn end_call_after_bye(
         &mut self,
         server: ServerId,
@@ -303,10 +314,10 @@ impl Proxy {
         if context.request.method() != Method::Bye || challenged {
             return;
         }
-        if let Some((cookie, _)) = &context.dialog
+        if let Some((cookie, party)) = &context.dialog
             && let Some(session) = SessionRef::of(cookie)
         {
-            media.ended(session, now);
+            media.hung_up(&context.request, *party, session, now);
         }
     }
 }

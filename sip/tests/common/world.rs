@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sip::cookie::Keys;
 use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
 use sip::message::{FrameError, Framer, HeaderName, MAX_MESSAGE, Message, StreamItem};
-use sip::proxy::media::{CallMessage, Media, NewCall, Placement, SessionRef};
+use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
 use sip::proxy::{Config, Proxy, TIMER_C};
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
@@ -69,6 +69,11 @@ impl Media for RecordingMedia {
         let waited = self.unanswered.remove(&session.session);
         assert!(waited, "answered once, and not after its end");
         self.log.push(String::from("answered"));
+    }
+
+    fn refused(&mut self, request: &Message, party: Party, _: SessionRef, _: Instant) {
+        self.log
+            .push(format!("refused {:?} of {party:?}", request.method()));
     }
 
     fn ended(&mut self, session: SessionRef, _: Instant) {

@@ -154,6 +154,8 @@ fn a_bye_that_must_be_sent_again_with_credentials_leaves_the_session() {
     }
 }
 
+/// "If a UA receives a non-2xx final response to a re-INVITE, the session parameters MUST remain
+/// unchanged" (RFC 3261 section 14.1): by its answer, by silence, by a dead flow.
 #[test]
 fn a_re_invite_that_fails_leaves_the_session() {
     let mut world = World::with_bob();
@@ -166,7 +168,9 @@ fn a_re_invite_that_fails_leaves_the_session() {
     world.transport_error(&flow(ALICE, None));
     assert_eq!(world.media.open.len(), 1);
     assert_eq!(world.media.count("ended"), 0);
+    assert_eq!(world.media.count("refused Invite of Caller"), 1);
     world.assert_all_forgotten();
+    assert_eq!(world.media.count("refused Invite of Callee"), 1);
 }
 
 #[test]

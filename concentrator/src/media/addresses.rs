@@ -1,0 +1,54 @@
+//! Which addresses of an SDP are believed, and whether a party is behind a NAT.
+//!
+//! A relay never sends to an address because an SDP names it: it sends to where packets have come
+//! from, and the addresses here only decide from where packets may come. So an address that no
+//! media can honestly come from, or that is one of our own, is left out (CVE-2020-26262 is a relay
+//! that was talked into its own loopback).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::IpNetwork;
+use sip::message::{Host, Uri};
+use wire::relay_control::{Gate, GateMode};
+
+/// A gate for exactly these addresses, from any port, because a NAT chooses the port.
+pub(super) const fn gate(expected: Vec<IpAddr>) -> Gate {
+    Gate {
+        expected,
+        port: None,
+        mode: GateMode::Exact,
+    }
+}
+
+/// True where media may come from an address that an SDP names; `own` are our own networks.
+pub(super) fn may_send(address: IpAddr, own: &[IpNetwork]) -> bool {
+    let address = address.to_canonical();
+    let special = match address {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || is_reserved(v4),
+        IpAddr::V6(_) => false,
+    };
+    !(special
+        || address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || own.iter().any(|network| network.contains(address)))
+}
+
+/// 240.0.0.0/4 (RFC 1112 section 4), the broadcast address included.
+const fn is_reserved(address: Ipv4Addr) -> bool {
+    address.octets()[0] >= 240
+}
+
+/// True where a party believes in an address that its packets do not come from.
+pub(super) fn behind_nat(claimed: Option<IpAddr>, seen: IpAddr) -> bool {
+    claimed.is_none_or(|claimed| claimed != seen)
+}
+
+/// The address in the URI of a contact, if it is one.
+pub(super) fn contact_address(contact: &[u8]) -> Option<IpAddr> {
+    match Uri::parse(contact).ok()?.host {
+        Host::V4(address) => Some(IpAddr::V4(address)),
+        Host::V6(address) => Some(IpAddr::V6(address)),
+        Host::Name(_) => None,
+    }
+}

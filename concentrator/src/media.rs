@@ -23,11 +23,11 @@ use sip::message::{Message, Method};
 use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
 use sip::sdp::{self, MediaAddress, Sdp, session_description};
 use wire::mark::RelayId;
-use wire::relay_control::{Side, SideAddr};
+use wire::relay_control::{Payload, Side, SideAddr};
 
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::{LeasedSession, RelayPool};
-use addresses::{behind_nat, contact_address, gate, may_send};
+use addresses::{behind_nat, contact_address, gate, may_send, payload_of};
 pub use call::Call;
 use call::{Description, Turn};
 
@@ -244,7 +244,13 @@ impl Calls {
         self.counters.hostile_addresses += u64::from(address != believed);
         let spare = &mut call.spare.take();
         let line = call.line(number);
-        line.describe(party, Description { address, off });
+        let payload = payload_of(media);
+        let description = Description {
+            address,
+            off,
+            payload,
+        };
+        line.describe(party, description);
         if !off && line.lease.is_none() && turn.offer {
             let lease = spare
                 .take()
@@ -266,8 +272,10 @@ impl Calls {
             return;
         };
         let Some(spare) = call.spare else { return };
-        let [a, b] = [Party::Caller, Party::Callee]
-            .map(|party| gate(call.signalling(party).into_iter().collect()));
+        let [a, b] = [Party::Caller, Party::Callee].map(|party| {
+            let expected = call.signalling(party).into_iter().collect();
+            gate(expected, Payload::Rtp)
+        });
         self.relays.bind(spare.session, a, b, &call.call_id, now);
     }
 
@@ -297,7 +305,7 @@ impl Calls {
             let [a, b] = [Party::Caller, Party::Callee].map(|party| {
                 let signalling = signalling[usize::from(party == Party::Callee)];
                 let again = binds || again == Some(party);
-                line.gate(party, signalling, again).map(gate)
+                line.gate(party, signalling, again)
             });
             if let (true, Some(a), Some(b)) = (binds, a.clone(), b.clone()) {
                 self.relays.bind(session, a, b, &call.call_id, now);

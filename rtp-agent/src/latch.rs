@@ -9,6 +9,8 @@
 //! source has been silent for [`RELATCH_SILENCE`]. So who merely guesses the port cannot take the
 //! call, and who sees the packets cannot while the user agent sends. A new gate from signalling
 //! (a re-INVITE) lets a new SSRC take over once, because user agents may restart their stream then.
+//! Datagrams that have no SSRC (T.38, DTLS) latch in the same way and never take over without a new
+//! gate: a NAT that rebinds in the middle of a fax loses it.
 //!
 //! One [`Latch`] serves one port; [`crate::session::Session`] has four.
 
@@ -31,7 +33,8 @@ pub struct Latch {
 #[derive(Debug, Clone, Copy)]
 struct Peer {
     address: SocketAddr,
-    ssrc: u32,
+    /// Of its last packet that had one.
+    ssrc: Option<u32>,
     heard: Instant,
 }
 
@@ -53,7 +56,7 @@ pub enum Refusal {
     Gate,
     /// Another source is latched and is not silent.
     Stranger,
-    /// Another source is latched, and this one carries another SSRC.
+    /// Another source is latched, and this one does not carry its SSRC.
     Ssrc,
 }
 
@@ -63,14 +66,15 @@ impl Latch {
         self.peer.map(|peer| peer.address)
     }
 
-    /// Judges a packet and learns from it if it may.
+    /// Judges a packet and learns from it if it may; `ssrc` is `None` for what is not RTP.
     pub fn admit(
         &mut self,
         gate: &Gate,
         from: SocketAddr,
-        ssrc: u32,
+        ssrc: impl Into<Option<u32>>,
         now: Instant,
     ) -> Result<Admission, Refusal> {
+        let ssrc = ssrc.into();
         let Some(peer) = &mut self.peer else {
             if !passes(gate, from) {
                 return Err(Refusal::Gate);
@@ -79,7 +83,7 @@ impl Latch {
             return Ok(Admission::Latched);
         };
         if peer.address == from {
-            peer.ssrc = ssrc;
+            peer.ssrc = ssrc.or(peer.ssrc);
             peer.heard = now;
             return Ok(Admission::Known);
         }
@@ -89,7 +93,7 @@ impl Latch {
         if now.saturating_duration_since(peer.heard) < RELATCH_SILENCE {
             return Err(Refusal::Stranger);
         }
-        if peer.ssrc != ssrc && !self.relearn {
+        if (ssrc.is_none() || peer.ssrc != ssrc) && !self.relearn {
             return Err(Refusal::Ssrc);
         }
         self.learn(from, ssrc, now);
@@ -127,7 +131,7 @@ impl Latch {
         *self = Self::default();
     }
 
-    fn learn(&mut self, address: SocketAddr, ssrc: u32, now: Instant) {
+    fn learn(&mut self, address: SocketAddr, ssrc: Option<u32>, now: Instant) {
         self.relearn = false;
         self.peer = Some(Peer {
             address,
@@ -137,8 +141,12 @@ impl Latch {
     }
 }
 
-/// True when the gate lets this source in. A gate that expects nobody lets nobody in.
+/// True when the gate lets this source in. A gate that expects nobody lets nobody in, and none
+/// lets in a source that could not be answered.
 pub fn passes(gate: &Gate, from: SocketAddr) -> bool {
+    if from.port() == 0 || from.ip().is_unspecified() || from.ip().is_multicast() {
+        return false;
+    }
     if gate.port.is_some_and(|port| port != from.port()) {
         return false;
     }
@@ -206,6 +214,45 @@ mod tests {
             ..gate("192.0.2.10", GateMode::Exact)
         };
         assert!(!passes(&empty, at(PHONE)));
+    }
+
+    #[test]
+    fn what_could_not_be_answered_passes_no_gate() {
+        let gate = gate("192.0.2.10", GateMode::Any);
+        for source in [
+            "192.0.2.10:0",
+            "0.0.0.0:4000",
+            "224.0.0.1:4000",
+            "[::]:4000",
+        ] {
+            assert!(!passes(&gate, at(source)), "{source}");
+        }
+    }
+
+    #[test]
+    fn datagrams_without_ssrc_latch_and_take_over_only_after_a_new_gate() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = Latch::default();
+        assert_eq!(
+            latch.admit(&gate, at("203.0.113.5:4000"), None, now),
+            Err(Refusal::Gate)
+        );
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), None, now),
+            Ok(Admission::Latched)
+        );
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), None, now),
+            Ok(Admission::Known)
+        );
+        let other = at("192.0.2.10:6000");
+        assert_eq!(latch.admit(&gate, other, None, now), Err(Refusal::Stranger));
+        let later = now + RELATCH_SILENCE;
+        assert_eq!(latch.admit(&gate, other, None, later), Err(Refusal::Ssrc));
+        assert_eq!(latch.admit(&gate, other, SSRC, later), Err(Refusal::Ssrc));
+        latch.handle_gate(&gate);
+        assert_eq!(latch.admit(&gate, other, None, later), Ok(Admission::Moved));
     }
 
     #[test]
@@ -333,8 +380,8 @@ mod tests {
     fn gate(expected: &str, mode: GateMode) -> Gate {
         Gate {
             expected: vec![expected.parse().expect("an address")],
-            port: None,
             mode,
+            ..Gate::default()
         }
     }
 

@@ -3,6 +3,7 @@
 //! Standards: RFC 3550 sections 5.1 and 6.4 (headers), RFC 5761 section 4 (telling RTP from RTCP),
 //! RFC 7983 section 7 (telling both from STUN, DTLS and others).
 
+use wire::relay_control::Payload;
 use wire::rtp::{Kind, Packet, classify};
 
 use crate::reception::RtpFields;
@@ -17,15 +18,32 @@ pub(crate) enum Peek {
         /// Of its sender.
         ssrc: u32,
     },
+    /// Something else that signalling has declared.
+    Datagram,
 }
 
 impl Peek {
-    /// Who sent it.
-    pub(crate) const fn ssrc(self) -> u32 {
+    /// Who sent it, if it says.
+    pub(crate) const fn ssrc(self) -> Option<u32> {
         match self {
-            Self::Rtp(fields) => fields.ssrc,
-            Self::Rtcp { ssrc } => ssrc,
+            Self::Rtp(fields) => Some(fields.ssrc),
+            Self::Rtcp { ssrc } => Some(ssrc),
+            Self::Datagram => None,
         }
+    }
+}
+
+/// What these bytes on an RTP port are, where `payload` may pass; `None` when nothing of that.
+pub(crate) fn peek_as(payload: Payload, bytes: &[u8]) -> Option<Peek> {
+    match payload {
+        Payload::Rtp => peek(bytes),
+        Payload::RtpAndDtls => match classify(bytes) {
+            Kind::Dtls => Some(Peek::Datagram),
+            Kind::Rtp | Kind::Rtcp => peek(bytes),
+            Kind::Stun | Kind::Zrtp | Kind::TurnChannel | Kind::Unknown => None,
+        },
+        // The sequence numbers of UDPTL (T.38 section 9.1) come round to what RTP looks like.
+        Payload::Datagrams => Some(Peek::Datagram),
     }
 }
 
@@ -73,6 +91,20 @@ mod tests {
     fn a_receiver_report_is_rtcp() {
         let packet = [0x80, 201, 0, 1, 0, 0, 0, 7];
         assert_eq!(peek(&packet), Some(Peek::Rtcp { ssrc: 7 }));
+    }
+
+    #[test]
+    fn what_signalling_has_declared_passes_and_no_more() {
+        let (stun, dtls, udptl) = ([0_u8; 20], [22_u8; 40], [0_u8, 1, 1, 6, 0]);
+        for (payload, passing) in [
+            (Payload::Rtp, [false, false, false]),
+            (Payload::RtpAndDtls, [false, true, false]),
+            (Payload::Datagrams, [true, true, true]),
+        ] {
+            let bytes: [&[u8]; 3] = [&stun, &dtls, &udptl];
+            let passes = bytes.map(|bytes| peek_as(payload, bytes) == Some(Peek::Datagram));
+            assert_eq!(passes, passing, "{payload:?}");
+        }
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl Relay {
         Self {
             links: links.collect(),
             sessions: HashMap::new(),
-            next_session: 1,
+            // Cookies of calls outlive us: no number comes again after a restart.
+            next_session: config.epoch.max(1),
             ports: PortPool::new(config.ports, config.quarantine, config.seed),
             hold: HoldBudget::new(config.max_held),
             timers: BTreeSet::new(),

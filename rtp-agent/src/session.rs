@@ -13,8 +13,11 @@
 //! the half-open time one side has still not sent. [`crate::relay::Relay`] owns the sessions, calls
 //! `handle_*` and carries out the [`Output`]s at once.
 //!
-//! Known weak spots: what is neither RTP nor RTCP (STUN, DTLS, T.38) is refused; RTCP counts as
-//! media for the idle time, so that calls on hold live as long as their RTCP.
+//! What is neither RTP nor RTCP is refused, unless the gate says that SDP has declared it: DTLS beside
+//! SRTP, or datagrams of any kind for T.38. Such a datagram passes the same source checks.
+//!
+//! Known weak spots: RTCP counts as media for the idle time, so that calls on hold live as long as
+//! their RTCP; what comes before the Bind is held only if it is RTP or RTCP.
 //!
 //! Standards: RFC 3550 section 11 (port pairs), RFC 4961 (symmetric RTP and RTCP), RFC 5761 section 4
 //! (RTCP on the RTP port).
@@ -26,7 +29,7 @@ use wire::relay_control::{Gate, Side};
 
 use crate::hold::{HeldPacket, Hold, HoldBudget};
 use crate::latch::{Admission, Latch, Refusal};
-use crate::peek::{Peek, peek};
+use crate::peek::{Peek, peek, peek_as};
 use crate::reception::Reception;
 
 /// Which of a side's two ports.
@@ -110,11 +113,11 @@ pub enum Expiry {
 /// What a side has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// RTP accepted from this side.
+    /// RTP accepted from this side, and other datagrams that signalling has declared.
     pub rtp_in: Traffic,
     /// RTCP accepted from this side.
     pub rtcp_in: Traffic,
-    /// RTP sent to this side.
+    /// The same, sent to this side.
     pub rtp_out: Traffic,
     /// RTCP sent to this side.
     pub rtcp_out: Traffic,
@@ -130,7 +133,7 @@ pub struct Counters {
     pub rejected_stranger: u64,
     /// Refused: another source, another SSRC.
     pub rejected_ssrc: u64,
-    /// Refused: neither RTP nor RTCP, or RTP on the RTCP port.
+    /// Refused: neither RTP nor RTCP nor declared, or RTP on the RTCP port.
     pub rejected_not_rtp: u64,
 }
 
@@ -214,7 +217,8 @@ impl Session {
         now: Instant,
         context: &mut Context<'_>,
     ) -> Option<SocketAddr> {
-        let peeked = match (peek(packet.bytes), packet.component) {
+        let peeked = self.party(packet.side).peek(packet.component, packet.bytes);
+        let peeked = match (peeked, packet.component) {
             (Some(Peek::Rtp(_)), Component::Rtcp) | (None, _) => {
                 self.party_mut(packet.side).counters.rejected_not_rtp += 1;
                 return None;
@@ -400,10 +404,10 @@ impl Session {
         let sender = self.party_mut(side.other());
         sender.counters.hold_overflow += sender.hold.expire(now, context.hold);
         let waiting = sender.hold.take(component, context.hold);
-        let receiver = self.party_mut(side);
         for held in waiting {
-            if let Some(peeked) = peek(&held.bytes) {
-                receiver.count_out(peeked, held.bytes.len());
+            let peeked = self.party(side.other()).peek(component, &held.bytes);
+            if let Some(peeked) = peeked {
+                self.party_mut(side).count_out(peeked, held.bytes.len());
             }
             context.out.push(Output::Transmit {
                 side,
@@ -473,6 +477,14 @@ impl Party {
         self.gates = Some(gates);
     }
 
+    /// What a packet on a port of this side is; `None` where nothing of the kind may pass.
+    fn peek(&self, component: Component, bytes: &[u8]) -> Option<Peek> {
+        match (component, &self.gates) {
+            (Component::Rtp, Some(gates)) => peek_as(gates.rtp.payload, bytes),
+            (Component::Rtp, None) | (Component::Rtcp, _) => peek(bytes),
+        }
+    }
+
     fn judge(
         &mut self,
         component: Component,
@@ -490,6 +502,7 @@ impl Party {
                 }
                 Ok(admission)
             }
+            (Component::Rtp, Peek::Datagram) => self.rtp.admit(&gates.rtp, from, None, now),
             (Component::Rtp, Peek::Rtcp { .. }) => self
                 .rtp
                 .admit_companion(&gates.rtp, from, now)
@@ -521,12 +534,13 @@ impl Party {
                 self.reception.record(fields, now);
             }
             Peek::Rtcp { .. } => self.counters.rtcp_in.count(bytes),
+            Peek::Datagram => self.counters.rtp_in.count(bytes),
         }
     }
 
     fn count_out(&mut self, peeked: Peek, bytes: usize) {
         match peeked {
-            Peek::Rtp(_) => self.counters.rtp_out.count(bytes),
+            Peek::Rtp(_) | Peek::Datagram => self.counters.rtp_out.count(bytes),
             Peek::Rtcp { .. } => self.counters.rtcp_out.count(bytes),
         }
     }

@@ -354,8 +354,8 @@ fn certificate(path: &Path) -> CertificateDer<'static> {
 fn loopback() -> Gate {
     Gate {
         expected: vec![Ipv4Addr::LOCALHOST.into()],
-        port: None,
         mode: GateMode::Exact,
+        ..Gate::default()
     }
 }
 

@@ -137,6 +137,11 @@ impl Media<'_> {
         starts_with(self.protocol, b"RTP/") || starts_with(self.protocol, b"UDP/TLS/RTP/")
     }
 
+    /// True for RTP whose keys come by DTLS on the same port (RFC 5764).
+    pub fn is_over_dtls(&self) -> bool {
+        starts_with(self.protocol, b"UDP/TLS/")
+    }
+
     /// True for whatever travels in UDP datagrams, so that a relay can carry it: RTP in all its
     /// profiles, T.38 (`udptl`), `UDP/...`.
     pub fn is_udp(&self) -> bool {

@@ -105,7 +105,25 @@ pub enum GateMode {
     Any,
 }
 
-/// From whom one side may learn its peer.
+/// What a side's RTP port lets through, besides the source's being right.
+///
+/// Ordered by how much it lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Payload {
+    /// RTP and RTCP, encrypted or not.
+    #[n(0)]
+    #[default]
+    Rtp,
+    /// DTLS too, for keys (RFC 5764).
+    #[n(1)]
+    RtpAndDtls,
+    /// Any datagram: T.38 over UDPTL and whatever else SDP has declared not to be RTP.
+    #[n(2)]
+    Datagrams,
+}
+
+/// From whom one side may learn its peer, and what it may send.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Gate {
     /// Addresses that signalling knows of; with none, only [`GateMode::Any`] lets a packet in.
@@ -117,6 +135,9 @@ pub struct Gate {
     /// How strictly `expected` is meant.
     #[n(2)]
     pub mode: GateMode,
+    /// What may pass; RTP where an older concentrator does not say.
+    #[cbor(n(3), default)]
+    pub payload: Payload,
 }
 
 /// What an agent says.

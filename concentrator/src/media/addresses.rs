@@ -9,14 +9,28 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 use sip::message::{Host, Uri};
-use wire::relay_control::{Gate, GateMode};
+use sip::sdp::Media;
+use wire::relay_control::{Gate, GateMode, Payload};
 
 /// A gate for exactly these addresses, from any port, because a NAT chooses the port.
-pub(super) const fn gate(expected: Vec<IpAddr>) -> Gate {
+pub(super) const fn gate(expected: Vec<IpAddr>, payload: Payload) -> Gate {
     Gate {
         expected,
         port: None,
         mode: GateMode::Exact,
+        payload,
+    }
+}
+
+/// What a media line of this protocol carries (RFC 8866 section 8.2.5): what is not RTP, such as
+/// T.38's `udptl`, passes as it is.
+pub(super) fn payload_of(media: &Media<'_>) -> Payload {
+    if !media.is_rtp() {
+        Payload::Datagrams
+    } else if media.is_over_dtls() {
+        Payload::RtpAndDtls
+    } else {
+        Payload::Rtp
     }
 }
 

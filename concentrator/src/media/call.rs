@@ -19,7 +19,9 @@ use std::time::Instant;
 
 use sip::message::{Message, Method};
 use sip::proxy::media::Party;
+use wire::relay_control::{Gate, Payload};
 
+use super::addresses::gate;
 use crate::relays::pool::LeasedSession;
 
 /// The most dialogs of one call that are told apart (a phone behind us that forks).
@@ -62,7 +64,7 @@ struct Said {
     agreed: Option<Description>,
     early: Option<Description>,
     offered: Option<Description>,
-    told: Vec<IpAddr>,
+    told: Gate,
 }
 
 /// A media line of an SDP.
@@ -72,6 +74,8 @@ pub(super) struct Description {
     pub(super) address: Option<IpAddr>,
     /// Port 0, or nothing that a relay can carry.
     pub(super) off: bool,
+    /// What comes, if anything does.
+    pub(super) payload: Payload,
 }
 
 /// How far an offer and its answer have come.
@@ -338,38 +342,45 @@ impl Line {
         self.sides[index(party)].offered = Some(description);
     }
 
-    /// The addresses that a party's media may come from, besides its signalling's.
-    fn described(&self, party: Party) -> impl Iterator<Item = IpAddr> {
+    /// What is said on this side and may still hold.
+    fn said(&self, party: Party) -> impl Iterator<Item = &Description> {
         let Said {
             agreed,
             early,
             offered,
             ..
         } = &self.sides[index(party)];
-        let said = [offered, early, agreed].into_iter().flatten();
-        said.filter_map(|description| description.address)
+        [offered, early, agreed].into_iter().flatten()
     }
 
-    /// What the gate of a party's side shall expect; `None` where the relay knows and need not be
-    /// told again.
+    /// What may pass: the most that is said on either side, as the stream goes on while another is
+    /// on offer.
+    fn payload(&self) -> Payload {
+        let said = self.said(Party::Caller).chain(self.said(Party::Callee));
+        let payloads = said.filter(|said| !said.off).map(|said| said.payload);
+        payloads.max().unwrap_or_default()
+    }
+
+    /// The gate of a party's side; `None` where the relay knows it and need not be told again.
     pub(super) fn gate(
         &mut self,
         party: Party,
         signalling: Option<IpAddr>,
         again: bool,
-    ) -> Option<Vec<IpAddr>> {
+    ) -> Option<Gate> {
         let mut expected: Vec<IpAddr> = signalling.into_iter().collect();
-        for address in self.described(party) {
+        for address in self.said(party).filter_map(|said| said.address) {
             if !expected.contains(&address) {
                 expected.push(address);
             }
         }
+        let gate = gate(expected, self.payload());
         let side = &mut self.sides[index(party)];
-        if !again && side.told == expected {
+        if !again && side.told == gate {
             return None;
         }
-        side.told.clone_from(&expected);
-        Some(expected)
+        side.told.clone_from(&gate);
+        Some(gate)
     }
 }
 

@@ -361,8 +361,8 @@ fn welcome(stock: u32) -> ToAgent {
 fn bind(request: u64, session: u64) -> ToAgent {
     let gate = |address: &str| Gate {
         expected: vec![at(address).ip()],
-        port: None,
         mode: GateMode::Exact,
+        ..Gate::default()
     };
     ToAgent::Bind {
         request,

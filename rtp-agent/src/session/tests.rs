@@ -1,6 +1,6 @@
 //! Packets in, exact outputs out, in virtual time.
 
-use wire::relay_control::GateMode;
+use wire::relay_control::{GateMode, Payload};
 
 use super::*;
 use crate::clock;
@@ -110,6 +110,68 @@ fn what_is_not_rtp_is_refused_even_from_the_latched_source() {
     assert_eq!(rig.session.counters(Side::A).rejected_not_rtp, 2);
 }
 
+/// T.38 section 9.1: the payload of UDPTL is not RTP. Declared in SDP it passes, with the same checks
+/// of its source; the RTP of another session is as strict as ever.
+#[test]
+fn declared_datagrams_pass_with_the_same_source_checks() {
+    const UDPTL: [u8; 6] = [0, 1, 2, 1, 6, 0];
+    let mut rig = Rig::bound();
+    assert_eq!(rig.packet(Side::A, Component::Rtp, CALLER, &UDPTL).0, None);
+    assert_eq!(rig.session.counters(Side::A).rejected_not_rtp, 1);
+    let fax = |address| Gate {
+        payload: Payload::Datagrams,
+        ..exact(address)
+    };
+    rig.session
+        .handle_update(Side::A, fax("192.0.2.10"), rig.now);
+    rig.session
+        .handle_update(Side::B, fax("198.51.100.20"), rig.now);
+    rig.packet(Side::A, Component::Rtp, "203.0.113.66:4000", &UDPTL);
+    assert_eq!(rig.session.counters(Side::A).rejected_gate, 1);
+
+    rig.packet(Side::A, Component::Rtp, CALLER, &UDPTL);
+    assert_eq!(rig.session.counters(Side::A).held, 1);
+    let (to, outputs) = rig.packet(Side::B, Component::Rtp, CALLEE, &UDPTL);
+    assert_eq!(to, Some(at(CALLER)));
+    assert!(
+        outputs.iter().any(|output| matches!(
+            output,
+            Output::Transmit { side: Side::B, bytes, .. } if **bytes == UDPTL
+        )),
+        "what the caller had sent: {outputs:?}"
+    );
+    let neighbour = "192.0.2.10:9999";
+    rig.packet(Side::A, Component::Rtp, neighbour, &UDPTL);
+    assert_eq!(rig.session.counters(Side::A).rejected_stranger, 1);
+    rig.packet(Side::A, Component::Rtcp, CALLER, &UDPTL);
+    assert_eq!(rig.session.counters(Side::A).rejected_not_rtp, 2);
+    assert_eq!(rig.session.counters(Side::B).rtp_out.packets, 1);
+}
+
+/// A re-INVITE from audio to fax and back (T.38 annex D) keeps the source that is latched.
+#[test]
+fn a_line_that_turns_from_audio_to_fax_and_back_keeps_its_parties() {
+    let mut rig = Rig::bound();
+    rig.rtp(Side::A, CALLER, 1);
+    rig.rtp(Side::B, CALLEE, 1);
+    for (payload, bytes) in [
+        (Payload::Datagrams, [0, 0, 1, 0].as_slice()),
+        (Payload::Rtp, &rtp(2)),
+    ] {
+        for (side, address) in [(Side::A, "192.0.2.10"), (Side::B, "198.51.100.20")] {
+            let gate = Gate {
+                payload,
+                ..exact(address)
+            };
+            rig.session.handle_update(side, gate, rig.now);
+        }
+        let (to, _) = rig.packet(Side::A, Component::Rtp, CALLER, bytes);
+        assert_eq!(to, Some(at(CALLEE)), "{payload:?}");
+    }
+    let (to, _) = rig.packet(Side::A, Component::Rtp, CALLER, &[0, 0, 1, 0]);
+    assert_eq!(to, None, "RTP lines are strict");
+}
+
 #[test]
 fn rtcp_on_its_own_port_latches_there_and_injected_rtcp_does_not() {
     let mut rig = Rig::bound();
@@ -137,8 +199,8 @@ fn rtcp_from_another_host_than_the_rtp_is_refused_even_through_an_open_gate() {
     let mut rig = Rig::lease();
     let open = Gate {
         expected: Vec::new(),
-        port: None,
         mode: GateMode::Any,
+        ..Gate::default()
     };
     rig.bind_to(open.clone(), open);
     rig.rtcp(Side::A, Component::Rtcp, "203.0.113.66:4001", 1);
@@ -371,8 +433,8 @@ fn rtp(sequence: u8) -> [u8; 12] {
 fn exact(address: &str) -> Gate {
     Gate {
         expected: vec![address.parse().expect("an address")],
-        port: None,
         mode: GateMode::Exact,
+        ..Gate::default()
     }
 }
 

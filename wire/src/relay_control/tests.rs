@@ -23,8 +23,11 @@ prop_compose! {
         expected in prop::collection::vec(ip(), 0..4),
         port in any::<Option<u16>>(),
         mode in prop_oneof![Just(GateMode::Exact), Just(GateMode::Subnet), Just(GateMode::Any)],
+        payload in prop_oneof![
+            Just(Payload::Rtp), Just(Payload::RtpAndDtls), Just(Payload::Datagrams),
+        ],
     ) -> Gate {
-        Gate { expected, port, mode }
+        Gate { expected, port, mode, payload }
     }
 }
 
@@ -251,10 +254,23 @@ fn a_gate_mode_of_a_later_version_makes_the_message_malformed_but_answerable() {
         side: Side::A,
         gate,
     });
-    assert_eq!(bytes.pop(), Some(2));
-    bytes.push(17);
+    // The mode, and after it the payload.
+    assert_eq!(bytes.split_off(bytes.len() - 2), [2, 0]);
+    bytes.extend([17, 0]);
     assert_eq!(decode::<ToAgent>(&bytes), Err(MessageError::Malformed(2)));
     assert_eq!(request_of(&bytes), Some(9));
+}
+
+#[test]
+fn a_gate_of_an_older_concentrator_lets_rtp_through() {
+    // No expected address, any port, mode 2, and no payload.
+    let bytes = [0x83, 0x80, 0xf6, 2];
+    let gate = Gate {
+        mode: GateMode::Any,
+        payload: Payload::Rtp,
+        ..Gate::default()
+    };
+    assert_eq!(minicbor::decode::<Gate>(&bytes).unwrap(), gate);
 }
 
 #[test]

@@ -485,6 +485,39 @@ fn a_bye_of_another_call_ends_nothing() {
     assert_eq!(world.released(), NONE);
 }
 
+/// A fax takes the line of the audio (T.38 annex D), or is refused and the audio goes on: the relay
+/// lets its datagrams through as long as they may come, and no longer.
+#[test]
+fn a_line_that_turns_to_fax_lets_datagrams_through_on_both_sides() {
+    let payloads = |world: &mut World| -> Vec<(Side, Payload)> {
+        let said = world.said().into_iter();
+        said.filter_map(|message| match message {
+            ToAgent::Update { side, gate, .. } => Some((side, gate.payload)),
+            _ => None,
+        })
+        .collect()
+    };
+    let both = |payload| vec![(Side::A, payload), (Side::B, payload)];
+    let mut world = World::new(RelayPolicy::Always);
+    let session = world.call(&[AUDIO]);
+    let fax = offer(&["image 6000 udptl t38\r\na=T38FaxVersion:0"]);
+    let offered = world.says(session, Party::Callee, "INVITE", &fax);
+    assert!(
+        offered.contains("m=image 30000 udptl t38\r\na=T38FaxVersion:0\r\n"),
+        "{offered}"
+    );
+    assert_eq!(payloads(&mut world), both(Payload::Datagrams));
+    world.refuses(session, Party::Callee, "INVITE");
+    assert_eq!(payloads(&mut world), both(Payload::Rtp));
+
+    world.says(session, Party::Callee, "INVITE", &fax);
+    world.says(session, Party::Caller, "200 INVITE", &fax);
+    world.says(session, Party::Caller, "INVITE", &offer(&[AUDIO]));
+    world.said();
+    world.says(session, Party::Callee, "200 INVITE", &offer(&[AUDIO]));
+    assert_eq!(payloads(&mut world), both(Payload::Rtp));
+}
+
 /// CVE-2020-26262 and its kin: what an SDP names must never become a destination.
 #[test]
 fn addresses_that_nothing_can_come_from_open_no_gate() {

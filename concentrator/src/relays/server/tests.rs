@@ -177,8 +177,8 @@ async fn the_rtp_agent_leases_binds_releases_and_reports_the_end() {
     let lease = driven.pool.take_lease(relay()).expect("a lease");
     let gate = Gate {
         expected: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-        port: None,
         mode: GateMode::Exact,
+        ..Gate::default()
     };
     driven
         .pool

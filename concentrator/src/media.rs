@@ -46,6 +46,8 @@ pub struct Counters {
     pub direct: u64,
     /// Calls that went on without a relay although policy wanted one.
     pub unplaced: u64,
+    /// Branches refused because no relay had an address of each party's family.
+    pub unbridged: u64,
     /// Calls placed on the other party's relay, because the anchor's had none to give.
     pub fallback: u64,
     /// Media lines of relayed calls that found no lease.
@@ -175,7 +177,8 @@ impl Calls {
     fn take(&mut self, call: &NewCall<'_>) -> Option<LeasedSession> {
         for (rank, relay) in self.candidates(call).into_iter().enumerate() {
             let Some(relay) = relay else { continue };
-            if let Ok(lease) = self.relays.take_lease(relay) {
+            let parties = [call.from.flow.peer.ip(), call.to.peer.ip()].map(Some);
+            if let Ok(lease) = self.relays.take_lease(relay, parties) {
                 self.counters.fallback += u64::from(rank > 0);
                 return Some(lease);
             }
@@ -242,6 +245,7 @@ impl Calls {
         let believed = media.address.filter(|_| !off && !media.is_held());
         let address = believed.filter(|address| may_send(*address, &self.own));
         self.counters.hostile_addresses += u64::from(address != believed);
+        let parties = [Party::Caller, Party::Callee].map(|party| call.signalling(party));
         let spare = &mut call.spare.take();
         let line = call.line(number);
         let payload = payload_of(media);
@@ -254,7 +258,7 @@ impl Calls {
         if !off && line.lease.is_none() && turn.offer {
             let lease = spare
                 .take()
-                .or_else(|| self.relays.take_lease(key.relay).ok());
+                .or_else(|| self.relays.take_lease(key.relay, parties).ok());
             self.counters.lines_unplaced += u64::from(lease.is_none());
             if let Some(lease) = lease {
                 self.call_of.insert(lease.session, key);
@@ -351,8 +355,17 @@ impl Media for Calls {
             return Placement::default();
         }
         let Some(lease) = self.take(call) else {
-            self.counters.unplaced += 1;
-            return Placement::default();
+            // Between two families nothing flows without a relay.
+            let incompatible = call.from.flow.peer.is_ipv4() != call.to.peer.is_ipv4();
+            if incompatible {
+                self.counters.unbridged += 1;
+            } else {
+                self.counters.unplaced += 1;
+            }
+            return Placement {
+                incompatible,
+                ..Placement::default()
+            };
         };
         self.counters.relayed += 1;
         let key = lease.session;
@@ -372,6 +385,7 @@ impl Media for Calls {
         Placement {
             session: Some(key),
             body,
+            incompatible: false,
         }
     }
 

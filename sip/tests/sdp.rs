@@ -269,8 +269,7 @@ fn ice_lines_go_from_relayed_m_lines_only() {
     assert!(!both.contains("a=ice") && !both.contains("candidate"));
 }
 
-/// "each bundled "m=" section … uses the same address:port" (RFC 9143 section 7.1); over a relay
-/// each m-line has its own.
+/// The m-lines of a bundle share one transport (RFC 9143); over a relay each has its own.
 #[test]
 fn bundles_end_where_a_line_is_relayed_and_other_groups_stay() {
     let text = session(

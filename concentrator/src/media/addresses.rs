@@ -22,7 +22,7 @@ pub(super) const fn gate(expected: Vec<IpAddr>, payload: Payload) -> Gate {
     }
 }
 
-/// What a media line of this protocol carries (RFC 8866 section 8.2.5): what is not RTP, such as
+/// What a media line of this protocol carries (RFC 8866 section 5.14): what is not RTP, such as
 /// T.38's `udptl`, passes as it is.
 pub(super) fn payload_of(media: &Media<'_>) -> Payload {
     if !media.is_rtp() {

@@ -190,8 +190,8 @@ impl Call {
             line.fresh = false;
             let mut agreed = line.sides.iter().filter_map(|side| side.agreed);
             spoken |= agreed.clone().next().is_some();
-            // "If the stream is rejected, the port number … MUST be set to zero" (RFC 3264
-            // sections 6 and 8.2): by the answer or by the offer.
+            // "To reject an offered stream, the port number … MUST be set to zero" (RFC 3264
+            // section 6), and to remove one (8.2): by the answer or by the offer.
             if agreed.any(|description| description.off) {
                 unused.extend(line.lease.take());
             }

@@ -193,6 +193,36 @@ fn a_call_goes_to_the_other_partys_relay_when_the_anchors_has_no_lease() {
     assert_eq!(world.calls.counters().fallback, 1);
 }
 
+/// Between IPv4 and IPv6 (RFC 6157 section 4) a relay has an address of each.
+#[test]
+fn each_party_gets_an_address_of_its_family_or_the_branch_fails() {
+    const CALLEE_V6: &str = "2001:db8::2";
+    let body = offer(&["audio 6000 RTP/AVP 0"]);
+    let mut world = World::new(RelayPolicy::Auto);
+    let refused = world.place_between([CALLER, CALLEE_V6], &body, "sip:bob@[2001:db8::2]");
+    assert!(refused.incompatible && refused.session.is_none());
+    assert_eq!(world.calls.counters().unbridged, 1);
+    assert_eq!(world.calls.relays.counters().wrong_family, 1);
+
+    world.offer_bridge(300, ["2001:db8:1::2", "10.0.1.2"]);
+    world.offer_bridge(301, ["10.0.1.2", "2001:db8:1::2"]);
+    let placed = world.place_between([CALLER, CALLEE_V6], &body, "sip:bob@[2001:db8::2]");
+    let session = placed.session.expect("a session");
+    assert_eq!(session.session, 301);
+    let offered = text(placed.body.expect("a new body"));
+    assert!(
+        offered.contains("c=IN IP6 2001:db8:1::2\r\n") && offered.contains("m=audio 40000 "),
+        "{offered}"
+    );
+    let answer = text(offer(&["audio 7000 RTP/AVP 0"]));
+    let answer = answer.replace("c=IN IP4 192.168.1.10", "c=IN IP6 2001:db8::2");
+    let answer = world.rewrite(session, Party::Callee, answer.as_bytes());
+    let answer = text(answer.expect("a new body"));
+    assert!(answer.contains("c=IN IP4 10.0.1.2\r\n"), "{answer}");
+    let never = World::new(RelayPolicy::Never).place_between([CALLER, CALLEE_V6], &body, "");
+    assert_eq!(never, Placement::default());
+}
+
 #[test]
 fn a_call_goes_on_without_a_relay_when_none_has_a_lease() {
     let mut world = World::with_leases(RelayPolicy::Always, 0);
@@ -300,6 +330,19 @@ impl World {
         self.calls.relays.handle_message(link, hello, self.now);
     }
 
+    /// A lease with this address on side A and that one on side B.
+    fn offer_bridge(&mut self, session: u64, addresses: [&str; 2]) {
+        let [a, b] = addresses.map(|address| SideAddr {
+            addr: ip(address),
+            rtp: 40_000,
+            rtcp: 40_001,
+        });
+        let leases = vec![Lease { session, a, b }];
+        self.calls
+            .relays
+            .handle_message(LinkId(1), FromAgent::Leases { leases }, self.now);
+    }
+
     /// Lease 100 has ports 30000 to 30003, 101 the next four, and so on.
     fn offer_leases(&mut self, link: LinkId, sessions: Range<u64>) {
         let leases = sessions
@@ -327,7 +370,12 @@ impl World {
     }
 
     fn place_with(&mut self, body: &[u8], contact: &str) -> Placement {
-        let (request, from, to) = (message(body), hop(CALLER, 1), hop(CALLEE, 2));
+        self.place_between([CALLER, CALLEE], body, contact)
+    }
+
+    fn place_between(&mut self, parties: [&str; 2], body: &[u8], contact: &str) -> Placement {
+        let [caller, callee] = parties;
+        let (request, from, to) = (message(body), hop(caller, 1), hop(callee, 2));
         let call = NewCall {
             request: &request,
             from: &from,

@@ -10,17 +10,21 @@
 //! Pure: [`RelayPool::poll_command`] and [`RelayPool::poll_event`] say what has to be done.
 
 mod counters;
+mod lease;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use sip::proxy::media::SessionRef;
 use wire::mark::RelayId;
 use wire::relay_control::{
-    ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, SideAddr, ToAgent, VERSION,
+    ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, ToAgent, VERSION,
 };
 
 pub use counters::Counters;
+use lease::reaches;
+pub use lease::{LeasedSession, NoLease};
 
 /// A request that has no answer by then is given up.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -52,30 +56,6 @@ impl Default for Settings {
             first_request: 1,
         }
     }
-}
-
-/// A lease that was taken for a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeasedSession {
-    /// The relay and its number for the session.
-    pub session: SessionRef,
-    /// The side that faces the caller.
-    pub a: SideAddr,
-    /// The side that faces the callee.
-    pub b: SideAddr,
-}
-
-/// Why there is no lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoLease {
-    /// No relay is configured for that edge and mark.
-    Unknown,
-    /// Its agent has no link.
-    NotConnected,
-    /// Its agent takes no new calls.
-    Draining,
-    /// Calls come faster than leases.
-    StockEmpty,
 }
 
 /// What to do.
@@ -303,8 +283,13 @@ impl RelayPool {
         }
     }
 
-    /// Takes a lease of this relay from the stock.
-    pub fn take_lease(&mut self, relay: RelayId) -> Result<LeasedSession, NoLease> {
+    /// Takes a lease of this relay from the stock, with an address of the caller's family on side A
+    /// and one of the callee's on side B, where those are known.
+    pub fn take_lease(
+        &mut self,
+        relay: RelayId,
+        parties: [Option<IpAddr>; 2],
+    ) -> Result<LeasedSession, NoLease> {
         let Some(agent) = self
             .agent_of
             .get(&relay)
@@ -321,9 +306,15 @@ impl RelayPool {
             self.counters.draining += 1;
             return Err(NoLease::Draining);
         }
-        let Some(lease) = agent.leases.pop_front() else {
+        if agent.leases.is_empty() {
             self.counters.stock_empty += 1;
             return Err(NoLease::StockEmpty);
+        }
+        let mut leases = agent.leases.iter();
+        let first = leases.position(|lease| reaches(lease, parties));
+        let Some(lease) = first.and_then(|first| agent.leases.remove(first)) else {
+            self.counters.wrong_family += 1;
+            return Err(NoLease::WrongFamily);
         };
         self.counters.leases_taken += 1;
         agent.sessions.insert(lease.session, relay);

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::forward::NotStarted;
 use super::media::Media;
 use super::{Progress, Proxy, Target};
 use crate::hop::Hop;
@@ -114,7 +115,11 @@ impl Proxy {
                 let share = rest.breadth.share(index, group.len());
                 let branch =
                     self.start_branch(&rest.inner, &rest.hop, target, dialog, share, media, now);
-                started.extend(branch);
+                match branch {
+                    Ok(branch) => started.push(branch),
+                    Err(NotStarted::Incompatible) => self.note_incompatible(server),
+                    Err(NotStarted::Full) => {}
+                }
             }
             let Some(context) = self.contexts.get_mut(&server) else {
                 return false;

@@ -27,6 +27,15 @@ pub(super) struct Outbound<'a> {
     pub(super) dialog: Option<(DialogCookie, Party)>,
 }
 
+/// Why there is no branch to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotStarted {
+    /// The transaction table has no room.
+    Full,
+    /// The media of the two parties cannot meet.
+    Incompatible,
+}
+
 impl Proxy {
     /// Sends a request to the first of its targets.
     pub(super) fn start(
@@ -78,6 +87,9 @@ impl Proxy {
         if !self.next_group(id, media, now)
             && let Some(context) = self.contexts.remove(&id)
         {
+            if let Some((_, incompatible)) = context.best {
+                return self.respond_with(id, &incompatible, now);
+            }
             self.counters.overload += 1;
             self.respond(id, &context.request, 503, "Service Unavailable", now);
         }
@@ -96,8 +108,11 @@ impl Proxy {
         share: Option<usize>,
         media: &mut dyn Media,
         now: Instant,
-    ) -> Option<Branch> {
+    ) -> Result<Branch, NotStarted> {
         let placement = place(inner, hop, target, dialog, media, now);
+        if placement.incompatible {
+            return Err(NotStarted::Incompatible);
+        }
         let session = placement.session;
         let mut request = self.copy(inner, hop, target, dialog.is_some(), placement, now);
         if let Some(share) = share {
@@ -111,13 +126,13 @@ impl Proxy {
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
                 (None, _) => {}
             }
-            return None;
+            return Err(NotStarted::Full);
         };
         if request.method() == Method::Invite {
             self.start_timer_c(client, now + self.config.timer_c);
         }
         let progress = Progress::Calling { cancel: false };
-        Some(Branch {
+        Ok(Branch {
             client,
             request,
             flow: target.flow,
@@ -304,7 +319,11 @@ fn place(
                     now,
                 )
             });
-            Placement { session, body }
+            Placement {
+                session,
+                body,
+                incompatible: false,
+            }
         }
     }
 }

@@ -71,6 +71,8 @@ pub struct Placement {
     pub session: Option<SessionRef>,
     /// The body to send in place of the one that came.
     pub body: Option<Vec<u8>>,
+    /// The parties' address families differ and nothing joins them: the branch fails with 488.
+    pub incompatible: bool,
 }
 
 /// A message of a call that already has a session.

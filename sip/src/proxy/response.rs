@@ -206,6 +206,26 @@ impl Proxy {
         self.forget_if_done(server);
     }
 
+    /// A target whose media cannot meet the caller's: "301 Incompatible network address formats"
+    /// (20.43) in a 488, which counts as its answer.
+    pub(super) fn note_incompatible(&mut self, server: ServerId) {
+        let Some(context) = self.contexts.get(&server) else {
+            return;
+        };
+        let warning = "301 sipcast \"Incompatible network address formats\"";
+        let response = context
+            .request
+            .respond(488, "Not Acceptable Here")
+            .to_tag(&self.to_tag(&context.request))
+            .header("Warning", warning)
+            .build();
+        if let Some(context) = self.contexts.get_mut(&server)
+            && context.best.is_none()
+        {
+            context.best = Some((usize::MAX, response));
+        }
+    }
+
     /// Once every branch is done: tries the next targets, or sends the best response (16.7 step 6).
     fn send_best(&mut self, server: ServerId, media: &mut dyn Media, now: Instant) {
         let Some(context) = self.contexts.get_mut(&server) else {

@@ -45,6 +45,12 @@ impl RecordingMedia {
 impl Media for RecordingMedia {
     fn place(&mut self, call: &NewCall<'_>, _: Instant) -> Placement {
         self.log.push(String::from("place"));
+        if call.from.flow.peer.is_ipv4() != call.to.peer.is_ipv4() {
+            return Placement {
+                incompatible: true,
+                ..Placement::default()
+            };
+        }
         self.next += 1;
         if call.from.relay.is_some() {
             self.unanswered.insert(self.next);
@@ -56,7 +62,7 @@ impl Media for RecordingMedia {
         });
         Placement {
             session,
-            body: None,
+            ..Placement::default()
         }
     }
 

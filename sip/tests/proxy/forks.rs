@@ -209,3 +209,26 @@ fn max_breadth_is_shared_by_the_branches() {
     assert!(parse(&sent[1]).is_request(), "the other one of that q");
     world.assert_all_forgotten();
 }
+
+/// "301 Incompatible network address formats" (RFC 3261 section 20.43) in a 488: from a target that
+/// media cannot reach, as its answer, while the others are tried.
+#[test]
+fn a_target_of_the_other_address_family_fails_cleanly_where_nothing_joins_them() {
+    const BOB_V6: &str = "[2001:db8::20]:41000";
+    let mut world = World::new();
+    world.register_with_q(BOB_V6, "sip:bob@[2001:db8::20]", "v6", "1");
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let refused = find(&sent[1..], ALICE);
+    assert_eq!(refused.status(), Some(488));
+    let warning = refused.header(HeaderName::Warning).unwrap_or_default();
+    assert!(warning.starts_with(b"301 "), "{refused:?}");
+    assert_eq!(sent.len(), 2, "100 and 488 only");
+    world.assert_all_forgotten();
+
+    let mut world = World::with_bob();
+    world.register_with_q(BOB_V6, "sip:bob@[2001:db8::20]", "v6", "1");
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = find(&sent, BOB);
+    let sent = world.receive(BOB, &answer(&to_bob, 200, "OK", "b1"));
+    assert_eq!(find(&sent, ALICE).status(), Some(200));
+}

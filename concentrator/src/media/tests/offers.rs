@@ -113,8 +113,7 @@ fn a_re_invite_that_fails_leaves_the_old_media() {
     }
 }
 
-/// "… the old session parameters remain" for each party's own offer in a glare: the 491 of one
-/// does not undo the other (RFC 3261 section 14.2).
+/// Two offers at once (RFC 3261 section 14.2): the 491 of one does not undo the other.
 #[test]
 fn in_a_glare_the_first_491_leaves_the_other_offer_open() {
     let mut world = World::new(RelayPolicy::Always);
@@ -162,8 +161,8 @@ fn a_re_invite_that_succeeds_closes_the_gate_for_the_old_address() {
     );
 }
 
-/// "If the re-INVITE is rejected … the session state is that before the re-INVITE", whatever
-/// PRACK and UPDATE have agreed meanwhile (RFC 6337 section 3.4, RFC 6141).
+/// A re-INVITE that fails undoes what PRACK and UPDATE have agreed meanwhile as well (RFC 6337
+/// section 3.4, RFC 6141 section 3).
 #[test]
 fn an_update_within_a_re_invite_shares_its_fate() {
     for refused in [true, false] {
@@ -208,8 +207,8 @@ fn an_update_within_a_re_invite_shares_its_fate() {
     }
 }
 
-/// "If the initial offer is in the 2xx from the UAS back to the UAC, the answer MUST be in the
-/// acknowledgement" (RFC 3261 section 13.2.1).
+/// "If the initial offer is in the first reliable non-failure message from the UAS back to UAC, the
+/// answer MUST be in the acknowledgement for that message" (RFC 3261 section 13.2.1).
 #[test]
 fn a_late_offer_is_answered_in_the_ack() {
     let mut world = World::new(RelayPolicy::Always);
@@ -271,8 +270,8 @@ fn a_late_offer_in_a_reliable_response_is_answered_in_the_prack() {
     );
 }
 
-/// "the UAC … MAY generate an additional offer in the PRACK" (RFC 3262 section 5), and UPDATE in
-/// either direction before the call is answered (RFC 3311 section 5.1).
+/// "it MAY generate an additional offer in the PRACK" (RFC 3262 section 5), and UPDATE in either
+/// direction before the call is answered (RFC 3311 section 5.1).
 #[test]
 fn offers_in_prack_and_update_take_and_name_leases() {
     let mut world = World::new(RelayPolicy::Always);
@@ -447,8 +446,8 @@ fn a_forgotten_call_whose_offer_is_refused_is_forgotten_again() {
     assert!(world.calls.calls.is_empty() && world.calls.call_of.is_empty());
 }
 
-/// "the 2xx response … from multiple remote UAs" each make a dialog of their own (RFC 3261
-/// section 13.2.2.4); the BYE of one leaves the others.
+/// "Multiple 2xx responses may arrive at the UAC for a single INVITE request due to a forking proxy"
+/// (RFC 3261 section 13.2.2.4): each makes a dialog, and the BYE of one leaves the others.
 #[test]
 fn the_session_of_a_forked_call_ends_with_its_last_dialog() {
     let mut world = World::new(RelayPolicy::Always);

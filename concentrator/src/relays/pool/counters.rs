@@ -9,6 +9,8 @@ pub struct Counters {
     pub not_connected: u64,
     /// Calls that found the stock empty.
     pub stock_empty: u64,
+    /// Calls that found no lease with an address of each party's family.
+    pub wrong_family: u64,
     /// Calls that found the agent draining.
     pub draining: u64,
     /// Calls with a mark that no relay is configured for.

@@ -1,7 +1,8 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use wire::gre::TunnelKey;
 use wire::mark::Mark;
+use wire::relay_control::SideAddr;
 
 use super::*;
 
@@ -10,7 +11,10 @@ const LINK: LinkId = LinkId(1);
 #[test]
 fn a_lease_comes_from_memory_and_is_bound_afterwards() {
     let mut world = World::linked();
-    let lease = world.pool.take_lease(relay(1)).expect("a lease in stock");
+    let lease = world
+        .pool
+        .take_lease(relay(1), [None; 2])
+        .expect("a lease in stock");
     assert_eq!(
         lease.session,
         SessionRef {
@@ -50,12 +54,24 @@ fn a_lease_comes_from_memory_and_is_bound_afterwards() {
 #[test]
 fn the_reason_for_having_no_lease_is_told() {
     let mut world = World::new();
-    assert_eq!(world.pool.take_lease(relay(9)), Err(NoLease::Unknown));
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::NotConnected));
+    assert_eq!(
+        world.pool.take_lease(relay(9), [None; 2]),
+        Err(NoLease::Unknown)
+    );
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::NotConnected)
+    );
     world.link(LINK, 1);
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::StockEmpty)
+    );
     world.say(FromAgent::Draining);
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::Draining));
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::Draining)
+    );
     let counters = world.pool.counters();
     let seen = (
         counters.unknown_relay,
@@ -88,13 +104,16 @@ fn messages_out_of_order_close_the_link() {
     world.say(hello("relay2", 1));
     assert_eq!(world.commands(), [Command::Close(LINK, "unexpected Hello")]);
     assert_eq!(world.pool.counters().violations, 2);
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::NotConnected));
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::NotConnected)
+    );
 }
 
 #[test]
 fn requests_without_an_answer_are_sent_again_to_the_same_agent() {
     let mut world = World::linked();
-    let lease = world.pool.take_lease(relay(1)).expect("a lease");
+    let lease = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
     world.pool.bind(
         lease.session,
         Gate::default(),
@@ -118,7 +137,7 @@ fn requests_without_an_answer_are_sent_again_to_the_same_agent() {
 #[test]
 fn an_agent_of_another_epoch_has_lost_its_sessions() {
     let mut world = World::linked();
-    let lease = world.pool.take_lease(relay(1)).expect("a lease");
+    let lease = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
     world.pool.bind(
         lease.session,
         Gate::default(),
@@ -152,13 +171,16 @@ fn leases_of_a_closed_link_are_void() {
     let mut world = World::linked();
     world.pool.handle_closed(LINK);
     world.link(LinkId(2), 1);
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::StockEmpty)
+    );
 }
 
 #[test]
 fn a_lease_in_use_that_is_offered_again_stays_in_use() {
     let mut world = World::linked();
-    let taken = world.pool.take_lease(relay(1)).expect("a lease");
+    let taken = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
     let (a, b) = (Gate::default(), Gate::default());
     world.pool.bind(taken.session, a, b, "call", world.now);
     world.pool.handle_closed(LINK);
@@ -166,9 +188,15 @@ fn a_lease_in_use_that_is_offered_again_stays_in_use() {
     world.say(FromAgent::Leases {
         leases: vec![lease(10), lease(11)],
     });
-    let next = world.pool.take_lease(relay(1)).expect("the other lease");
+    let next = world
+        .pool
+        .take_lease(relay(1), [None; 2])
+        .expect("the other lease");
     assert_ne!(next.session, taken.session);
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::StockEmpty)
+    );
 }
 
 #[test]
@@ -177,15 +205,18 @@ fn a_lease_that_is_offered_twice_is_given_out_once() {
     world.say(FromAgent::Leases {
         leases: vec![lease(10), lease(11), lease(11)],
     });
-    assert!(world.pool.take_lease(relay(1)).is_ok());
-    assert!(world.pool.take_lease(relay(1)).is_ok());
-    assert_eq!(world.pool.take_lease(relay(1)), Err(NoLease::StockEmpty));
+    assert!(world.pool.take_lease(relay(1), [None; 2]).is_ok());
+    assert!(world.pool.take_lease(relay(1), [None; 2]).is_ok());
+    assert_eq!(
+        world.pool.take_lease(relay(1), [None; 2]),
+        Err(NoLease::StockEmpty)
+    );
 }
 
 #[test]
 fn a_bind_that_a_lost_link_swallowed_is_counted_and_its_lease_is_used_again() {
     let mut world = World::linked();
-    let taken = world.pool.take_lease(relay(1)).expect("a lease");
+    let taken = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
     let (a, b) = (Gate::default(), Gate::default());
     world.pool.bind(taken.session, a, b, "call", world.now);
     world.pool.handle_closed(LINK);
@@ -207,7 +238,7 @@ fn a_bind_that_a_lost_link_swallowed_is_counted_and_its_lease_is_used_again() {
     let lost = RelayEvent::SessionLost(taken.session);
     assert!(world.events().contains(&lost));
     assert_eq!(world.pool.counters().sessions_lost, 1);
-    assert!(world.pool.take_lease(relay(1)).is_ok());
+    assert!(world.pool.take_lease(relay(1), [None; 2]).is_ok());
 }
 
 #[test]
@@ -249,7 +280,7 @@ fn a_silent_agent_is_closed_after_three_missed_heartbeats() {
 #[test]
 fn an_unanswered_request_is_given_up_at_its_deadline() {
     let mut world = World::linked();
-    let lease = world.pool.take_lease(relay(1)).expect("a lease");
+    let lease = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
     world.pool.release(lease.session, world.now);
     world
         .pool

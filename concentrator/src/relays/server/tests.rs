@@ -174,7 +174,7 @@ async fn the_rtp_agent_leases_binds_releases_and_reports_the_end() {
         "the agent is up"
     );
 
-    let lease = driven.pool.take_lease(relay()).expect("a lease");
+    let lease = driven.pool.take_lease(relay(), [None; 2]).expect("a lease");
     let gate = Gate {
         expected: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         mode: GateMode::Exact,

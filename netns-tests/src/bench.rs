@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+mod bindings;
 mod calls;
 mod ingress_tun;
 
@@ -20,7 +21,12 @@ struct Bench {
     run: fn(&Path) -> Result<Outcome>,
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
+    Bench {
+        name: "bindings",
+        about: "memory per binding at 200,000, and how long they take to be restored; no peer yet",
+        run: bindings::run,
+    },
     Bench {
         name: "calls",
         about: "CPU of sipcast-concentrator per proxied call; Kamailio beside it",

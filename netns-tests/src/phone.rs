@@ -15,6 +15,7 @@ use crate::topology::two_edges::{PHONE, SERVICE};
 
 const CALLER: &str = include_str!("../scenarios/caller.xml");
 const CALLEE: &str = include_str!("../scenarios/callee.xml");
+const CALLEE_AGAIN: &str = include_str!("../scenarios/callee_again.xml");
 const ANSWER: &str = include_str!("../scenarios/answer.xml");
 
 /// Silence between the end of the audio and the BYE.
@@ -43,8 +44,30 @@ pub(crate) fn callee(
     seconds: u32,
     folder: &Path,
 ) -> Result<Process> {
+    answering(namespace, transport, seconds, CALLEE, folder)
+}
+
+/// The same, and it registers once more after `again_ms`.
+pub(crate) fn callee_again(
+    namespace: &Namespace,
+    transport: Transport,
+    seconds: u32,
+    again_ms: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let scenario = CALLEE_AGAIN.replace("@AGAIN_MS@", &again_ms.to_string());
+    answering(namespace, transport, seconds, &scenario, folder)
+}
+
+fn answering(
+    namespace: &Namespace,
+    transport: Transport,
+    seconds: u32,
+    callee: &str,
+    folder: &Path,
+) -> Result<Process> {
     let folder = prepare(namespace, folder, seconds, 220.0)?;
-    fs::write(folder.join("callee.xml"), CALLEE)?;
+    fs::write(folder.join("callee.xml"), callee)?;
     fs::write(folder.join("answer.xml"), ANSWER)?;
     let scenario = [
         "-sf",

@@ -16,6 +16,7 @@ mod calls;
 mod digest;
 mod fragmented_invite;
 mod hostile_packets;
+mod nat_rebind;
 mod restart;
 mod rig;
 mod stranger_rtp;
@@ -27,7 +28,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -52,6 +53,11 @@ const SCENARIOS: [Scenario; 9] = [
         name: "fragmented-invite",
         about: "a 4,000-byte INVITE in fragments, half of them through each edge",
         run: fragmented_invite::run,
+    },
+    Scenario {
+        name: "nat-rebind",
+        about: "the callee's NAT forgets it in mid-call; it registers again, and the BYE finds it",
+        run: nat_rebind::run,
     },
     Scenario {
         name: "restart",

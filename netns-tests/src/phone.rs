@@ -16,6 +16,7 @@ use crate::topology::two_edges::{PHONE, SERVICE};
 const CALLER: &str = include_str!("../scenarios/caller.xml");
 const CALLEE: &str = include_str!("../scenarios/callee.xml");
 const CALLEE_AGAIN: &str = include_str!("../scenarios/callee_again.xml");
+const OPTIONS: &str = include_str!("../scenarios/options.xml");
 const ANSWER: &str = include_str!("../scenarios/answer.xml");
 
 /// Silence between the end of the audio and the BYE.
@@ -57,6 +58,23 @@ pub(crate) fn callee_again(
 ) -> Result<Process> {
     let scenario = CALLEE_AGAIN.replace("@AGAIN_MS@", &again_ms.to_string());
     answering(namespace, transport, seconds, &scenario, folder)
+}
+
+/// Starts a phone that registers as ua2 and answers OPTIONS.
+pub(crate) fn alive(namespace: &Namespace, folder: &Path) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 220.0)?;
+    fs::write(folder.join("callee.xml"), CALLEE)?;
+    fs::write(folder.join("options.xml"), OPTIONS)?;
+    let scenario = [
+        "-sf",
+        "callee.xml",
+        "-oocsf",
+        "options.xml",
+        "-key",
+        "user",
+        "ua2",
+    ];
+    sipp(namespace, Transport::Udp, &scenario, &folder)
 }
 
 fn answering(

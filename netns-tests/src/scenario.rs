@@ -17,6 +17,7 @@ mod digest;
 mod fragmented_invite;
 mod hostile_packets;
 mod nat_rebind;
+mod ping;
 mod restart;
 mod rig;
 mod stranger_rtp;
@@ -28,7 +29,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -58,6 +59,11 @@ const SCENARIOS: [Scenario; 10] = [
         name: "nat-rebind",
         about: "the callee's NAT forgets it in mid-call; it registers again, and the BYE finds it",
         run: nat_rebind::run,
+    },
+    Scenario {
+        name: "ping",
+        about: "a phone behind a NAT is pinged; it stays while it answers, and goes when it does not",
+        run: ping::run,
     },
     Scenario {
         name: "restart",

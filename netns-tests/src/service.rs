@@ -63,7 +63,7 @@ impl Service {
                 "concentrator",
                 "sipcast-concentrator",
                 9102,
-                concentrator_config() + more,
+                concentrator_config_with(more),
             )?,
             ingress1: start(
                 &net.edge1,
@@ -272,6 +272,18 @@ mtu = 1472
     )
 }
 
+/// SIPp takes an OPTIONS that it does not expect for a failed call.
+const NO_PINGS: &str = "[registrar]\nping_interval_s = 0\n";
+
+/// concentrator.toml with more sections, of which its own `[registrar]` gives way.
+fn concentrator_config_with(more: &str) -> String {
+    let config = concentrator_config();
+    if more.contains("[registrar]") {
+        return config.replace(NO_PINGS, "") + more;
+    }
+    config + more
+}
+
 /// concentrator.toml.
 pub(crate) fn concentrator_config() -> String {
     let edge = |number: u8, source: Ipv4Addr, key: u32, mark: u8| {
@@ -295,10 +307,7 @@ domains = ["example.com"]
 [tunnel]
 listen = "{CONCENTRATOR}"
 mtu = 1472
-# SIPp takes an OPTIONS that it does not expect for a failed call.
-[registrar]
-ping_interval_s = 0
-{}{}
+{NO_PINGS}{}{}
 [relay_control]
 listen = "{CONCENTRATOR}:7060"
 certificate = "c1.pem"

@@ -79,6 +79,16 @@ fn a_path_that_the_phone_knows_nothing_of_is_refused() {
 }
 
 #[test]
+fn a_phone_that_requires_path_gets_it() {
+    // "Require: path": the registrar is to understand it (section 4).
+    let mut world = World::new();
+    let both = format!("Require: path\r\nSupported: path\r\nPath: {PATH}\r\n");
+    let ok = register(&mut world, &both);
+    assert_eq!(ok.status(), Some(200));
+    assert_eq!(values(&ok, HeaderName::Path), [PATH]);
+}
+
+#[test]
 fn a_path_that_is_no_route_or_too_long_is_refused() {
     let mut world = World::new();
     let long = format!("<sip:{}@192.0.2.66;lr>", "a".repeat(2048));

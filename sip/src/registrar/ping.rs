@@ -100,7 +100,8 @@ impl Wheel {
     pub(super) fn add(&mut self, flow: Flow, health: &mut Health, now: Instant) {
         health.slot = self.next_slot + 1;
         self.slots[usize::from(self.next_slot)].push(flow);
-        self.next_slot = (self.next_slot + 1) % SLOTS;
+        // Backwards: the first to come wait nearly a whole interval, as long as a NAT is sure to.
+        self.next_slot = (self.next_slot + SLOTS - 1) % SLOTS;
         self.next_tick.get_or_insert(now + self.tick);
     }
 

@@ -299,8 +299,8 @@ impl Config {
         check_relay_control(file.relay_control.as_ref(), &edges)?;
         let domains = check_domains(&file.domains)?;
         let authentication = file.authentication.as_ref();
-        let authentication =
-            authentication.map(|section| check_authentication(section, &domains, folder));
+        let authentication = authentication
+            .map(|section| check_authentication(section, &domains, &file.sip, folder));
         Ok(Self {
             name: file.name.clone(),
             service_addresses: file.service_addresses.clone(),

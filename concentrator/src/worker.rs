@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sip::cookie::Keys;
 use sip::digest::Users;
+use sip::hop::Hop;
 use sip::proxy::{Proxy, TIMER_C};
 use sip::timer::Timers;
 use tokio::sync::{mpsc, watch};
@@ -208,6 +209,7 @@ impl Worker {
     fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
         let now = now();
         for Incoming { hop, payload } in batch.drain(..) {
+            self.note_verified_peer(&hop);
             match payload {
                 Payload::Datagram(bytes) => {
                     self.proxy.handle_message(bytes, &hop, &mut self.calls, now);
@@ -217,6 +219,16 @@ impl Worker {
                         .handle_parsed(*message, &hop, &mut self.calls, now);
                 }
             }
+        }
+    }
+
+    /// Tells the core whom the other end of a connection has proved to be, where that matters.
+    fn note_verified_peer(&mut self, hop: &Hop) {
+        if let Some(connection) = hop.flow.connection
+            && self.proxy.asks_for_certificates()
+            && let Some(names) = self.transports.verified_names(connection)
+        {
+            self.proxy.handle_verified_peer(connection, &names);
         }
     }
 

@@ -16,6 +16,9 @@ use crate::process::Process;
 use crate::topology::two_edges::{CONCENTRATOR, EDGE1, EDGE2, SERVICE, TwoEdges};
 use crate::wait;
 
+/// Where [`Service::start`] keeps config files, within the folder it is given.
+pub(crate) const FOLDER: &str = "service";
+
 /// The tunnel keys of the two edges; each has one relay with this mark.
 pub(crate) const KEY1: u32 = 0x1001;
 pub(crate) const KEY2: u32 = 0x1002;
@@ -52,7 +55,7 @@ impl Service {
 
     /// The same, with more sections in the concentrator's config.
     pub(crate) fn start_with(net: &TwoEdges, folder: &Path, more: &str) -> Result<Self> {
-        let folder = folder.join("service");
+        let folder = folder.join(FOLDER);
         certs::write(&folder, &["c1".into(), "relay1".into(), "relay2".into()])?;
         let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
             start_program(namespace, name, binary, port, &config, &folder)
@@ -323,11 +326,10 @@ ca = "ca.pem"
 /// its file.
 pub(crate) const AUTHENTICATION: &str = "[authentication]\nusers_file = \"users\"\n";
 
-/// Writes the users' file into the folder of [`Service::start`], with name and password of each; the
-/// realm is `example.com`.
+/// Writes the users' file into the folder of the config file, with name and password of each; the realm
+/// is `example.com`.
 pub(crate) fn write_users(folder: &Path, users: &[(&str, &str)]) -> Result<()> {
-    let folder = folder.join("service");
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder)?;
     let lines: String = users
         .iter()
         .map(|(user, password)| {

@@ -250,6 +250,9 @@ impl Proxy {
         now: Instant,
     ) {
         self.registrar.connection_closed(connection);
+        if let Some(state) = &mut self.authentication {
+            state.connection_closed(connection);
+        }
         self.transactions.handle_connection_closed(connection);
         self.drain(media, now);
     }

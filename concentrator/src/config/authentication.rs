@@ -9,7 +9,8 @@ use serde::Deserialize;
 use sip::digest::Users;
 use sip::proxy::authenticate::{self, ForeignCallers, Network, Trunk};
 
-use super::checks::check_networks;
+use super::checks::{check_networks, is_host_name};
+use super::file::SipFile;
 use super::{Problem, problem, read};
 
 /// Nonces that live shorter are over before a slow phone has answered.
@@ -53,7 +54,11 @@ pub struct TrustedFile {
     /// The name of the trunk.
     pub name: String,
     /// Where it sends from.
+    #[serde(default)]
     pub addresses: Vec<IpNetwork>,
+    /// Names of which its certificate has one.
+    #[serde(default)]
+    pub certificates: Vec<String>,
 }
 
 /// Who must authenticate, and how.
@@ -100,8 +105,10 @@ impl Authentication {
 pub(super) fn check_authentication(
     file: &AuthenticationFile,
     domains: &[String],
+    sip: &SipFile,
     folder: &Path,
 ) -> Result<Authentication, Problem> {
+    let client_ca = sip.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let realm = file.realm.as_ref().or(domains.first()).cloned();
     let realm = realm.unwrap_or_default();
     let fits = (1..=MAX_REALM).contains(&realm.len());
@@ -137,11 +144,11 @@ pub(super) fn check_authentication(
         users_file: folder.join(&file.users_file),
         nonce_lifetime: Duration::from_secs(lifetime_s.into()),
         foreign_callers,
-        trunks: check_trusted(&file.trusted)?,
+        trunks: check_trusted(&file.trusted, client_ca)?,
     })
 }
 
-fn check_trusted(trusted: &[TrustedFile]) -> Result<Vec<Trunk>, Problem> {
+fn check_trusted(trusted: &[TrustedFile], client_ca: bool) -> Result<Vec<Trunk>, Problem> {
     let mut names = HashSet::new();
     let mut trunks = Vec::with_capacity(trusted.len());
     for (index, trunk) in trusted.iter().enumerate() {
@@ -157,12 +164,12 @@ fn check_trusted(trusted: &[TrustedFile]) -> Result<Vec<Trunk>, Problem> {
             );
         }
         let key = format!("{at}.addresses");
-        if trunk.addresses.is_empty() {
-            return problem(
-                key,
-                "is empty; name the addresses that the trunk sends from",
-            );
+        if trunk.addresses.is_empty() && trunk.certificates.is_empty() {
+            let way_out = "is empty; name the addresses that the trunk sends from, or the names in \
+                           its certificate as certificates";
+            return problem(key, way_out);
         }
+        check_certificates(trunk, &at, client_ca)?;
         check_networks(&trunk.addresses, &key)?;
         if let Some(position) = trunk.addresses.iter().position(|net| net.prefix() == 0) {
             return problem(
@@ -177,7 +184,27 @@ fn check_trusted(trusted: &[TrustedFile]) -> Result<Vec<Trunk>, Problem> {
         trunks.push(Trunk {
             name: trunk.name.clone(),
             networks: networks.collect(),
+            certificates: trunk.certificates.clone(),
         });
     }
     Ok(trunks)
+}
+
+fn check_certificates(trunk: &TrustedFile, at: &str, client_ca: bool) -> Result<(), Problem> {
+    if !trunk.certificates.is_empty() && !client_ca {
+        return problem(
+            format!("{at}.certificates"),
+            "nobody checks certificates; name the trunks' authorities as sip.tls.client_ca",
+        );
+    }
+    let names = trunk.certificates.iter().enumerate();
+    for (position, name) in names {
+        if !is_host_name(name) {
+            return problem(
+                format!("{at}.certificates[{position}]"),
+                format!("{name:?} is not a name as in a certificate (a DNS name)"),
+            );
+        }
+    }
+    Ok(())
 }

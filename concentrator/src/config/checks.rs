@@ -66,7 +66,7 @@ pub(super) fn check_domains(domains: &[String]) -> Result<Vec<String>, Problem> 
 }
 
 /// Letters, digits and hyphens in labels of 1 to 63 (RFC 1123 section 2.1).
-fn is_host_name(name: &str) -> bool {
+pub(super) fn is_host_name(name: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

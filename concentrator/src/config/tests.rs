@@ -233,6 +233,19 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
+        "[authentication]\nusers_file = \"u\"\n[[authentication.trusted]]\nname = \"t\"\ncertificates = [\"t.net\"]\n[relay_control]",
+        &[
+            "authentication.trusted[0].certificates",
+            "sip.tls.client_ca",
+        ],
+    ),
+    (
+        "[relay_control]",
+        "[sip.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\nclient_ca = \"c\"\n[authentication]\nusers_file = \"u\"\n[[authentication.trusted]]\nname = \"t\"\ncertificates = [\"sip:t.net\"]\n[relay_control]",
+        &["authentication.trusted[0].certificates[0]", "DNS name"],
+    ),
+    (
+        "[relay_control]",
         "[authentication]\nusers_file = \"u\"\n[[authentication.trusted]]\nname = \"t\"\naddresses = [\"0.0.0.0/0\"]\n[relay_control]",
         &["authentication.trusted[0].addresses[0]", "everybody"],
     ),
@@ -369,8 +382,10 @@ fn the_authentication_that_the_example_shows_is_in_order() {
         .filter_map(|line| line.strip_prefix("# "))
         .filter(|line| line.starts_with('[') || line.contains(" = "));
     let shown: Vec<&str> = shown.collect();
-    let config = checked(&format!("{text}\n{}\n", shown.join("\n"))).unwrap();
-    assert_eq!(config.authentication.unwrap().trunks.len(), 1);
+    let tls = "[sip.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\nclient_ca = \"c\"";
+    let config = checked(&format!("{text}\n{tls}\n{}\n", shown.join("\n"))).unwrap();
+    let trunks = config.authentication.unwrap().trunks;
+    assert_eq!((trunks.len(), trunks[0].certificates.len()), (1, 1));
 }
 
 fn checked(text: &str) -> Result<Config, String> {

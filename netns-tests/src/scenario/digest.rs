@@ -13,7 +13,7 @@ use crate::audio;
 use crate::capture::Capture;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::service::{AUTHENTICATION, Service, write_users};
+use crate::service::{AUTHENTICATION, FOLDER, Service, write_users};
 use crate::topology::two_edges::{PHONE, SERVICE, TwoEdges};
 use crate::wait;
 
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(folder: &Path) -> Result<String> {
     let net = TwoEdges::build()?;
-    write_users(folder, &USERS)?;
+    write_users(&folder.join(FOLDER), &USERS)?;
     let mut service = Service::start_with(&net, folder, AUTHENTICATION)?;
     let phones = Phones { net: &net, folder };
     let capture = Capture::start(&net.ua1, "eth0", folder)?;
@@ -67,7 +67,7 @@ fn reload(phones: &Phones<'_>, service: &Service) -> Result<()> {
         "a user who does not exist registers"
     );
     let [alice, bob] = USERS;
-    write_users(phones.folder, &[alice, bob, ("carol", "new")])?;
+    write_users(&phones.folder.join(FOLDER), &[alice, bob, ("carol", "new")])?;
     service.concentrator.process.hang_up()?;
     phones.wait_for(service, "\"users_reloaded\"", 1)?;
     let status = carol("carol-2")?;
@@ -77,7 +77,10 @@ fn reload(phones: &Phones<'_>, service: &Service) -> Result<()> {
         phones.complaints("carol-2")
     );
 
-    fs::write(phones.folder.join("service/users"), "carol:example.com\n")?;
+    fs::write(
+        phones.folder.join(FOLDER).join("users"),
+        "carol:example.com\n",
+    )?;
     service.concentrator.process.hang_up()?;
     phones.wait_for(service, "\"users_reload_failed\"", 1)?;
     let log = service.concentrator.process.log();

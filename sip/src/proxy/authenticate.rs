@@ -1,5 +1,5 @@
-//! Who may do what: digest authentication of users, trunks known by their address (RFC 3261
-//! sections 22 and 26.3.2).
+//! Who may do what: digest authentication of users, trunks known by their address or certificate
+//! (RFC 3261 sections 22 and 26.3.2).
 //!
 //! A request that is no retransmission comes here before anything is looked up for it. In this
 //! order:
@@ -20,12 +20,10 @@
 //! and nothing is sent again, whatever it was. Over UDP, whose sources can be forged, an answer of
 //! more than [`MAX_GROWTH`] times its request is not sent.
 //!
-//! A trunk by its certificate would be one more test in `trunk`: all that is known of where a
-//! request came from is there.
-//!
 //! Known limits. An address proves little over UDP unless the edges drop forged sources. User
 //! names are one space for all domains. The other party of a dialog need not be who it claims.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -34,7 +32,7 @@ use bytes::Bytes;
 use super::Proxy;
 use crate::cookie::Keys;
 use crate::digest::{Credentials, Digest, Malformed, Users, Verdict, is_user};
-use crate::hop::{Hop, Transmit, Transport};
+use crate::hop::{ConnectionId, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Host, Message, Method, NameAddr, Uri};
 use crate::registrar::same_uri;
 use crate::transaction::ServerId;
@@ -70,13 +68,26 @@ pub enum ForeignCallers {
     Refuse,
 }
 
-/// A peer that is believed for its address.
+/// A peer that is believed for its address or its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trunk {
     /// Its name.
     pub name: String,
     /// Where it sends from.
     pub networks: Vec<Network>,
+    /// The DNS names and SIP domains of which its certificate has one (RFC 5922 section 7.1).
+    pub certificates: Vec<String>,
+}
+
+impl Trunk {
+    fn sends_from(&self, peer: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(peer))
+    }
+
+    fn is_one_of(&self, names: &[String]) -> bool {
+        let mut ours = self.certificates.iter();
+        ours.any(|ours| names.iter().any(|name| name.eq_ignore_ascii_case(ours)))
+    }
 }
 
 /// Addresses with a common prefix.
@@ -140,6 +151,8 @@ pub(super) struct State {
     digest: Digest,
     foreign_callers: ForeignCallers,
     trunks: Vec<Trunk>,
+    /// Connections whose other end has proved to be a trunk; they go when they close.
+    connections: HashSet<ConnectionId>,
 }
 
 impl State {
@@ -155,14 +168,20 @@ impl State {
             digest: Digest::new(realm, users, keys, nonce_lifetime, now_s),
             foreign_callers,
             trunks,
+            connections: HashSet::new(),
         }
     }
 
-    /// The trunk that a request came from.
-    fn trunk(&self, hop: &Hop) -> Option<&Trunk> {
+    /// True where a request came from a trunk.
+    fn is_trunk(&self, hop: &Hop) -> bool {
         let peer = hop.flow.peer.ip();
-        let comes_from = |trunk: &&Trunk| trunk.networks.iter().any(|net| net.contains(peer));
-        self.trunks.iter().find(comes_from)
+        let connection = hop.flow.connection;
+        connection.is_some_and(|connection| self.connections.contains(&connection))
+            || self.trunks.iter().any(|trunk| trunk.sends_from(peer))
+    }
+
+    pub(super) fn connection_closed(&mut self, connection: ConnectionId) {
+        self.connections.remove(&connection);
     }
 }
 
@@ -210,6 +229,28 @@ impl Proxy {
         match &mut self.authentication {
             Some(state) => state.digest.replace_users(users),
             None => users,
+        }
+    }
+
+    /// True where a trunk is known by its certificate, so that it matters who is at the other end
+    /// of a connection.
+    pub fn asks_for_certificates(&self) -> bool {
+        let state = self.authentication.as_ref();
+        state.is_some_and(|state| {
+            state
+                .trunks
+                .iter()
+                .any(|trunk| !trunk.certificates.is_empty())
+        })
+    }
+
+    /// The other end of a connection has proved to have these names. If one is a trunk's, all that
+    /// comes by the connection is the trunk's, until it closes.
+    pub fn handle_verified_peer(&mut self, connection: ConnectionId, names: &[String]) {
+        if let Some(state) = &mut self.authentication
+            && state.trunks.iter().any(|trunk| trunk.is_one_of(names))
+        {
+            state.connections.insert(connection);
         }
     }
 
@@ -320,14 +361,15 @@ impl Proxy {
         if in_dialog && inner.to().is_ok_and(|to| to.tag().is_some()) {
             return Claim::Nobody;
         }
-        if state.trunk(hop).is_some() {
+        if state.is_trunk(hop) {
             return Claim::Trunk;
         }
         let target = Uri::parse(inner.request_uri());
         let to_us = target.is_ok_and(|uri| self.is_ours(&uri));
         let method = inner.method();
         let about_us = to_us && target.is_ok_and(|uri| uri.user.is_none());
-        let harmless = method == Method::Options && about_us;
+        let straight = inner.count(HeaderName::Route) == 0;
+        let harmless = method == Method::Options && about_us && straight;
         if harmless || matches!(method, Method::Ack | Method::Cancel) {
             return Claim::Nobody;
         }

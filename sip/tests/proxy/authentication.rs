@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use sip::digest::Users;
+use sip::hop::ConnectionId;
 use sip::message::{HeaderName, Message};
 use sip::proxy::authenticate::{
     Authentication, Counters, ForeignCallers, MAX_GROWTH, Network, Trunk,
@@ -16,6 +17,9 @@ use super::world::{ALICE, BOB, World, answer, find, in_dialog, invite, parse, re
 const REALM: &str = "example.com";
 /// Where the trunk sends from.
 const TRUNK: &str = "203.0.113.99:5060";
+
+/// What comes in over TCP uses this one.
+const CONNECTION: ConnectionId = ConnectionId(9);
 
 /// Every method that has a name, and one that nobody knows.
 const METHODS: [&str; 15] = [
@@ -53,6 +57,7 @@ fn guarded_with(foreign_callers: ForeignCallers) -> World {
             address: address.parse().expect("address"),
             prefix: 32,
         }],
+        certificates: vec![String::from("sip.carrier.net")],
     };
     let authentication = Authentication {
         realm: String::from(REALM),
@@ -401,6 +406,30 @@ fn a_trunk_is_believed_for_its_address() {
     let sent = world.receive("203.0.113.98:5060", call.replace("alice1", "x").as_bytes());
     assert_eq!(parse(&sent[0]).status(), Some(403));
     assert_eq!(counters(&world).refused_foreign, 1);
+}
+
+#[test]
+fn a_trunk_is_believed_for_its_certificate_until_its_connection_closes() {
+    let mut world = guarded();
+    assert!(world.proxy.asks_for_certificates());
+    world.tcp = true;
+    let call = |branch: &str| {
+        String::from_utf8_lossy(&request("INVITE", "sip:bob@example.com", branch, ""))
+            .replace("alice@example.com", "+15551234@carrier.net")
+            .into_bytes()
+    };
+    let others = [String::from("sip.other.net"), String::from("carrier.net")];
+    world.proxy.handle_verified_peer(CONNECTION, &others);
+    let sent = world.receive(ALICE, &call("z9hG4bK1"));
+    assert_eq!(summary(&sent), ["403 -> alice"]);
+    let names = [String::from("carrier.net"), String::from("SIP.carrier.net")];
+    world.proxy.handle_verified_peer(CONNECTION, &names);
+    let sent = world.receive(ALICE, &call("z9hG4bK2"));
+    assert_eq!(summary(&sent), ["100 -> alice", "INVITE -> bob"]);
+    assert_eq!(counters(&world).trusted, 1);
+    world.connection_closed(CONNECTION);
+    let sent = world.receive(ALICE, &call("z9hG4bK3"));
+    assert_eq!(summary(&sent), ["403 -> alice"]);
 }
 
 #[test]

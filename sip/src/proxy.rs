@@ -16,6 +16,7 @@
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
+//! * `uas`: what is answered here (8.2)
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
 //! Contact behind a NAT claims; nothing about a dialog is kept here.
@@ -31,6 +32,7 @@ mod loops;
 pub mod media;
 mod response;
 mod route;
+mod uas;
 mod validate;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -93,6 +95,8 @@ pub struct Counters {
     pub overload: u64,
     /// Route values with a cookie that we did not sign.
     pub bad_cookies: u64,
+    /// REGISTERs and OPTIONS that came to us by several ways, answered 482 (8.2.2.2).
+    pub merged: u64,
     /// ACK requests that belong to no call of ours, dropped.
     pub stray_acks: u64,
     /// In-dialog requests that came by another edge than the call began with.
@@ -182,6 +186,7 @@ pub struct Proxy {
     by_client: HashMap<ClientId, (ServerId, usize)>,
     timer_c: BTreeSet<(Instant, ClientId)>,
     timer_c_of: HashMap<ClientId, Instant>,
+    uas: uas::Requests,
     transmits: VecDeque<Transmit>,
     counters: Counters,
 }
@@ -198,6 +203,7 @@ impl Proxy {
             by_client: HashMap::new(),
             timer_c: BTreeSet::new(),
             timer_c_of: HashMap::new(),
+            uas: uas::Requests::default(),
             transmits: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -314,6 +320,11 @@ impl Proxy {
         )
     }
 
+    /// Requests that are remembered to tell merged ones.
+    pub fn merges(&self) -> usize {
+        self.uas.len()
+    }
+
     fn handle_request(
         &mut self,
         request: &Message,
@@ -322,8 +333,10 @@ impl Proxy {
         now: Instant,
     ) {
         self.registrar.seen(&hop.flow, hop.relay);
+        // It is judged as it came: the stamped Via may be without a fault that it had.
+        let judged = request.check();
         let request = validate::with_source(request, hop);
-        if let Err(fault) = request.check() {
+        if let Err(fault) = judged {
             self.counters.rejected += 1;
             self.refuse_statelessly(&request, hop, fault.status, fault.reason);
             return;
@@ -371,11 +384,19 @@ impl Proxy {
             }
             return;
         }
+        if validate::is_traceroute(&request) {
+            return self.answer_options(id, &request, hop, now);
+        }
         let (inner, cookie) = self.take_own_routes(&request);
         if !self.let_in(id, &request, &inner, cookie.is_some(), hop, now) {
             return;
         }
         let routed = self.route(inner, cookie, now);
+        if matches!(routed, route::Routed::Register(_) | route::Routed::Options)
+            && let Some(refusal) = self.refused_as_uas(id, &request)
+        {
+            return self.respond_with(id, &refusal, now);
+        }
         match routed {
             route::Routed::Register(aor) => {
                 let response = self.registrar.handle_register(&request, &aor, hop, now);
@@ -514,6 +535,13 @@ impl Proxy {
         if let Some(branch) = ping_branch(response) {
             return self.registrar.handle_ping_answer(&branch, hop);
         }
+        // "If the value of the "sent-by" parameter … does not correspond to a value that the client
+        // transport is configured to insert into requests, the response MUST be silently discarded"
+        // (18.1.2).
+        if !sent_by_is(response, hop.flow.local) {
+            self.counters.unmatched_responses += 1;
+            return;
+        }
         match self.transactions.handle_response(response, now) {
             Outgoing::Pass(client) => self.pass_response(client, response, hop, media, now),
             Outgoing::Absorbed => {}
@@ -527,4 +555,11 @@ fn ping_branch(response: &Message) -> Option<Vec<u8>> {
     let via = response.top_via().ok()?;
     let branch = via.branch().filter(|branch| is_ping(branch))?;
     Some(branch.to_vec())
+}
+
+/// True where the top Via is one that a request from this address of ours had.
+fn sent_by_is(response: &Message, local: SocketAddr) -> bool {
+    response.top_via().is_ok_and(|via| {
+        via.host.ip() == Some(local.ip()) && via.port.unwrap_or(5060) == local.port()
+    })
 }

@@ -81,6 +81,7 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("user_not_found", sip.not_found),
         ("overload", sip.overload),
         ("bad_cookie", sip.bad_cookies),
+        ("merged_request", sip.merged),
         ("stray_ack", sip.stray_acks),
         ("call_path_drift", sip.path_drift),
         ("flow_followed", sip.followed_flows),

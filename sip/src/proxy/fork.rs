@@ -142,6 +142,7 @@ impl Proxy {
     /// The server transaction is over. Branches that are still under way have nobody to answer
     /// to: those that ring are cancelled, and the context stays until the last one has ended.
     pub(super) fn server_ended(&mut self, server: ServerId, now: Instant) {
+        self.uas.forget(server);
         let Some(context) = self.contexts.get_mut(&server) else {
             return;
         };

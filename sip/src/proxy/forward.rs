@@ -10,7 +10,7 @@ use super::route::Routed;
 use super::{Branch, Context, Progress, Proxy, Target, validate};
 use crate::cookie::DialogCookie;
 use crate::hop::{Flow, Hop, Transmit, Transport};
-use crate::message::{HeaderName, Message, Method};
+use crate::message::{Edit, HeaderName, Message, Method, Uri};
 use crate::transaction::ServerId;
 
 /// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
@@ -199,6 +199,13 @@ impl Proxy {
         for route in target.path.values().iter().rev() {
             edit.push_front(HeaderName::Route, route.to_vec());
         }
+        if target.path.values().is_empty() {
+            suit_strict_router(inner, target.uri.as_deref(), &mut edit);
+        }
+        // "the proxy MUST insert one with the correct value for the body" (step 9).
+        if target.flow.transport.is_reliable() && inner.count(HeaderName::ContentLength) == 0 {
+            edit.set(HeaderName::ContentLength, inner.body().len().to_string());
+        }
         let hops = inner.max_forwards().ok().flatten();
         let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
         edit.set(HeaderName::MaxForwards, hops.to_string());
@@ -332,16 +339,30 @@ fn has_to_tag(request: &Message) -> bool {
     request.to().is_ok_and(|to| to.tag().is_some())
 }
 
-/// Requests that make a dialog (RFC 3261 section 12, RFC 6665): those need us in their route set.
+/// Requests that make a dialog (RFC 3261 section 12, RFC 6665), and those of which we do not know it:
+/// they need us in their route set.
 fn begins_dialog(request: &Message) -> bool {
-    let method = request.method();
-    let makes_one = [
-        Method::Invite,
-        Method::Subscribe,
-        Method::Notify,
-        Method::Refer,
-    ];
-    makes_one.contains(&method) && !has_to_tag(request)
+    let makes_one = matches!(
+        request.method(),
+        Method::Invite | Method::Subscribe | Method::Notify | Method::Refer | Method::Other(_)
+    );
+    makes_one && !has_to_tag(request)
+}
+
+/// "If that URI does not contain an lr parameter": the next hop reads its own URI in the Request-URI
+/// and passes on the last Route value (step 6).
+fn suit_strict_router(inner: &Message, target: Option<&[u8]>, edit: &mut Edit<'_>) {
+    let Some(Ok(route)) = inner.routes().next() else {
+        return;
+    };
+    let is_strict = |uri: &Uri<'_>| uri.param("lr").is_none() && uri.headers.is_none();
+    if !route.parse_uri().is_ok_and(|uri| is_strict(&uri)) {
+        return;
+    }
+    let request_uri = target.unwrap_or(inner.request_uri());
+    edit.append(HeaderName::Route, [b"<", request_uri, b">"].concat())
+        .remove_first_value(HeaderName::Route)
+        .set_request_uri(route.uri);
 }
 
 /// Record-Route values in the order in which they are put on top: one where both sides use the

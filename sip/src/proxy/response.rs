@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::media::{CallMessage, Media, Party, SessionRef};
 use super::{Progress, Proxy};
-use crate::hop::Hop;
+use crate::hop::{Flow, Hop};
 use crate::message::{HeaderName, Message, Method};
 use crate::transaction::{ClientId, ServerId};
 
@@ -42,7 +42,8 @@ impl Proxy {
             200..=299 => self.pass_success(server, index, response, hop, media, now),
             _ => {
                 self.note_reached(server, index, response.status());
-                let response = without_own_via(response, None);
+                let response =
+                    without_own_via(response, None, self.transactions.server_flow(server));
                 self.finish_branch(server, index, response, media, now);
             }
         }
@@ -305,7 +306,8 @@ impl Proxy {
                 now,
             )
         });
-        let response = without_own_via(response, body);
+        let to = self.transactions.server_flow(server);
+        let response = without_own_via(response, body, to);
         self.respond_with(server, &response, now);
     }
 
@@ -342,11 +344,15 @@ impl Proxy {
     }
 }
 
-fn without_own_via(response: &Message, body: Option<Vec<u8>>) -> Message {
+/// The response as its receiver at `to` gets it: on a stream it needs a length (18.3).
+fn without_own_via(response: &Message, body: Option<Vec<u8>>, to: Option<Flow>) -> Message {
     let mut edit = response.edit();
     edit.remove_first_value(HeaderName::Via);
+    let on_stream = to.is_some_and(|to| to.transport.is_reliable());
     if let Some(body) = body {
         edit.set_body(body);
+    } else if on_stream && response.count(HeaderName::ContentLength) == 0 {
+        edit.set(HeaderName::ContentLength, response.body().len().to_string());
     }
     edit.finish()
 }

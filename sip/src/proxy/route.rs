@@ -52,7 +52,7 @@ impl Proxy {
                 reason: "Bad Request-URI",
             };
         };
-        if !self.is_ours(&uri) {
+        if !self.is_ours(&uri) || !self.is_maddr_ours(&uri) {
             self.counters.foreign += 1;
             return Routed::Refused {
                 status: 403,
@@ -77,6 +77,17 @@ impl Proxy {
             Host::V4(address) => self.is_our_address(IpAddr::V4(*address), uri.port),
             Host::V6(address) => self.is_our_address(IpAddr::V6(*address), uri.port),
         }
+    }
+
+    /// False where `maddr` sends a request of our domain to somebody else (16.4, 16.5).
+    fn is_maddr_ours(&self, uri: &Uri<'_>) -> bool {
+        let Some(maddr) = uri.maddr() else {
+            return true;
+        };
+        Host::parse(maddr).is_ok_and(|host| {
+            let uri = Uri { host, ..*uri };
+            self.is_ours(&uri)
+        })
     }
 
     pub(super) fn is_our_address(&self, address: IpAddr, port: Option<u16>) -> bool {
@@ -214,7 +225,7 @@ impl Proxy {
         let targets: Vec<Target> = bindings
             .iter()
             .map(|(name, binding)| Target {
-                uri: Some(without_headers(&binding.contact_uri)),
+                uri: Some(request_uri_of(&binding.contact_uri)),
                 flow: binding.flow,
                 relay: binding.relay,
                 q_thousandths: binding.q_thousandths,
@@ -270,9 +281,30 @@ fn uri_of(value: &[u8]) -> &[u8] {
         .map_or(inner, |at| &inner[..at])
 }
 
-/// A contact as a Request-URI: header fields in it are not allowed there (19.1.5).
-fn without_headers(uri: &Bytes) -> Bytes {
-    uri.iter()
-        .position(|byte| *byte == b'?')
-        .map_or_else(|| uri.clone(), |at| uri.slice(..at))
+/// A contact as a Request-URI: header fields and the `method` parameter are not allowed there (19.1.1
+/// table 1).
+fn request_uri_of(contact: &Bytes) -> Bytes {
+    // A question mark in the user part is none that begins header fields.
+    let host = contact.iter().position(|byte| *byte == b'@').unwrap_or(0);
+    let headers = contact[host..].iter().position(|byte| *byte == b'?');
+    let uri = contact.slice(..headers.map_or(contact.len(), |at| host + at));
+    let has_method = Uri::parse(&uri).is_ok_and(|uri| uri.param(b"method").is_some());
+    if !has_method {
+        return uri;
+    }
+    let is_method = |part: &[u8]| {
+        let name = part.split(|byte| *byte == b'=').next();
+        name.is_some_and(|name| name.eq_ignore_ascii_case(b"method"))
+    };
+    let mut kept = uri[..host].to_vec();
+    for (index, part) in uri[host..].split(|byte| *byte == b';').enumerate() {
+        if index > 0 && is_method(part) {
+            continue;
+        }
+        if index > 0 {
+            kept.push(b';');
+        }
+        kept.extend_from_slice(part);
+    }
+    kept.into()
 }

@@ -41,7 +41,7 @@ pub(super) fn forwardable(request: &Message) -> Result<(), Rejection> {
     let hops = request
         .max_forwards()
         .map_err(|_| Rejection::plain(400, "Bad Max-Forwards"))?;
-    if hops == Some(0) && request.method() != Method::Register {
+    if hops == Some(0) && !may_end_here(request) {
         return Err(Rejection::plain(483, "Too Many Hops"));
     }
     let unsupported: Vec<String> = request
@@ -57,6 +57,17 @@ pub(super) fn forwardable(request: &Message) -> Result<(), Rejection> {
         });
     }
     Ok(())
+}
+
+/// With no hop left: OPTIONS, which we answer whomever it is for, and REGISTER, which goes no further.
+fn may_end_here(request: &Message) -> bool {
+    matches!(request.method(), Method::Options | Method::Register)
+}
+
+/// True for OPTIONS on its last hop: "the element MAY act as the final recipient and respond per
+/// Section 11" (step 3).
+pub(super) fn is_traceroute(request: &Message) -> bool {
+    request.method() == Method::Options && request.max_forwards() == Ok(Some(0))
 }
 
 /// The request with its real source in the top Via: `received` where it is not what the UA

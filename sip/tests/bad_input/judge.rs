@@ -71,7 +71,8 @@ pub(crate) fn world_for(bytes: &Bytes) -> World {
              CSeq: 1 REGISTER\r\nContact: <{CALLEE}>\r\nContent-Length: 0\r\n\r\n"
         );
         let sent = world.receive(BOB, register.as_bytes());
-        assert_eq!(summary(&sent), ["200 -> bob"], "{uri}");
+        // A domain that is not served has no users.
+        assert!(matches!(parse(&sent[0]).status(), Some(200 | 404)), "{uri}");
     }
     world
 }

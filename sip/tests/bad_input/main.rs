@@ -5,7 +5,10 @@
 
 #[path = "../common/corpus.rs"]
 mod corpus;
+mod injection;
 mod judge;
+mod known_defects;
+mod mutation;
 mod rules;
 mod torture;
 #[path = "../common/world.rs"]

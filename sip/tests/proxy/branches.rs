@@ -218,20 +218,6 @@ fn both_of_two_answers_reach_the_caller_and_each_keeps_its_own_session() {
 }
 
 #[test]
-fn a_provisional_response_to_a_request_other_than_invite_stays_here() {
-    let mut world = World::with_bob();
-    let sent = world.receive(
-        ALICE,
-        &request("MESSAGE", "sip:bob@example.com", "z9hG4bKm1", ""),
-    );
-    let to_bob = find(&sent, BOB);
-    let sent = world.receive(BOB, &answer(&to_bob, 183, "Progress", "b1"));
-    assert_eq!(summary(&sent), Vec::<String>::new(), "RFC 4320 section 4.1");
-    let sent = world.receive(BOB, &answer(&to_bob, 200, "OK", "b1"));
-    assert_eq!(summary(&sent), ["200 -> alice"]);
-}
-
-#[test]
 fn an_answer_without_the_callers_via_is_a_502() {
     let mut world = World::with_bob();
     let sent = world.receive(ALICE, &invite("sip:bob@example.com"));

@@ -168,12 +168,13 @@ fn register(world: &mut World, register: &Register<'_>) -> Message {
         contact,
         headers,
     } = register;
-    // A new branch each time: a retransmission would get the old answer.
+    // A new branch and tag each time: a retransmission would get the old answer, a merged request
+    // a 482.
     let counts = world.proxy.registrar().counts();
     let branch = counts.added + counts.refreshed + counts.removed + counts.refused;
     let text = format!(
         "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.168.1.2;branch=z9hG4bK{call_id}{branch}\r\n\
-         From: <sip:bob@example.com>;tag=r\r\nTo: {to}\r\nCall-ID: {call_id}\r\n\
+         From: <sip:bob@example.com>;tag=r{branch}\r\nTo: {to}\r\nCall-ID: {call_id}\r\n\
          CSeq: {cseq} REGISTER\r\nMax-Forwards: 70\r\nContact: {contact}\r\n{headers}\
          Content-Length: 0\r\n\r\n"
     );

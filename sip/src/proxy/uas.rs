@@ -1,0 +1,88 @@
+//! What is answered here, as a UAS: REGISTER and OPTIONS (RFC 3261 section 8.2).
+//!
+//! A request that reaches us by several ways, as through a forking proxy before us, is answered once
+//! and its twins get 482 (8.2.2.2). To tell a twin, the ongoing transactions are known by what all
+//! copies have in common. There are no more entries than server transactions, and each goes with its
+//! transaction. What is forwarded is not looked at: its UAS will see all copies.
+
+use std::collections::HashMap;
+
+use super::Proxy;
+use crate::message::{HeaderName, Message};
+use crate::transaction::ServerId;
+
+/// Option tags that a REGISTER or OPTIONS may require of us.
+const SUPPORTED: [&str; 2] = ["path", "outbound"];
+
+/// The requests that we are answering or have answered a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    by_identity: HashMap<Vec<u8>, ServerId>,
+    identity_of: HashMap<ServerId, Vec<u8>>,
+}
+
+impl Requests {
+    pub(super) fn len(&self) -> usize {
+        self.by_identity.len().max(self.identity_of.len())
+    }
+
+    /// Notes a request; false where another transaction has brought it already.
+    fn note(&mut self, id: ServerId, request: &Message) -> bool {
+        let identity = identity(request);
+        if self.by_identity.contains_key(&identity) {
+            return false;
+        }
+        self.by_identity.insert(identity.clone(), id);
+        self.identity_of.insert(id, identity);
+        true
+    }
+
+    pub(super) fn forget(&mut self, id: ServerId) {
+        if let Some(identity) = self.identity_of.remove(&id) {
+            self.by_identity.remove(&identity);
+        }
+    }
+}
+
+/// "From tag, Call-ID, and CSeq", the method included.
+fn identity(request: &Message) -> Vec<u8> {
+    let from = request.from();
+    let tag = from.as_ref().ok().and_then(|from| from.tag());
+    let number = request.cseq().map_or(0, |(number, _)| number);
+    let mut identity = Vec::with_capacity(128);
+    identity.extend_from_slice(&number.to_be_bytes());
+    let method = request.method();
+    let call_id = request.call_id().unwrap_or_default();
+    // None of these holds a space.
+    for part in [method.as_bytes(), call_id, tag.unwrap_or_default()] {
+        identity.extend_from_slice(part);
+        identity.push(b' ');
+    }
+    identity
+}
+
+impl Proxy {
+    /// The refusal of a request that is for us, if one of its own makes it impossible to answer.
+    pub(super) fn refused_as_uas(&mut self, id: ServerId, request: &Message) -> Option<Message> {
+        let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
+        if !in_dialog && !self.uas.note(id, request) {
+            self.counters.merged += 1;
+            let response = request.respond(482, "Loop Detected");
+            return Some(response.to_tag(&self.to_tag(request)).build());
+        }
+        let unknown: Vec<String> = request
+            .values(HeaderName::Require)
+            .map(|tag| String::from_utf8_lossy(&tag).into_owned())
+            .filter(|tag| !SUPPORTED.contains(&tag.as_str()))
+            .collect();
+        if unknown.is_empty() {
+            return None;
+        }
+        self.counters.rejected += 1;
+        let response = request
+            .respond(420, "Bad Extension")
+            .to_tag(&self.to_tag(request))
+            .header("Unsupported", &unknown.join(", "));
+        Some(response.build())
+    }
+}

@@ -1,0 +1,78 @@
+//! Floods and reflection: what a stranger may cost us, and what we may cost somebody whose address he
+//! has forged.
+
+use std::time::Duration;
+
+use crate::world::{ALICE, World, request, summary};
+
+const METHODS: [&str; 8] = [
+    "INVITE",
+    "REGISTER",
+    "OPTIONS",
+    "MESSAGE",
+    "SUBSCRIBE",
+    "PUBLISH",
+    "NOTIFY",
+    "FROBNICATE",
+];
+
+/// Of every method there are only so many transactions, and what is too much is answered 503 and
+/// counted (CVE-2021-41145).
+#[test]
+fn a_flood_of_any_method_meets_a_bound() {
+    for method in METHODS {
+        let mut world = World::configured(|config| {
+            config.limits.max_server = 50;
+            config.limits.max_client = 50;
+        });
+        world.register("203.0.113.20:41000", "sip:bob@192.168.1.2:5060", "bob");
+        for number in 0..500 {
+            let branch = format!("z9hG4bKflood{number}");
+            let user = if method == "REGISTER" { "" } else { "bob@" };
+            let message = request(method, &format!("sip:{user}example.com"), &branch, "");
+            let message = String::from_utf8(message).expect("text");
+            let message = message.replace("call-1", &format!("call-{number}"));
+            world.receive(ALICE, message.as_bytes());
+            let counts = world.proxy.transactions().counts();
+            assert!(
+                counts.server <= 50 && counts.client <= 50,
+                "{method}: {counts:?}"
+            );
+        }
+        assert!(world.proxy.contexts() <= 50, "{method}");
+        assert!(world.proxy.counters().overload > 0, "{method}");
+        world.assert_all_forgotten();
+    }
+}
+
+/// A request that goes nowhere is answered once, of about its own length: a forged address brings its
+/// owner one small answer. An INVITE that was let in has a transaction, which repeats its answer until
+/// it is acknowledged; what is not let in has none.
+#[test]
+fn a_refused_request_reflects_one_answer() {
+    for method in METHODS {
+        for (uri, extra) in [
+            ("sip:nobody@example.com", ""),
+            ("sip:bob@elsewhere.example", ""),
+            ("tel:+15551234", ""),
+            ("sip:bob@example.com", "Proxy-Require: x\r\n"),
+            ("sip:bob@example.com", "Content-Length: 7\r\n"),
+        ] {
+            if method == "INVITE" && extra != "Content-Length: 7\r\n" {
+                continue;
+            }
+            let mut world = World::configured(|config| config.registrar.max_bindings = 0);
+            let message = request(method, uri, "z9hG4bKspoofed", extra);
+            let mut sent = world.receive(ALICE, &message);
+            sent.extend(world.advance(Duration::from_secs(64)));
+            assert_eq!(sent.len(), 1, "{method} {uri}: {:?}", summary(&sent));
+            let octets = sent[0].bytes.len();
+            assert!(
+                octets <= message.len() + 100,
+                "{method} {uri}: {octets} for {}",
+                message.len()
+            );
+            world.assert_all_forgotten();
+        }
+    }
+}

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::audio;
 use crate::capture::Capture;
 use crate::frame::Packet;
-use crate::phone::{self, Transport};
+use crate::phone::{self, Script, Transport};
 use crate::process::Process;
 use crate::service::Service;
 use crate::topology::two_edges::{PHONE, TwoEdges};
@@ -21,6 +21,7 @@ use crate::wait;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) transport: Transport,
+    pub(crate) script: Script,
     /// Of audio, each way.
     pub(crate) seconds: u32,
     /// Bytes that the INVITE is made longer by.
@@ -97,12 +98,19 @@ pub(crate) fn place(
 ) -> Result<CallRecord> {
     std::fs::create_dir_all(folder)?;
     let captures = Captures::start(net, folder)?;
-    let mut callee = phone::callee(&net.ua2, plan.transport, plan.seconds, folder)?;
+    let Plan {
+        transport,
+        script,
+        seconds,
+        padding,
+        ..
+    } = plan;
+    let mut callee = phone::callee(&net.ua2, transport, script, seconds, folder)?;
     wait_for_registration(&captures.ua2, &mut callee)
         .with_context(|| complaints(folder, "ua2"))
         .context("ua2 does not register")?;
     progress("ua2 is registered through edge 2");
-    let mut caller = phone::caller(&net.ua1, plan.transport, plan.seconds, plan.padding, folder)?;
+    let mut caller = phone::caller(&net.ua1, transport, script, seconds, padding, folder)?;
     let result = during_the_call(net, service, plan, &captures, &mut caller, progress);
     let (flipped_at, during) = result.with_context(|| {
         format!(
@@ -111,7 +119,7 @@ pub(crate) fn place(
             complaints(folder, "ua2")
         )
     })?;
-    let limit = Duration::from_secs(u64::from(plan.seconds) + 30);
+    let limit = Duration::from_secs(u64::from(seconds) + 30);
     let caller = caller
         .wait(limit)
         .with_context(|| complaints(folder, "ua1"))?;

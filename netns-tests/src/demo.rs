@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::call::{self, CallRecord, Middle, Plan};
 use crate::command;
 use crate::ladder;
-use crate::phone::Transport;
+use crate::phone::{Script, Transport};
 use crate::service::Service;
 use crate::topology::two_edges::TwoEdges;
 use crate::verdict::{self, Criterion, Direction, Figures};
@@ -31,6 +31,7 @@ pub(crate) fn run(out: &Path, seconds: u32) -> Result<()> {
         println!("\nA call over {transport}: {seconds} s of audio each way");
         let plan = Plan {
             transport,
+            script: Script::Plain,
             seconds,
             padding: 0,
             middle: Middle::Flip,

@@ -18,6 +18,8 @@ const CALLEE: &str = include_str!("../scenarios/callee.xml");
 const CALLEE_AGAIN: &str = include_str!("../scenarios/callee_again.xml");
 const OPTIONS: &str = include_str!("../scenarios/options.xml");
 const ANSWER: &str = include_str!("../scenarios/answer.xml");
+const OFFERS: &str = include_str!("../scenarios/offers.xml");
+const ANSWERS: &str = include_str!("../scenarios/answers.xml");
 
 /// Silence between the end of the audio and the BYE.
 const SILENCE_MS: u32 = 2_000;
@@ -38,14 +40,28 @@ impl fmt::Display for Transport {
     }
 }
 
+/// What a phone does in a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Script {
+    /// An offer in the INVITE, its answer in the 200.
+    Plain,
+    /// An offer in the 200, hold, resume, and an offer that is refused.
+    Offers,
+}
+
 /// Starts the phone that registers as ua2 and answers.
 pub(crate) fn callee(
     namespace: &Namespace,
     transport: Transport,
+    script: Script,
     seconds: u32,
     folder: &Path,
 ) -> Result<Process> {
-    answering(namespace, transport, seconds, CALLEE, folder)
+    let answer = match script {
+        Script::Plain => ANSWER,
+        Script::Offers => ANSWERS,
+    };
+    answering(namespace, transport, seconds, [CALLEE, answer], folder)
 }
 
 /// The same, and it registers once more after `again_ms`.
@@ -57,7 +73,7 @@ pub(crate) fn callee_again(
     folder: &Path,
 ) -> Result<Process> {
     let scenario = CALLEE_AGAIN.replace("@AGAIN_MS@", &again_ms.to_string());
-    answering(namespace, transport, seconds, &scenario, folder)
+    answering(namespace, transport, seconds, [&scenario, ANSWER], folder)
 }
 
 /// Starts a phone that registers as ua2 and answers OPTIONS.
@@ -81,12 +97,12 @@ fn answering(
     namespace: &Namespace,
     transport: Transport,
     seconds: u32,
-    callee: &str,
+    [callee, answer]: [&str; 2],
     folder: &Path,
 ) -> Result<Process> {
     let folder = prepare(namespace, folder, seconds, 220.0)?;
     fs::write(folder.join("callee.xml"), callee)?;
-    fs::write(folder.join("answer.xml"), ANSWER)?;
+    fs::write(folder.join("answer.xml"), answer)?;
     let scenario = [
         "-sf",
         "callee.xml",
@@ -104,15 +120,17 @@ fn answering(
 pub(crate) fn caller(
     namespace: &Namespace,
     transport: Transport,
+    script: Script,
     seconds: u32,
     padding: usize,
     folder: &Path,
 ) -> Result<Process> {
     let folder = prepare(namespace, folder, seconds, 110.0)?;
-    fs::write(
-        folder.join("caller.xml"),
-        CALLER.replace("@PADDING@", &padding_header(padding)),
-    )?;
+    let call = match script {
+        Script::Plain => CALLER.replace("@PADDING@", &padding_header(padding)),
+        Script::Offers => OFFERS.to_owned(),
+    };
+    fs::write(folder.join("caller.xml"), call)?;
     let talk = (seconds * 1000 + SILENCE_MS).to_string();
     let scenario = [
         "-sf",

@@ -17,6 +17,7 @@ mod digest;
 mod fragmented_invite;
 mod hostile_packets;
 mod nat_rebind;
+mod offer_answer;
 mod ping;
 mod restart;
 mod rig;
@@ -29,7 +30,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -74,6 +75,11 @@ const SCENARIOS: [Scenario; 11] = [
         name: "stranger-rtp",
         about: "RTP from a stranger to a relay in mid-call reaches nobody and is counted",
         run: stranger_rtp::run,
+    },
+    Scenario {
+        name: "offer-answer",
+        about: "a late offer, hold, resume, and a re-INVITE refused with 488: the media go on",
+        run: offer_answer::run,
     },
     Scenario {
         name: "hostile-packets",

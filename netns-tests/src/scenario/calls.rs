@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use crate::call::{self, CallRecord, Middle, Plan};
-use crate::phone::Transport;
+use crate::phone::{Script, Transport};
 use crate::service::Service;
 use crate::topology::two_edges::TwoEdges;
 use crate::verdict;
@@ -26,6 +26,7 @@ fn flipped_call(folder: &Path, transport: Transport) -> Result<String> {
     let mut service = Service::start(&net, folder)?;
     let plan = Plan {
         transport,
+        script: Script::Plain,
         seconds: SECONDS,
         padding: 0,
         middle: Middle::Flip,

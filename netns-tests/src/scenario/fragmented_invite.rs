@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::calls;
 use crate::call::{self, Middle, Plan};
-use crate::phone::Transport;
+use crate::phone::{Script, Transport};
 use crate::service::{KEY1, KEY2, Service};
 use crate::topology::two_edges::{NAT_A, PHONE, TwoEdges};
 
@@ -25,6 +25,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let mut service = Service::start(&net, folder)?;
     let plan = Plan {
         transport: Transport::Udp,
+        script: Script::Plain,
         seconds: SECONDS,
         padding: PADDING,
         middle: Middle::Nothing,

@@ -12,7 +12,7 @@ use super::calls;
 use crate::call::{self, Middle, Plan};
 use crate::frame::{GRE, UDP};
 use crate::namespace::Namespace;
-use crate::phone::Transport;
+use crate::phone::{Script, Transport};
 use crate::raw;
 use crate::service::{KEY1, MARK1, Service, relay_config, start_program};
 use crate::topology::two_edges::{CONCENTRATOR, EDGE1, SERVICE, TwoEdges};
@@ -115,6 +115,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     service.check_alive()?;
     let plan = Plan {
         transport: Transport::Udp,
+        script: Script::Plain,
         seconds: 2,
         padding: 0,
         middle: Middle::Nothing,

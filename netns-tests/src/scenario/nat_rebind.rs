@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::phone::{self, Transport};
+use crate::phone::{self, Script, Transport};
 use crate::service::Service;
 use crate::topology::two_edges::TwoEdges;
 use crate::wait;
@@ -25,7 +25,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let mut service = Service::start_with(&net, folder, NO_MEDIA)?;
     let mut callee = phone::callee_again(&net.ua2, Transport::Udp, SECONDS, AGAIN_MS, folder)?;
     let before = flow_of_ua2(&service, &net, "")?;
-    let mut caller = phone::caller(&net.ua1, Transport::Udp, SECONDS, 0, folder)?;
+    let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, SECONDS, 0, folder)?;
     wait::until("the call to be answered", PATIENCE, || {
         caller.check_alive()?;
         let answered = event(&service, &net, "call_answered")?;

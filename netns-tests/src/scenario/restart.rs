@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::phone::{self, Transport};
+use crate::phone::{self, Script, Transport};
 use crate::service::Service;
 use crate::topology::two_edges::TwoEdges;
 use crate::wait;
@@ -19,7 +19,7 @@ const LOCATION: &str = "\n[location]\nfile = \"location.db\"\n";
 pub(super) fn run(folder: &Path) -> Result<String> {
     let net = TwoEdges::build()?;
     let mut service = Service::start_with(&net, folder, LOCATION)?;
-    let mut callee = phone::callee(&net.ua2, Transport::Udp, SECONDS, folder)?;
+    let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, SECONDS, folder)?;
     wait::until("the binding of ua2 on the disk", PATIENCE, || {
         callee.check_alive()?;
         let status = service.concentrator.status(&net.concentrator)?;
@@ -37,7 +37,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         "the binding was not restored: {status}"
     );
 
-    let mut caller = phone::caller(&net.ua1, Transport::Udp, SECONDS, 0, folder)?;
+    let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, SECONDS, 0, folder)?;
     let ended = caller.wait(Duration::from_secs(20))?;
     let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
     ensure!(ended.success(), "the call failed: {complaints}");

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::calls;
 use crate::call::{self, Middle, Plan};
 use crate::frame::Packet;
-use crate::phone::Transport;
+use crate::phone::{Script, Transport};
 use crate::service::Service;
 use crate::topology::two_edges::{EDGE1, NAT_A, TwoEdges};
 
@@ -23,6 +23,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let before = rejected(&service, &net)?;
     let plan = Plan {
         transport: Transport::Udp,
+        script: Script::Plain,
         seconds: SECONDS,
         padding: 0,
         middle: Middle::Intruder(intrude),

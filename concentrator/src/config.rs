@@ -132,6 +132,10 @@ pub struct Sip {
     pub tcp: bool,
     /// TLS, where there is a certificate.
     pub tls: Option<Tls>,
+    /// The port for WebSocket without TLS, on every service address.
+    pub ws_port: Option<u16>,
+    /// Where connections to next hops leave from.
+    pub outbound_address: IpAddr,
     /// Limits of the connections.
     pub limits: TcpLimits,
 }
@@ -141,12 +145,16 @@ pub struct Sip {
 pub struct Tls {
     /// The port on every service address.
     pub port: u16,
+    /// The port for secure WebSocket.
+    pub wss_port: Option<u16>,
     /// PEM, the certificate that phones are shown, and its chain.
     pub certificate: PathBuf,
     /// PEM, its private key.
     pub private_key: PathBuf,
     /// PEM, the authorities whose client certificates are believed.
     pub client_ca: Option<PathBuf>,
+    /// PEM, the authorities whose next hops are believed.
+    pub server_ca: Option<PathBuf>,
 }
 
 /// What connections may cost.
@@ -308,7 +316,7 @@ impl Config {
             authentication: authentication.transpose()?,
             tunnel: check_tunnel(&file.tunnel)?,
             edges,
-            sip: check_sip(&file.sip, folder)?,
+            sip: check_sip(file, folder)?,
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
             media: check_media(&file.media)?,
@@ -361,8 +369,15 @@ impl Config {
 
     /// The ports that phones and trunks send to, on every service address.
     pub fn sip_ports(&self) -> impl Iterator<Item = u16> {
-        let tls = self.sip.tls.as_ref().map(|tls| tls.port);
-        [Some(self.sip.port), tls].into_iter().flatten()
+        let tls = self.sip.tls.as_ref();
+        [
+            Some(self.sip.port),
+            tls.map(|tls| tls.port),
+            self.sip.ws_port,
+            tls.and_then(|tls| tls.wss_port),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// Our own addresses, which no phone's media can come from.

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub sip_sent: Family<Label, Counter>,
     /// Keepalives received, by transport.
     pub sip_keepalives: Family<Label, Counter>,
+    /// STUN Binding requests answered.
+    pub stun_answered: Counter,
     /// Messages dropped before anybody read them, by reason.
     pub sip_dropped: Family<Label, Counter>,
     /// Messages not sent, by reason.
@@ -111,6 +113,11 @@ impl Metrics {
             "sip_keepalives",
             "Keepalives received",
             self.sip_keepalives.clone(),
+        );
+        registry.register(
+            "stun_answered",
+            "STUN Binding requests answered",
+            self.stun_answered.clone(),
         );
         registry.register(
             "sip_dropped",

@@ -1,4 +1,4 @@
-//! SIP over UDP, TCP and TLS on the service addresses.
+//! SIP over UDP, TCP, TLS and WebSocket on the service addresses.
 //!
 //! Every message that arrives becomes an [`Incoming`] on one bounded channel to the worker, with
 //! the [`Hop`] it came by: the flow from the socket, the relay from the flow table. The worker
@@ -10,7 +10,7 @@
 //! Replies are sent from the service address that the request came to, and go directly to the
 //! phone, not back through the tunnel.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use admin::credentials::CredentialsError;
@@ -24,14 +24,18 @@ use crate::config::{Config, TcpLimits};
 use crate::flows::FlowTable;
 use crate::metrics::Metrics;
 
+use connect::Dialler;
 use listener::Speaks;
 use tls::Identity;
 
+mod connect;
 mod connections;
 mod listener;
 mod stream;
+mod stun;
 pub mod tls;
 pub mod udp;
+mod ws;
 
 /// Messages that may wait for the worker.
 const INCOMING_QUEUE: usize = 4096;
@@ -74,8 +78,14 @@ pub struct Listen {
     pub tcp: Vec<SocketAddr>,
     /// A TLS listener on each.
     pub tls: Vec<SocketAddr>,
-    /// What TLS shows; without it nothing listens on `tls`.
+    /// A WebSocket listener on each.
+    pub ws: Vec<SocketAddr>,
+    /// A secure WebSocket listener on each.
+    pub wss: Vec<SocketAddr>,
+    /// What TLS shows; without it nothing listens on `tls` and `wss`.
     pub identity: Option<Arc<Identity>>,
+    /// Where connections to next hops leave from: at most one address of each IP version.
+    pub outbound: Vec<IpAddr>,
     /// What the segments of a connection must fit; the interface decides when `None`.
     pub path_mtu: Option<u16>,
     /// What connections may cost.
@@ -95,11 +105,14 @@ impl Listen {
             udp: on(sip.udp.then_some(sip.port)),
             tcp: on(sip.tcp.then_some(sip.port)),
             tls: on(sip.tls.as_ref().map(|tls| tls.port)),
+            ws: on(sip.ws_port),
+            wss: on(sip.tls.as_ref().and_then(|tls| tls.wss_port)),
             identity: sip
                 .tls
                 .as_ref()
                 .map(|tls| Identity::load(tls).map(Arc::new))
                 .transpose()?,
+            outbound: vec![sip.outbound_address],
             path_mtu: Some(config.tunnel.mtu),
             limits: config.sip.limits.clone(),
         })
@@ -107,12 +120,17 @@ impl Listen {
 
     /// What every stream transport listens on.
     fn streams(&self) -> Vec<(Speaks, SocketAddr)> {
-        let tcp = self.tcp.iter().map(|address| (Speaks::Tcp, *address));
-        let tls = self.identity.iter().flat_map(|identity| {
-            let addresses = self.tls.iter();
-            addresses.map(|address| (Speaks::Tls(Arc::clone(identity)), *address))
-        });
-        tcp.chain(tls).collect()
+        let mut streams = Vec::new();
+        streams.extend(self.tcp.iter().map(|address| (Speaks::Tcp, *address)));
+        streams.extend(self.ws.iter().map(|address| (Speaks::Ws, *address)));
+        if let Some(identity) = &self.identity {
+            let identity = || Arc::clone(identity);
+            let tls = self.tls.iter();
+            streams.extend(tls.map(|address| (Speaks::Tls(identity()), *address)));
+            let wss = self.wss.iter();
+            streams.extend(wss.map(|address| (Speaks::Wss(identity()), *address)));
+        }
+        streams
     }
 }
 
@@ -140,6 +158,7 @@ pub struct Transports {
     udp: Vec<udp::Outlet>,
     connections: Arc<connections::Connections>,
     streams: Vec<(Transport, SocketAddr)>,
+    dialler: Dialler,
     events: mpsc::Sender<TransportEvent>,
     metrics: Arc<Metrics>,
     /// The receiving tasks, which end with it.
@@ -187,7 +206,14 @@ impl Transports {
                 .map_err(failed(transport, address))?;
             streams.push((transport, local));
         }
+        let dialler = Dialler::new(
+            listen.outbound.clone(),
+            listen.identity.clone(),
+            Arc::clone(&connections),
+            inlet,
+        );
         let transports = Self {
+            dialler,
             udp,
             connections,
             streams,
@@ -202,7 +228,16 @@ impl Transports {
         })
     }
 
-    /// Takes a message to send. Datagrams wait for [`Transports::flush`].
+    /// The name that the certificate of a next hop must have, for connections that we open to it
+    /// over TLS. Without one the certificate must have its address.
+    pub fn expect_name(&mut self, peer: SocketAddr, name: String) {
+        self.dialler.expect_name(peer, name);
+    }
+
+    /// Takes a message to send. A flow of TCP or TLS without a connection means a next hop, to
+    /// which a connection is opened where there is none; see [`connect`]. A flow with a connection
+    /// that has ended is dead: it was a phone's.
+    /// Datagrams wait for [`Transports::flush`].
     pub fn send(&mut self, transmit: Transmit) {
         match transmit.flow.transport {
             Transport::Udp => self.send_datagram(transmit),
@@ -210,6 +245,21 @@ impl Transports {
                 self.send_on_connection(transmit);
             }
         }
+    }
+
+    /// Answers a datagram that is STUN and not SIP (RFC 5626 section 3.5.2); false for all others.
+    pub fn answer_stun(&mut self, flow: &Flow, datagram: &[u8]) -> bool {
+        if flow.transport != Transport::Udp || !stun::is_stun(datagram) {
+            return false;
+        }
+        match stun::answer(datagram, flow.peer) {
+            Some(bytes) => {
+                self.metrics.stun_answered.inc();
+                self.send(Transmit { flow: *flow, bytes });
+            }
+            None => self.metrics.dropped("stun_not_understood"),
+        }
+        true
     }
 
     /// Sends the datagrams that wait, in as few system calls as possible.
@@ -250,9 +300,12 @@ impl Transports {
     }
 
     fn send_on_connection(&mut self, transmit: Transmit) {
-        // A phone behind a NAT cannot be connected to, so a flow without connection is dead.
         let Some(id) = transmit.flow.connection else {
-            return self.fail(transmit.flow, "no_connection");
+            let flow = transmit.flow;
+            if let Err(why) = self.dialler.send(transmit) {
+                self.fail(flow, why);
+            }
+            return;
         };
         if let Err(refusal) = self
             .connections

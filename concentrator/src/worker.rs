@@ -211,6 +211,7 @@ impl Worker {
         for Incoming { hop, payload } in batch.drain(..) {
             self.note_verified_peer(&hop);
             match payload {
+                Payload::Datagram(bytes) if self.transports.answer_stun(&hop.flow, &bytes) => {}
                 Payload::Datagram(bytes) => {
                     self.proxy.handle_message(bytes, &hop, &mut self.calls, now);
                 }

@@ -242,7 +242,8 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
     })
 }
 
-pub(super) fn check_sip(sip: &SipFile, folder: &Path) -> Result<Sip, Problem> {
+pub(super) fn check_sip(file: &File, folder: &Path) -> Result<Sip, Problem> {
+    let sip = &file.sip;
     if sip.port == 0 {
         return problem("sip.port", "0 is not a port; use 5060");
     }
@@ -262,11 +263,14 @@ pub(super) fn check_sip(sip: &SipFile, folder: &Path) -> Result<Sip, Problem> {
             return problem(format!("sip.{name}"), "is 0; use 1 or more");
         }
     }
+    check_stream_ports(sip)?;
     Ok(Sip {
         port: sip.port,
         udp: sip.udp,
         tcp: sip.tcp,
         tls: check_tls(sip, folder)?,
+        ws_port: sip.ws_port,
+        outbound_address: check_outbound_address(file)?,
         limits: TcpLimits {
             connections: sip.max_tcp_connections,
             connections_per_source: sip.max_tcp_connections_per_source,
@@ -277,27 +281,59 @@ pub(super) fn check_sip(sip: &SipFile, folder: &Path) -> Result<Sip, Problem> {
     })
 }
 
+/// Answers to the anycast address would arrive at any edge.
+fn check_outbound_address(file: &File) -> Result<IpAddr, Problem> {
+    let key = "sip.outbound_address";
+    let address = file.sip.outbound_address.unwrap_or(file.tunnel.listen);
+    if address.is_unspecified() || address.is_multicast() {
+        return problem(key, format!("{address} is not one address of this host"));
+    }
+    if file.service_addresses.contains(&address) {
+        return problem(
+            key,
+            format!("{address} is a service address; name one that is this host's alone"),
+        );
+    }
+    Ok(address)
+}
+
+/// No two stream transports can have one port.
+fn check_stream_ports(sip: &SipFile) -> Result<(), Problem> {
+    let mut taken = HashMap::new();
+    for (key, port) in [
+        ("sip.port", sip.tcp.then_some(sip.port)),
+        ("sip.tls_port", sip.tls.as_ref().map(|_| sip.tls_port)),
+        ("sip.ws_port", sip.ws_port),
+        ("sip.wss_port", sip.wss_port),
+    ] {
+        let Some(port) = port else {
+            continue;
+        };
+        if port == 0 {
+            return problem(key, "0 is not a port; take another, or leave it out");
+        }
+        if let Some(other) = taken.insert(port, key) {
+            return problem(key, format!("{port} is also {other}; take another"));
+        }
+    }
+    Ok(())
+}
+
 fn check_tls(sip: &SipFile, folder: &Path) -> Result<Option<Tls>, Problem> {
     let Some(tls) = &sip.tls else {
+        if sip.wss_port.is_some() {
+            return problem("sip.wss_port", "needs a certificate; add [sip.tls]");
+        }
         return Ok(None);
     };
-    check_port("sip.tls_port", sip.tls_port, sip)?;
     Ok(Some(Tls {
         port: sip.tls_port,
+        wss_port: sip.wss_port,
         certificate: folder.join(&tls.certificate),
         private_key: folder.join(&tls.private_key),
         client_ca: tls.client_ca.as_ref().map(|ca| folder.join(ca)),
+        server_ca: tls.server_ca.as_ref().map(|ca| folder.join(ca)),
     }))
-}
-
-fn check_port(key: &str, port: u16, sip: &SipFile) -> Result<(), Problem> {
-    if port == 0 {
-        return problem(key, "0 is not a port");
-    }
-    if port == sip.port && sip.tcp {
-        return problem(key, format!("{port} is also sip.port; take another"));
-    }
-    Ok(())
 }
 
 pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {

@@ -125,6 +125,12 @@ pub struct SipFile {
     pub tcp_message_timeout_s: u64,
     /// The port for TLS, where there is a `[sip.tls]`.
     pub tls_port: u16,
+    /// The port for WebSocket; none when missing.
+    pub ws_port: Option<u16>,
+    /// The port for secure WebSocket; none when missing.
+    pub wss_port: Option<u16>,
+    /// Where connections to next hops leave from; `tunnel.listen` when missing.
+    pub outbound_address: Option<IpAddr>,
     /// TLS; none when missing.
     pub tls: Option<TlsFile>,
 }
@@ -139,6 +145,8 @@ pub struct TlsFile {
     pub private_key: PathBuf,
     /// PEM, the authorities whose client certificates are believed.
     pub client_ca: Option<PathBuf>,
+    /// PEM, the authorities whose next hops are believed.
+    pub server_ca: Option<PathBuf>,
 }
 
 impl Default for SipFile {
@@ -154,6 +162,9 @@ impl Default for SipFile {
             tcp_idle_timeout_s: 3900,
             tcp_message_timeout_s: 15,
             tls_port: 5061,
+            ws_port: None,
+            wss_port: None,
+            outbound_address: None,
             tls: None,
         }
     }

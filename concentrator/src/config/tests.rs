@@ -178,6 +178,21 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
+        "[sip]\nws_port = 80\nwss_port = 443\n[relay_control]",
+        &["sip.wss_port", "[sip.tls]"],
+    ),
+    (
+        "[relay_control]",
+        "[sip]\noutbound_address = \"198.51.100.1\"\n[relay_control]",
+        &["sip.outbound_address", "service address"],
+    ),
+    (
+        "[relay_control]",
+        "[sip]\nws_port = 0\n[relay_control]",
+        &["sip.ws_port"],
+    ),
+    (
+        "[relay_control]",
         "[sip.tls]\ncertificate = \"none.pem\"\nprivate_key = \"c1.key\"\n[relay_control]",
         &["sip.tls.certificate", "none.pem"],
     ),

@@ -149,8 +149,18 @@ impl Connections {
         if of_source >= self.limits.connections_per_source {
             return Err(Crowded::Source);
         }
+        Ok(self.take(&mut open, peer))
+    }
+
+    /// The same for a connection that we open, which no phone can prevent.
+    pub(super) fn admit_ours(self: &Arc<Self>, peer: SocketAddr) -> Admission {
+        self.take(&mut self.lock(), peer)
+    }
+
+    fn take(self: &Arc<Self>, open: &mut Open, peer: SocketAddr) -> Admission {
+        let source = source_group(peer.ip());
         open.admitted += 1;
-        open.per_source.insert(source, of_source + 1);
+        *open.per_source.entry(source).or_default() += 1;
         let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
         let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES);
         let queued = Arc::new(AtomicUsize::new(0));
@@ -161,7 +171,7 @@ impl Connections {
             queued: Arc::clone(&queued),
         };
         open.outlets.insert(id, outlet);
-        Ok(Admission {
+        Admission {
             connections: Arc::clone(self),
             id,
             peer,
@@ -170,7 +180,7 @@ impl Connections {
                 queue: receiver,
                 queued,
             }),
-        })
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -216,6 +226,9 @@ impl Admission {
 
     /// Queues the answer to a keepalive.
     pub(super) fn answer(&self, bytes: Bytes) -> Result<(), SendRefusal> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.connections.queue(self.id, None, Queued::Answer(bytes))
     }
 }

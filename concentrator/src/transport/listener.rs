@@ -13,11 +13,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tunnel_io::tcp::ListenerOptions;
 
 use super::connections::{Admission, Connections, Crowded};
 use super::stream::{End, SipFraming, converse};
 use super::tls::{Identity, verified_names};
+use super::ws::{self, WsFraming};
 use super::{Inlet, TransportEvent};
 use crate::metrics::{reason, transport};
 
@@ -29,6 +31,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum Speaks {
     Tcp,
     Tls(Arc<Identity>),
+    Ws,
+    Wss(Arc<Identity>),
 }
 
 impl Speaks {
@@ -36,6 +40,8 @@ impl Speaks {
         match self {
             Self::Tcp => Transport::Tcp,
             Self::Tls(_) => Transport::Tls,
+            Self::Ws => Transport::Ws,
+            Self::Wss(_) => Transport::Wss,
         }
     }
 }
@@ -130,6 +136,7 @@ async fn greet(
         local,
         connection: Some(admission.id),
     };
+    let patience = admission.limits().handshake;
     match speaks {
         Speaks::Tcp => {
             let (reader, writer) = stream.into_split();
@@ -137,25 +144,56 @@ async fn greet(
             Ok(converse(reader, writer, framing, flow, admission, inlet).await)
         }
         Speaks::Tls(identity) => {
-            // On the heap: a conversation is long and needs nothing of it.
-            let handshake = Box::pin(identity.acceptor().accept(stream));
-            let stream = match timeout(admission.limits().handshake, handshake).await {
-                Err(_) => return Err(End::SlowHandshake),
-                Ok(Err(error)) => {
-                    tracing::debug!(peer = %flow.peer, %error, "TLS handshake failed");
-                    return Err(End::Handshake);
-                }
-                Ok(Ok(stream)) => stream,
-            };
-            let certificate = stream.get_ref().1.peer_certificates();
-            if let Some(certificate) = certificate.and_then(<[_]>::first) {
-                admission.verified(verified_names(certificate));
-            }
-            let (reader, writer) = tokio::io::split(stream);
+            let secured = in_time(patience, secure(stream, identity, &admission)).await?;
+            let (reader, writer) = tokio::io::split(secured);
             let framing = SipFraming::default();
             Ok(converse(reader, writer, framing, flow, admission, inlet).await)
         }
+        Speaks::Ws => {
+            let mut stream = stream;
+            in_time(patience, ws::handshake(&mut stream)).await?;
+            let (reader, writer) = stream.into_split();
+            let framing = WsFraming::default();
+            Ok(converse(reader, writer, framing, flow, admission, inlet).await)
+        }
+        Speaks::Wss(identity) => {
+            let both = async {
+                let mut secured = secure(stream, identity, &admission).await?;
+                ws::handshake(&mut secured).await?;
+                Ok(secured)
+            };
+            let secured = in_time(patience, both).await?;
+            let (reader, writer) = tokio::io::split(secured);
+            let framing = WsFraming::default();
+            Ok(converse(reader, writer, framing, flow, admission, inlet).await)
+        }
     }
+}
+
+/// A handshake is on the heap: the conversation after it is long and needs nothing of it.
+async fn in_time<T>(
+    patience: Duration,
+    handshake: impl Future<Output = Result<T, End>>,
+) -> Result<T, End> {
+    let ended = timeout(patience, Box::pin(handshake)).await;
+    ended.unwrap_or(Err(End::SlowHandshake))
+}
+
+async fn secure(
+    stream: TcpStream,
+    identity: &Identity,
+    admission: &Admission,
+) -> Result<TlsStream<TcpStream>, End> {
+    let accepted = identity.acceptor().accept(stream).await;
+    let stream = accepted.map_err(|error| {
+        tracing::debug!(peer = %admission.peer, %error, "TLS handshake failed");
+        End::Handshake
+    })?;
+    let certificate = stream.get_ref().1.peer_certificates();
+    if let Some(certificate) = certificate.and_then(<[_]>::first) {
+        admission.verified(verified_names(certificate));
+    }
+    Ok(stream)
 }
 
 pub(super) fn prepare(stream: &TcpStream) -> io::Result<SocketAddr> {

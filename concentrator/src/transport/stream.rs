@@ -45,9 +45,12 @@ pub(super) enum End {
     SlowReader,
     SlowHandshake,
     Handshake,
+    ConnectFailed,
+    ConnectTimeout,
     TooLong,
     BadLength,
     NotSip,
+    BadFrame,
     Ours,
 }
 
@@ -61,9 +64,12 @@ impl End {
             Self::SlowReader => "slow_reader",
             Self::SlowHandshake => "slow_handshake",
             Self::Handshake => "handshake_failed",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
             Self::TooLong => "message_too_long",
             Self::BadLength => "bad_content_length",
             Self::NotSip => "not_sip",
+            Self::BadFrame => "bad_frame",
             Self::Ours => "ours",
         }
     }
@@ -81,9 +87,14 @@ impl From<FrameError> for End {
 
 /// What a stream carries.
 pub(super) enum Item {
+    /// A message that had to be read to find its end.
     Message(Message),
+    /// A message whose end the framing tells.
+    Datagram(Bytes),
     /// With its answer, which goes out as it is.
     Keepalive(Bytes),
+    /// The peer says goodbye; with the answer.
+    Farewell(Bytes),
 }
 
 /// How messages lie in a stream of octets.
@@ -191,15 +202,23 @@ async fn read(
                         return End::SlowReader;
                     }
                 }
+                Ok(Some(Item::Farewell(answer))) => {
+                    // It ends now in any case.
+                    let _ = admission.answer(answer);
+                }
                 Ok(Some(Item::Message(message))) => {
                     received.inc();
-                    let hop = Hop {
-                        flow,
-                        relay: inlet.flows.relay_of(FlowProtocol::Tcp, flow.peer, None),
-                    };
-                    let payload = Payload::Message(Box::new(message));
-                    let incoming = Incoming { hop, payload };
-                    if inlet.incoming.send(incoming).await.is_err() {
+                    let message = Payload::Message(Box::new(message));
+                    if hand_over(message, flow, inlet).await.is_err() {
+                        return End::Ours;
+                    }
+                }
+                Ok(Some(Item::Datagram(bytes))) => {
+                    received.inc();
+                    if hand_over(Payload::Datagram(bytes), flow, inlet)
+                        .await
+                        .is_err()
+                    {
                         return End::Ours;
                     }
                 }
@@ -208,6 +227,16 @@ async fn read(
         }
         begun = framing.is_partial().then(|| begun.unwrap_or(active));
     }
+}
+
+/// Waits while the worker is busy; an error means that it has ended.
+async fn hand_over(payload: Payload, flow: Flow, inlet: &Inlet) -> Result<(), ()> {
+    let hop = Hop {
+        flow,
+        relay: inlet.flows.relay_of(FlowProtocol::Tcp, flow.peer, None),
+    };
+    let sent = inlet.incoming.send(Incoming { hop, payload }).await;
+    sent.map_err(drop)
 }
 
 /// The buffer is on the stack while something is read, and not in every connection's task.

@@ -14,7 +14,9 @@ use super::*;
 use crate::flows::{FlowProtocol, Path};
 use crate::metrics::reason;
 
+mod connect;
 mod tls;
+mod websocket;
 
 const OPTIONS: &str =
     "OPTIONS sip:example.com SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 3\r\n\r\nabc";
@@ -68,6 +70,34 @@ async fn udp_keepalives_are_counted_and_go_no_further() {
     );
     let via = crate::metrics::transport(Transport::Udp);
     assert_eq!(rig.metrics.sip_keepalives.get_or_create(&via).get(), 4);
+}
+
+#[tokio::test]
+async fn stun_on_the_sip_port_is_answered_and_counted() {
+    let mut rig = Rig::new(limits());
+    let phone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let request = b"\x00\x01\x00\x00\x21\x12\xa4\x42twelve bytes";
+    let refused = b"\x00\x02\x00\x00\x21\x12\xa4\x42twelve bytes";
+    for datagram in [&request[..], refused, OPTIONS.as_bytes()] {
+        phone.send_to(datagram, rig.udp()).await.unwrap();
+        let incoming = rig.incoming().await;
+        let Payload::Datagram(bytes) = incoming.payload else {
+            panic!("a datagram");
+        };
+        let is_stun = datagram != OPTIONS.as_bytes();
+        let flow = incoming.hop.flow;
+        assert_eq!(rig.transports.answer_stun(&flow, &bytes), is_stun);
+    }
+    rig.transports.flush();
+    let mut answer = [0; 100];
+    let length = within(phone.recv(&mut answer)).await.unwrap();
+    assert_eq!((length, &answer[..2]), (32, &[1, 1][..]));
+    assert_eq!(rig.metrics.stun_answered.get(), 1);
+    let dropped = &rig.metrics.sip_dropped;
+    assert_eq!(
+        dropped.get_or_create(&reason("stun_not_understood")).get(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -167,13 +197,7 @@ async fn a_flow_from_before_a_restart_does_not_reach_whoever_has_its_number_now(
 async fn a_flow_that_no_socket_serves_fails() {
     let mut rig = Rig::new(limits());
     let elsewhere = SocketAddr::from(([192, 0, 2, 1], 5060));
-    let transports = [
-        Transport::Udp,
-        Transport::Tcp,
-        Transport::Tls,
-        Transport::Ws,
-    ];
-    for transport in transports {
+    for transport in [Transport::Udp, Transport::Ws, Transport::Wss] {
         let flow = Flow {
             transport,
             peer: elsewhere,
@@ -311,7 +335,10 @@ impl Rig {
             udp: vec![any],
             tcp: vec![any],
             tls: vec![any],
+            ws: vec![any],
+            wss: vec![any],
             identity,
+            outbound: vec![any.ip()],
             path_mtu: Some(1472),
             limits,
         };

@@ -1,5 +1,5 @@
-//! TLS for SIP (RFC 3261 section 26.3.1): our certificate, whose client certificates we believe,
-//! and the names in them.
+//! TLS for SIP (RFC 3261 section 26.3.1): our certificate, whose certificates we believe, and the
+//! names in them.
 //!
 //! An [`Identity`] can be read again while connections are open. Those keep what they were made
 //! with; only new ones see the change. A file that cannot be used changes nothing.
@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use admin::credentials::{CredentialsError, Pair, authorities};
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::Tls;
 use crate::metrics::{Metrics, reason};
@@ -24,7 +24,13 @@ use crate::metrics::{Metrics, reason};
 /// What phones are shown, and whom we believe.
 pub struct Identity {
     files: Tls,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Configs>,
+}
+
+struct Configs {
+    server: Arc<ServerConfig>,
+    /// For next hops, where we know whose certificates to believe.
+    client: Option<Arc<ClientConfig>>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -38,13 +44,13 @@ impl Identity {
     pub fn load(files: &Tls) -> Result<Self, CredentialsError> {
         Ok(Self {
             files: files.clone(),
-            current: RwLock::new(Arc::new(read(files)?)),
+            current: RwLock::new(read(files)?),
         })
     }
 
     /// Reads the files again, for connections from now on.
     pub fn reload(&self) -> Result<(), CredentialsError> {
-        let fresh = Arc::new(read(&self.files)?);
+        let fresh = read(&self.files)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -56,7 +62,12 @@ impl Identity {
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        TlsAcceptor::from(Arc::clone(&current))
+        TlsAcceptor::from(Arc::clone(&current.server))
+    }
+
+    pub(super) fn connector(&self) -> Option<TlsConnector> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.client.clone().map(TlsConnector::from)
     }
 }
 
@@ -85,10 +96,38 @@ pub async fn reload_on_hangup(identity: Arc<Identity>, metrics: Arc<Metrics>) {
     }
 }
 
-fn read(files: &Tls) -> Result<ServerConfig, CredentialsError> {
+fn read(files: &Tls) -> Result<Configs, CredentialsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let pair = Pair::load(&files.certificate, &files.private_key, &provider)?;
-    server_config(files, pair, &provider)
+    Ok(Configs {
+        client: client_config(files, &pair, &provider)?,
+        server: Arc::new(server_config(files, pair, &provider)?),
+    })
+}
+
+fn unusable(key: &'static str, error: impl std::fmt::Display) -> CredentialsError {
+    CredentialsError {
+        key,
+        message: format!("cannot be used: {error}"),
+    }
+}
+
+/// What next hops are shown: the same certificate, should they ask.
+fn client_config(
+    files: &Tls,
+    pair: &Pair,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<ClientConfig>>, CredentialsError> {
+    let Some(file) = &files.server_ca else {
+        return Ok(None);
+    };
+    let config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable("server_ca", error))?
+        .with_root_certificates(authorities("server_ca", file)?)
+        .with_client_auth_cert(pair.certificates.clone(), pair.private_key.clone_key())
+        .map_err(|error| unusable("private_key", error))?;
+    Ok(Some(Arc::new(config)))
 }
 
 fn server_config(
@@ -96,14 +135,10 @@ fn server_config(
     pair: Pair,
     provider: &Arc<CryptoProvider>,
 ) -> Result<ServerConfig, CredentialsError> {
-    let unusable = |key, error: &dyn std::fmt::Display| CredentialsError {
-        key,
-        message: format!("cannot be used: {error}"),
-    };
     // TLS 1.2 as well: many a phone has nothing newer.
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| unusable("certificate", &error))?;
+        .map_err(|error| unusable("certificate", error))?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(file) => {
@@ -111,13 +146,13 @@ fn server_config(
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
                 .allow_unauthenticated()
                 .build()
-                .map_err(|error| unusable("client_ca", &error))?;
+                .map_err(|error| unusable("client_ca", error))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     builder
         .with_single_cert(pair.certificates, pair.private_key)
-        .map_err(|error| unusable("private_key", &error))
+        .map_err(|error| unusable("private_key", error))
 }
 
 /// The SIP domains that a certificate speaks for (RFC 5922 section 7.1): the hosts of its `sip:`

@@ -373,8 +373,8 @@ fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
             Transport::Udp => "",
             Transport::Tcp => ";transport=tcp",
             Transport::Tls => ";transport=tls",
-            Transport::Ws => ";transport=ws",
-            Transport::Wss => ";transport=wss",
+            // There is no value of its own for WebSocket over TLS (RFC 7118 section 5.1).
+            Transport::Ws | Transport::Wss => ";transport=ws",
         };
         format!("<sip:{cookie}@{local}{parameter};lr>")
     };
@@ -383,4 +383,47 @@ fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
         values.push(side(callee.transport, callee.local));
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_where_both_sides_are_the_same_and_one_for_each_where_they_are_not() {
+        let udp = flow(Transport::Udp, "198.51.100.1:5060");
+        let v6 = flow(Transport::Udp, "[2001:db8::1]:5060");
+        let tls = flow(Transport::Tls, "198.51.100.1:5061");
+        let wss = flow(Transport::Wss, "198.51.100.1:8443");
+        assert_eq!(
+            record_routes(&udp, &udp, "C"),
+            ["<sip:C@198.51.100.1:5060;lr>"]
+        );
+        // "the proxy … inserts two Record-Route header field values" (RFC 5658 section 3.1); the
+        // last one that is put on top is for the callee.
+        assert_eq!(
+            record_routes(&tls, &udp, "C"),
+            [
+                "<sip:C@198.51.100.1:5061;transport=tls;lr>",
+                "<sip:C@198.51.100.1:5060;lr>"
+            ]
+        );
+        assert_eq!(
+            record_routes(&udp, &wss, "C")[1],
+            "<sip:C@198.51.100.1:8443;transport=ws;lr>"
+        );
+        assert_eq!(
+            record_routes(&udp, &v6, "C")[1],
+            "<sip:C@[2001:db8::1]:5060;lr>"
+        );
+    }
+
+    fn flow(transport: Transport, local: &str) -> Flow {
+        Flow {
+            transport,
+            peer: "203.0.113.7:40000".parse().unwrap(),
+            local: local.parse().unwrap(),
+            connection: None,
+        }
+    }
 }

@@ -163,10 +163,10 @@ async fn a_new_certificate_is_for_new_connections_and_a_bad_one_for_none() {
     assert_eq!(shown(&third), after, "the old pair stays");
 }
 
-type Certificate = (CertificateDer<'static>, PrivateKeyDer<'static>);
+pub(super) type Certificate = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
 /// The phone's end of the stream.
-type Phone = TlsStream<TcpStream>;
+pub(super) type Phone = TlsStream<TcpStream>;
 
 fn shown(phone: &Phone) -> CertificateDer<'static> {
     let certificates = phone.get_ref().1.peer_certificates().unwrap();
@@ -189,7 +189,7 @@ async fn has_ended(peer: &mut TcpStream) -> bool {
 
 impl Rig {
     /// Waits until the one connection that there was has ended for this reason.
-    async fn all_closed(&self, why: &'static str) {
+    pub(super) async fn all_closed(&self, why: &'static str) {
         let ended = async {
             while self.closed(why) == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -229,13 +229,13 @@ impl Authority {
 }
 
 /// PEM files in a folder of its own, gone with it.
-struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
     authority: Authority,
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sipcast-tls-{}-{number}", std::process::id());
@@ -259,17 +259,28 @@ impl Folder {
         std::fs::write(self.path.join("service.key"), key.serialize_pem()).unwrap();
     }
 
-    fn identity(&self) -> Arc<Identity> {
+    pub(super) fn identity(&self) -> Arc<Identity> {
         let files = Tls {
             port: 5061,
+            wss_port: None,
             certificate: self.path.join("service.pem"),
             private_key: self.path.join("service.key"),
             client_ca: Some(self.path.join("ca.pem")),
+            server_ca: Some(self.path.join("ca.pem")),
         };
         Arc::new(Identity::load(&files).unwrap())
     }
 
     async fn connect(&self, rig: &Rig, own: Option<Certificate>) -> std::io::Result<Phone> {
+        self.dial(rig, Transport::Tls, own).await
+    }
+
+    pub(super) async fn dial(
+        &self,
+        rig: &Rig,
+        to: Transport,
+        own: Option<Certificate>,
+    ) -> std::io::Result<Phone> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -283,7 +294,7 @@ impl Folder {
                 .with_client_auth_cert(vec![certificate], key)
                 .unwrap(),
         };
-        let stream = TcpStream::connect(rig.address(Transport::Tls)).await?;
+        let stream = TcpStream::connect(rig.address(to)).await?;
         let name = ServerName::try_from(SERVICE).unwrap();
         within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
     }

@@ -4,6 +4,8 @@
 mod authentication;
 mod branches;
 mod forks;
+#[path = "../common/phones.rs"]
+mod phones;
 #[path = "../common/world.rs"]
 mod world;
 

@@ -4,6 +4,8 @@
 //! 25) are in `message`. What does not apply to this proxy is listed in `docs/sip.md`.
 
 mod pass_through;
+#[path = "../common/phones.rs"]
+mod phones;
 mod section_10_3;
 mod section_11;
 mod section_16_10;
@@ -16,6 +18,7 @@ mod section_16_7;
 mod section_16_8;
 mod section_16_9;
 mod section_18;
+mod section_22;
 mod section_8_2;
 mod section_9;
 #[path = "../common/text.rs"]

@@ -138,7 +138,7 @@ impl Process {
 }
 
 /// User plus system time of a process, from /proc/PID/stat.
-fn cpu_time(id: u32) -> Result<Duration> {
+pub(crate) fn cpu_time(id: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
     // The name in parentheses may hold spaces; fields 14 and 15 are counted from behind it.
     let fields = stat.rsplit(')').next().unwrap_or_default();

@@ -39,7 +39,7 @@ fn the_answer_says_that_outbound_is_in_use_and_only_then() {
     assert_eq!(
         ok.header_spelled("Flow-Timer"),
         None,
-        "no STUN here, so no promise over UDP"
+        "over UDP the default, 24 to 29 s, is what NATs need"
     );
     let ok = register(
         &mut world,

@@ -84,7 +84,7 @@ impl Registrar {
         response = response.header("Supported", "path, outbound");
         if outbound {
             response = response.header("Require", "outbound");
-            // A promise to answer keepalives: pings of CRLF on a connection are; STUN is not.
+            // Over UDP the default of 24 to 29 s is what NATs need (RFC 5626 section 4.4.2).
             let direct = request.vias().nth(1).is_none();
             if direct && hop.flow.connection.is_some() {
                 response = response.header("Flow-Timer", &self.limits.flow_timer_s.to_string());

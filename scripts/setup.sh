@@ -19,6 +19,9 @@ dumpcap|wireshark-common|captures in the lab
 mergecap|wireshark-common|captures in the lab
 tshark|tshark|independent decoder in the tests
 sipp|sip-tester|the phones (SIPp)
+baresip|baresip-core|a phone that speaks TLS, in the lab
+/usr/bin/python3|python3|runs the WebSocket phone of the lab
+/usr/lib/python3/dist-packages/websockets|python3-websockets|the WebSocket phone of the lab
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.
@@ -27,6 +30,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 present() {
     case $1 in
         *crti.o) find /usr/lib /usr/lib64 -maxdepth 2 -name crti.o 2>/dev/null | grep -q . ;;
+        /*) [ -e "$1" ] ;;
         *) command -v "$1" >/dev/null 2>&1 ;;
     esac
 }

@@ -1,4 +1,4 @@
-//! A certificate authority and certificates for the relay-control channel.
+//! A certificate authority and certificates: for the relay-control channel, and what phones see.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,16 @@ use rcgen::{
 
 /// Writes `ca.pem`, `ca.key`, and `NAME.pem`, `NAME.key` for every name (its only DNS name).
 pub(crate) fn write(folder: &Path, names: &[String]) -> Result<()> {
+    let one_each: Vec<(&str, Vec<String>)> = names
+        .iter()
+        .map(|name| (name.as_str(), vec![name.clone()]))
+        .collect();
+    write_all(folder, &one_each)
+}
+
+/// The same for certificates with several names each, DNS names and addresses; the first word is
+/// the file's.
+pub(crate) fn write_all(folder: &Path, certificates: &[(&str, Vec<String>)]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -22,11 +32,9 @@ pub(crate) fn write(folder: &Path, names: &[String]) -> Result<()> {
     let certificate = params.self_signed(&key)?;
     put(folder, "ca", &certificate.pem(), &key)?;
     let issuer = Issuer::new(params, key);
-    for name in names {
-        let mut params = CertificateParams::new(vec![name.clone()])?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, name.as_str());
+    for (name, subjects) in certificates {
+        let mut params = CertificateParams::new(subjects.clone())?;
+        params.distinguished_name.push(DnType::CommonName, *name);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // Either end of the channel may be the TLS server.

@@ -20,6 +20,7 @@
 pub mod cli;
 
 mod audio;
+mod baresip;
 mod bench;
 mod call;
 mod capture;

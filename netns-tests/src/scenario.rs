@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::sandbox::{self, EXIT_SKIP};
 
 mod bad_config;
+mod baresip;
 mod calls;
 mod digest;
 mod fragmented_invite;
@@ -22,6 +23,7 @@ mod ping;
 mod restart;
 mod rig;
 mod stranger_rtp;
+mod websocket;
 
 /// A scenario: name, what it shows, how. The folder is its own and empty.
 struct Scenario {
@@ -30,7 +32,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 14] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -90,6 +92,16 @@ const SCENARIOS: [Scenario; 12] = [
         name: "digest",
         about: "passwords to register and to call; wrong, replayed, reloaded by SIGHUP",
         run: digest::run,
+    },
+    Scenario {
+        name: "baresip",
+        about: "baresip calls over UDP, TCP and TLS; the caller's route flips in each call",
+        run: baresip::run,
+    },
+    Scenario {
+        name: "websocket",
+        about: "calls between a WebSocket phone and baresip, in both directions, WS and WSS",
+        run: websocket::run,
     },
 ];
 

@@ -25,6 +25,10 @@ pub(crate) const KEY2: u32 = 0x1002;
 pub(crate) const MARK1: u8 = 1;
 pub(crate) const MARK2: u8 = 2;
 
+/// The ports of [`ALL_TRANSPORTS`] for browsers.
+pub(crate) const WS_PORT: u16 = 8080;
+pub(crate) const WSS_PORT: u16 = 8443;
+
 /// The ports that the relays use.
 pub(crate) const RELAY_PORTS: std::ops::RangeInclusive<u16> = 30_000..=39_999;
 
@@ -38,6 +42,7 @@ pub(crate) struct Service {
     pub(crate) concentrator: Program,
     pub(crate) relay1: Program,
     pub(crate) relay2: Program,
+    folder: PathBuf,
 }
 
 /// One program and the address of its admin pages.
@@ -56,7 +61,9 @@ impl Service {
     /// The same, with more sections in the concentrator's config.
     pub(crate) fn start_with(net: &TwoEdges, folder: &Path, more: &str) -> Result<Self> {
         let folder = folder.join(FOLDER);
-        certs::write(&folder, &["c1".into(), "relay1".into(), "relay2".into()])?;
+        let own = |name: &'static str| (name, vec![name.to_owned()]);
+        let sip = ("sip", vec!["example.com".to_owned(), SERVICE.to_string()]);
+        certs::write_all(&folder, &[own("c1"), own("relay1"), own("relay2"), sip])?;
         let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
             start_program(namespace, name, binary, port, &config, &folder)
         };
@@ -96,6 +103,7 @@ impl Service {
                 9103,
                 relay_config("relay2", EDGE2),
             )?,
+            folder: folder.clone(),
         };
         service.wait_until_ready(net)?;
         Ok(service)
@@ -151,6 +159,11 @@ impl Service {
 }
 
 impl Service {
+    /// The PEM file of who signed all certificates.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
     /// Calls that the concentrator lists.
     pub(crate) fn calls(&self, net: &TwoEdges) -> Result<u64> {
         let status = self.concentrator.status(&net.concentrator)?;
@@ -192,7 +205,7 @@ impl Program {
     }
 
     /// The value of a gauge without labels.
-    fn gauge(&self, namespace: &Namespace, name: &str) -> Result<u64> {
+    pub(crate) fn gauge(&self, namespace: &Namespace, name: &str) -> Result<u64> {
         let metrics = self.metrics(namespace)?;
         let sample = metrics.iter().find(|(sample, _)| sample == name);
         Ok(sample
@@ -286,6 +299,11 @@ fn concentrator_config_with(more: &str) -> String {
     }
     config + more
 }
+
+/// Sections of concentrator.toml: TLS and both kinds of WebSocket, on their usual ports and on
+/// [`WS_PORT`] and [`WSS_PORT`].
+pub(crate) const ALL_TRANSPORTS: &str = "[sip]\nws_port = 8080\nwss_port = 8443\n\
+    [sip.tls]\ncertificate = \"sip.pem\"\nprivate_key = \"sip.key\"\n";
 
 /// concentrator.toml.
 pub(crate) fn concentrator_config() -> String {

@@ -20,6 +20,7 @@ mergecap|wireshark-common|captures in the lab
 tshark|tshark|independent decoder in the tests
 sipp|sip-tester|the phones (SIPp)
 baresip|baresip-core|a phone that speaks TLS, in the lab
+linphonec|linphone-cli|another phone in the lab
 /usr/bin/python3|python3|runs the WebSocket phone of the lab
 /usr/lib/python3/dist-packages/websockets|python3-websockets|the WebSocket phone of the lab
 '

@@ -17,6 +17,7 @@ mod calls;
 mod digest;
 mod fragmented_invite;
 mod hostile_packets;
+mod linphone;
 mod nat_rebind;
 mod offer_answer;
 mod ping;
@@ -32,7 +33,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -97,6 +98,11 @@ const SCENARIOS: [Scenario; 14] = [
         name: "baresip",
         about: "baresip calls over UDP, TCP and TLS; the caller's route flips in each call",
         run: baresip::run,
+    },
+    Scenario {
+        name: "linphone",
+        about: "linphone over TCP calls baresip over UDP",
+        run: linphone::run,
     },
     Scenario {
         name: "websocket",

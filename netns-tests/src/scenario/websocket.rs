@@ -109,7 +109,12 @@ fn result(phone: &mut Process) -> Result<u64> {
     Ok(heard)
 }
 
-fn wait_for_binding(net: &TwoEdges, service: &Service, user: &str, over: &str) -> Result<()> {
+pub(super) fn wait_for_binding(
+    net: &TwoEdges,
+    service: &Service,
+    user: &str,
+    over: &str,
+) -> Result<()> {
     wait::until(&format!("{user} to register over {over}"), PATIENCE, || {
         let bindings = bindings(net, service)?;
         let there = |(aor, flow): &(String, String)| {
@@ -119,7 +124,7 @@ fn wait_for_binding(net: &TwoEdges, service: &Service, user: &str, over: &str) -
     })
 }
 
-fn wait_for_the_end(net: &TwoEdges, service: &Service) -> Result<()> {
+pub(super) fn wait_for_the_end(net: &TwoEdges, service: &Service) -> Result<()> {
     wait::until("the session to end", PATIENCE, || {
         Ok((service.sessions(net)? == [0, 0]).then_some(()))
     })

@@ -9,5 +9,6 @@ pub mod message;
 pub mod proxy;
 pub mod registrar;
 pub mod sdp;
+mod text;
 pub mod timer;
 pub mod transaction;

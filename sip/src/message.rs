@@ -30,7 +30,7 @@ mod via;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
@@ -82,15 +82,19 @@ impl Message {
         Self::parse_unbounded(bytes)
     }
 
+    /// A message whose index is known.
+    fn indexed(bytes: Bytes, index: Index) -> Self {
+        Self {
+            bytes: bytes.slice(..index.body.end as usize),
+            index: Arc::new(index),
+        }
+    }
+
     fn parse_unbounded(mut bytes: Bytes) -> Result<Self, ParseError> {
         let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
         let bytes = bytes.split_off(start.ok_or(ParseError::Empty)?);
         let index = Index::of(&bytes)?;
-        let bytes = bytes.slice(..index.body.end as usize);
-        Ok(Self {
-            bytes,
-            index: Arc::new(index),
-        })
+        Ok(Self::indexed(bytes, index))
     }
 
     /// A message that this crate wrote. Should it not parse, which no input is known to bring
@@ -101,6 +105,12 @@ impl Message {
             bytes: Bytes::from_static(b"SIP/2.0 500 \r\n\r\n"),
             index: Arc::new(Index::of_nothing(500)),
         })
+    }
+
+    /// What stands where a message has been let go of; all of them share it.
+    pub(crate) fn nothing() -> Self {
+        static NOTHING: LazyLock<Message> = LazyLock::new(|| Message::of_own(Vec::new()));
+        NOTHING.clone()
     }
 
     /// The whole message.

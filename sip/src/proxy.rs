@@ -16,6 +16,7 @@
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
+//! * `overload`: which requests are refused so that others succeed (21.5.4)
 //! * `uas`: what is answered here (8.2)
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
@@ -30,6 +31,7 @@ mod fork;
 mod forward;
 mod loops;
 pub mod media;
+mod overload;
 mod response;
 mod route;
 mod uas;
@@ -47,6 +49,7 @@ use crate::message::{Message, Method};
 use crate::registrar::ping::is_ping;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
+use crate::text::push_hex;
 use crate::timer::Timers;
 use crate::transaction::{self, ClientId, Incoming, Outgoing, ServerId, Transactions};
 use forward::Outbound;
@@ -93,6 +96,8 @@ pub struct Counters {
     pub not_found: u64,
     /// Requests refused because a table was full.
     pub overload: u64,
+    /// New requests refused with 503 and Retry-After so that calls in progress go on.
+    pub shed: u64,
     /// Route values with a cookie that we did not sign.
     pub bad_cookies: u64,
     /// REGISTERs and OPTIONS that came to us by several ways, answered 482 (8.2.2.2).
@@ -115,7 +120,10 @@ pub struct Counters {
 /// A request in progress.
 #[derive(Debug)]
 struct Context {
+    /// Let go of once nothing can be made of it any more: a context outlives its answer by 32 s.
     request: Message,
+    /// True for an INVITE.
+    invite: bool,
     branches: Vec<Branch>,
     /// The best failure so far, and the branch it came from.
     best: Option<(usize, Message)>,
@@ -189,6 +197,8 @@ pub struct Proxy {
     uas: uas::Requests,
     transmits: VecDeque<Transmit>,
     counters: Counters,
+    /// The surroundings cannot keep up.
+    overloaded: bool,
 }
 
 impl Proxy {
@@ -206,7 +216,13 @@ impl Proxy {
             uas: uas::Requests::default(),
             transmits: VecDeque::new(),
             counters: Counters::default(),
+            overloaded: false,
         }
+    }
+
+    /// The shell says whether it cannot keep up: while it cannot, new requests are refused.
+    pub fn set_overloaded(&mut self, overloaded: bool) {
+        self.overloaded = overloaded;
     }
 
     /// Takes one message from a transport.
@@ -342,6 +358,11 @@ impl Proxy {
             return;
         }
         match self.transactions.handle_request(&request, hop, now) {
+            Incoming::New(id) if self.must_shed(&request) => {
+                self.counters.shed += 1;
+                self.transactions.abandon_server(id);
+                self.refuse_for_now(&request, hop);
+            }
             Incoming::New(id) => self.begin(id, request, hop, media, now),
             Incoming::Retransmission | Incoming::AckAbsorbed => {}
             Incoming::AckEndToEnd => self.forward_ack(&request, hop, media, now),
@@ -360,7 +381,7 @@ impl Proxy {
             Incoming::Unusable => self.counters.rejected += 1,
             Incoming::Full => {
                 self.counters.overload += 1;
-                self.refuse_statelessly(&request, hop, 503, "Service Unavailable");
+                self.refuse_for_now(&request, hop);
             }
         }
     }
@@ -478,16 +499,15 @@ impl Proxy {
 
     /// The To tag of our own answers: the same for a retransmission (RFC 3261 section 8.2.6.2).
     fn to_tag(&self, request: &Message) -> String {
-        format!("{:08x}", self.answer_tag(request))
+        let mut tag = String::with_capacity(8);
+        push_hex(&mut tag, self.answer_tag(request));
+        tag
     }
 
     fn answer_tag(&self, request: &Message) -> u32 {
-        let branch = request
-            .top_via()
-            .ok()
-            .and_then(|via| via.branch().map(<[u8]>::to_vec));
+        let branch = request.top_via().ok().and_then(|via| via.branch());
         let call_id = request.call_id().unwrap_or_default();
-        let seed = [call_id, branch.as_deref().unwrap_or_default()].concat();
+        let seed = [call_id, branch.unwrap_or_default()].concat();
         self.config.keys.tag_hash(&seed)
     }
 

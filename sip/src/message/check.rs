@@ -10,7 +10,7 @@ use super::header_name::HeaderName;
 use super::method::Method;
 use super::name_addr::NameAddr;
 use super::uri::Uri;
-use super::via::{MAGIC_COOKIE, Via};
+use super::via::MAGIC_COOKIE;
 
 /// Why a message is refused; a request is answered with it, a response is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,13 +78,17 @@ impl Message {
             Some(H::BareCr) => return Err(bad("Bare CR In Header")),
             Some(H::Unterminated) => return Err(bad("Header Section Not Ended")),
         }
+        let mut counts = [0_usize; HeaderName::COUNT];
+        for field in &self.index.fields {
+            counts[field.name as usize] += 1;
+        }
         for (name, reason) in MANDATORY {
-            if self.count(name) == 0 {
+            if counts[name as usize] == 0 {
                 return Err(bad(reason));
             }
         }
         for (name, reason) in SINGLE {
-            if self.count(name) > 1 {
+            if counts[name as usize] > 1 {
                 return Err(bad(reason));
             }
         }
@@ -109,15 +113,20 @@ impl Message {
     }
 
     fn check_vias(&self) -> Result<(), Fault> {
-        let is_bad = |via: Result<Via<'_>, ValueError>| {
-            via.is_err() || via.is_ok_and(|via| via.params.count("branch") > 1)
-        };
-        if self.vias().any(is_bad) {
-            return Err(bad("Bad Via"));
+        let mut top_branch = None;
+        for (place, via) in self.vias().enumerate() {
+            let Ok(via) = via else {
+                return Err(bad("Bad Via"));
+            };
+            if via.params.count("branch") > 1 {
+                return Err(bad("Bad Via"));
+            }
+            if place == 0 {
+                top_branch = via.branch();
+            }
         }
         // Two such requests would be one transaction (RFC 4475 section 3.2.1).
-        let branch = self.top_via().ok().and_then(|via| via.branch());
-        if branch.is_some_and(|branch| branch.eq_ignore_ascii_case(MAGIC_COOKIE)) {
+        if top_branch.is_some_and(|branch| branch.eq_ignore_ascii_case(MAGIC_COOKIE)) {
             return Err(bad("Empty Via Branch"));
         }
         Ok(())

@@ -11,8 +11,9 @@ use smallvec::SmallVec;
 
 use super::Message;
 use super::header_name::HeaderName;
-use super::index::{FieldSpan, Span, StartLine};
+use super::index::{FieldSpan, Index, IndexBuilder, Span, StartLine};
 use super::scan::value_end;
+use crate::text::{push_ip, push_number};
 
 /// A changed copy in the making.
 #[must_use]
@@ -39,6 +40,12 @@ enum Text {
     Revalued(FieldSpan, Vec<u8>),
     /// A value under the header's usual name.
     New(Vec<u8>),
+}
+
+/// What [`Edit::write`] gives.
+struct Written {
+    bytes: Bytes,
+    index: Option<Index>,
 }
 
 impl<'m> Edit<'m> {
@@ -178,7 +185,8 @@ impl<'m> Edit<'m> {
         value.push(b' ');
         value.extend_from_slice(via.sent_by);
         if let Some(port) = via.port.filter(|_| !via.sent_by_holds_port()) {
-            value.extend_from_slice(format!(":{port}").as_bytes());
+            value.push(b':');
+            push_number(&mut value, u32::from(port));
         }
         for (name, text) in via.params.iter() {
             if name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport") {
@@ -192,10 +200,12 @@ impl<'m> Edit<'m> {
             }
         }
         if asks || moved {
-            value.extend_from_slice(format!(";received={}", peer.ip().to_canonical()).as_bytes());
+            value.extend_from_slice(b";received=");
+            push_ip(&mut value, peer.ip().to_canonical());
         }
         if asks {
-            value.extend_from_slice(format!(";rport={}", peer.port()).as_bytes());
+            value.extend_from_slice(b";rport=");
+            push_number(&mut value, u32::from(peer.port()));
         }
         self.replace_first_value(HeaderName::Via, value)
     }
@@ -205,17 +215,24 @@ impl<'m> Edit<'m> {
         if !self.changed {
             return self.message.clone();
         }
+        let Written { bytes, index } = self.write();
+        if let Some(index) = index {
+            return Message::indexed(bytes, index);
+        }
         // What came out of the parser has a start line and its edits cannot break it, so the
         // fallback is for a message whose last field was removed.
-        Message::parse_unbounded(self.write()).unwrap_or_else(|_| self.message.clone())
+        Message::parse_unbounded(bytes).unwrap_or_else(|_| self.message.clone())
     }
 
-    fn write(&self) -> Bytes {
+    /// The bytes, and where things are in them if that can be told without reading all of it
+    /// again: what was kept has moved, and only what is new is looked at.
+    fn write(&self) -> Written {
         let old = &self.message.bytes;
         let index = &self.message.index;
         let added: usize = self.lines.iter().map(|line| line.text.added()).sum();
         let body = self.body.as_deref().unwrap_or_else(|| self.message.body());
-        let mut out = Vec::with_capacity(old.len() + added + body.len() + 64);
+        let uri = self.request_uri.as_deref().unwrap_or_default();
+        let mut out = Vec::with_capacity(old.len() + added + uri.len() + body.len() + 64);
         let head = index.fields_start as usize;
         match (&self.request_uri, index.start) {
             (Some(new), StartLine::Request { uri, .. }) => {
@@ -225,8 +242,17 @@ impl<'m> Edit<'m> {
             }
             _ => out.extend_from_slice(&old[..head]),
         }
+        let mut builder = match self.request_uri {
+            None => IndexBuilder::behind(index),
+            Some(_) => IndexBuilder::behind_new_start(index, &out),
+        };
         for line in &self.lines {
+            let start = out.len();
             line.write(old, &mut out);
+            match line.text {
+                Text::Kept(field) => builder.add_kept(field, start),
+                Text::Revalued(..) | Text::New(_) => builder.add_new(&out, start),
+            }
         }
         let last_line = index
             .fields
@@ -237,8 +263,13 @@ impl<'m> Edit<'m> {
             [] => out.extend_from_slice(b"\r\n"),
             empty_line => out.extend_from_slice(empty_line),
         }
+        let body_start = out.len();
         out.extend_from_slice(body);
-        out.into()
+        let index = builder.finish(&out, body_start);
+        Written {
+            bytes: out.into(),
+            index,
+        }
     }
 
     fn first(&self, name: HeaderName) -> Option<usize> {
@@ -345,4 +376,126 @@ pub(super) fn on_one_line(mut value: Vec<u8>) -> Vec<u8> {
         }
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: [HeaderName; 5] = [
+        HeaderName::Via,
+        HeaderName::Route,
+        HeaderName::To,
+        HeaderName::ContentLength,
+        HeaderName::Subject,
+    ];
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Uri(String),
+        PushFront(usize, String),
+        Append(usize, String),
+        RemoveFirstValue(usize),
+        ReplaceFirstValue(usize, String),
+        RemoveAll(usize),
+        Set(usize, String),
+        Body(String),
+        Stamp,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let name = || 0..NAMES.len();
+        let value = || "[ -~\r\n\t]{0,20}";
+        prop_oneof![
+            value().prop_map(Step::Uri),
+            (name(), value()).prop_map(|(name, value)| Step::PushFront(name, value)),
+            (name(), value()).prop_map(|(name, value)| Step::Append(name, value)),
+            name().prop_map(Step::RemoveFirstValue),
+            (name(), value()).prop_map(|(name, value)| Step::ReplaceFirstValue(name, value)),
+            name().prop_map(Step::RemoveAll),
+            (name(), value()).prop_map(|(name, value)| Step::Set(name, value)),
+            value().prop_map(Step::Body),
+            Just(Step::Stamp),
+        ]
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let value = "[ -~]{0,20}(\r\n[ \t][ -~]{0,10})?";
+        let name = prop_oneof![
+            Just("Via"),
+            Just("v"),
+            Just("Route"),
+            Just("To"),
+            Just("l"),
+            Just("Content-Length"),
+            Just("Subject"),
+            Just("X-Odd"),
+            Just("bad name"),
+            Just(""),
+        ];
+        (name, prop_oneof![Just(": "), Just(":"), Just(" : ")], value)
+            .prop_map(|(name, colon, value)| format!("{name}{colon}{value}"))
+    }
+
+    fn message() -> impl Strategy<Value = String> {
+        let start = prop_oneof![
+            Just("INVITE sip:a@b SIP/2.0"),
+            Just("SIP/2.0 200 OK"),
+            Just("BYE  sip:a SIP/2.0")
+        ];
+        let good = Just(String::from(
+            "Via: SIP/2.0/UDP 192.0.2.1;rport;branch=z9hG4bK1, SIP/2.0/TCP b",
+        ));
+        let lines = prop::collection::vec(prop_oneof![line(), good], 1..6);
+        let end = prop_oneof![Just("\r\n\r\n"), Just("\n\n"), Just("\r\n"), Just("")];
+        (start, lines, end, "[a-z]{0,5}").prop_map(|(start, lines, end, body)| {
+            format!("{start}\r\n{}{end}{body}", lines.join("\r\n"))
+        })
+    }
+
+    fn apply(edit: &mut Edit<'_>, step: &Step) {
+        match step {
+            Step::Uri(uri) => edit.set_request_uri(uri.clone()),
+            Step::PushFront(name, value) => edit.push_front(NAMES[*name], value.clone()),
+            Step::Append(name, value) => edit.append(NAMES[*name], value.clone()),
+            Step::RemoveFirstValue(name) => edit.remove_first_value(NAMES[*name]),
+            Step::ReplaceFirstValue(name, value) => edit.replace_first_value(NAMES[*name], value),
+            Step::RemoveAll(name) => edit.remove_all(NAMES[*name]),
+            Step::Set(name, value) => edit.set(NAMES[*name], value.clone()),
+            Step::Body(body) => edit.set_body(body.clone()),
+            Step::Stamp => edit.stamp_top_via(SocketAddr::from(([203, 0, 113, 1], 5060))),
+        };
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn an_edited_message_is_indexed_as_if_it_had_been_read_anew(
+            text in message(), steps in prop::collection::vec(step(), 1..5)
+        ) {
+            let Ok(message) = Message::parse(text.into()) else { return Ok(()) };
+            let mut edit = message.edit();
+            for step in &steps {
+                apply(&mut edit, step);
+            }
+            let Written { bytes, index } = edit.write();
+            if let Some(index) = index {
+                let read = Index::of(&bytes);
+                prop_assert_eq!(read.as_ref().ok(), Some(&index), "{}", bytes.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn a_well_formed_message_is_never_read_twice() {
+        let text = "INVITE sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;rport\r\nTo: x\r\n\r\n";
+        let message = Message::parse(text.into()).unwrap();
+        let mut edit = message.edit();
+        edit.set_request_uri("sip:c@d")
+            .push_front(HeaderName::Via, "SIP/2.0/UDP x");
+        edit.set(HeaderName::MaxForwards, "69").set_body("abc");
+        assert!(edit.write().index.is_some());
+    }
 }

@@ -71,6 +71,9 @@ pub enum HeaderName {
 const LONGEST: usize = 20;
 
 impl HeaderName {
+    /// How many there are, [`HeaderName::Other`] included.
+    pub(super) const COUNT: usize = Self::Other as usize + 1;
+
     /// The header that a name as written means.
     pub fn from_bytes(name: &[u8]) -> Self {
         let mut lower = [0; LONGEST];

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::error::ValueError;
-use super::scan::decimal;
+use super::scan::{ByteClass, byte_class, decimal};
 
 /// A host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,16 +28,10 @@ impl<'a> Host<'a> {
         if memchr::memchr(b':', text).is_some() {
             return ipv6(text).map(Self::V6).ok_or(ValueError::Host);
         }
-        if text
-            .iter()
-            .all(|byte| byte.is_ascii_digit() || *byte == b'.')
-        {
-            let text = str::from_utf8(text).map_err(|_| ValueError::Host)?;
-            return text.parse().map(Self::V4).map_err(|_| ValueError::Host);
+        if NUMERIC.holds_all(text) {
+            return ipv4(text).map(Self::V4).ok_or(ValueError::Host);
         }
-        // An underscore is no host character, yet names with one are in use.
-        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
-        if text.iter().all(is_name) && text[0] != b'.' {
+        if NAME.holds_all(text) && text[0] != b'.' {
             return Ok(Self::Name(text));
         }
         Err(ValueError::Host)
@@ -72,6 +66,40 @@ impl fmt::Display for Host<'_> {
     }
 }
 
+const fn is_numeric(byte: u8) -> bool {
+    byte.is_ascii_digit() || byte == b'.'
+}
+
+/// An underscore is no host character, yet names with one are in use.
+const fn belongs_to_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
+}
+
+static NUMERIC: ByteClass = byte_class!(is_numeric);
+static NAME: ByteClass = byte_class!(belongs_to_name);
+
+/// Four numbers up to 255 without leading zeros, as the standard library reads them; a message has
+/// some ten of these.
+fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
+    let mut octets = [0; 4];
+    let mut rest = text;
+    for (index, octet) in octets.iter_mut().enumerate() {
+        if index > 0 {
+            rest = rest.strip_prefix(b".")?;
+        }
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if !(1..=3).contains(&digits) || (digits > 1 && rest[0] == b'0') {
+            return None;
+        }
+        let number = rest[..digits]
+            .iter()
+            .fold(0_u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+        *octet = u8::try_from(number).ok()?;
+        rest = &rest[digits..];
+    }
+    rest.is_empty().then(|| octets.into())
+}
+
 fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
     let text = str::from_utf8(text).ok()?;
     // RFC 5118 section 4.10: the grammar of RFC 3261 allows three colons ahead of an IPv4 part,
@@ -103,4 +131,25 @@ pub(super) fn host_and_port(text: &[u8]) -> Result<(Host<'_>, Option<u16>), Valu
 pub(super) fn port(digits: &[u8]) -> Result<u16, ValueError> {
     let number = decimal(digits).and_then(|number| u16::try_from(number).ok());
     number.filter(|number| *number != 0).ok_or(ValueError::Port)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_ipv4_address_is_read_as_the_standard_library_does(
+            text in "[0-9]{0,4}(\\.[0-9]{0,4}){0,4}\\.?"
+        ) {
+            prop_assert_eq!(ipv4(text.as_bytes()), text.parse().ok());
+        }
+
+        #[test]
+        fn every_ipv4_address_is_read(address: Ipv4Addr) {
+            prop_assert_eq!(ipv4(address.to_string().as_bytes()), Some(address));
+        }
+    }
 }

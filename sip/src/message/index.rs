@@ -15,7 +15,7 @@ pub const MAX_FIELDS: usize = 512;
 /// Room in the index itself; most messages need no more, so that parsing allocates once.
 const TYPICAL_FIELDS: usize = 28;
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u32,
     pub(super) end: u32,
@@ -49,7 +49,7 @@ fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartLine {
     Request {
         method: Span,
@@ -63,7 +63,7 @@ pub(super) enum StartLine {
     },
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FieldSpan {
     pub(super) name: HeaderName,
     /// Where the name ends; it starts with the line.
@@ -79,7 +79,7 @@ impl FieldSpan {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Index {
     pub(super) start: StartLine,
     pub(super) fields: SmallVec<[FieldSpan; TYPICAL_FIELDS]>,
@@ -93,11 +93,7 @@ pub(super) struct Index {
 impl Index {
     /// Indexes the message at the start of `bytes`, which is not a line end.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, ParseError> {
-        let mut lines = Lines {
-            bytes,
-            at: 0,
-            head_fault: None,
-        };
+        let mut lines = Lines::from(bytes, 0);
         let first = lines.next().ok_or(ParseError::StartLine)?;
         let (start, start_fault) = start_line(bytes, lines.text(first))?;
         let mut index = Self {
@@ -240,6 +236,87 @@ impl Index {
     }
 }
 
+/// The index of a message that is being made from an indexed one.
+pub(super) struct IndexBuilder {
+    /// Nothing as soon as only reading the whole will tell.
+    index: Option<Index>,
+}
+
+impl IndexBuilder {
+    /// Behind the same start line.
+    pub(super) fn behind(old: &Index) -> Self {
+        let start = (old.start, old.fields_start);
+        // What is wrong with a head may have been removed, or not.
+        Self::new(old.head_fault.is_none().then_some(start))
+    }
+
+    /// Behind a start line of which the Request-URI has changed.
+    pub(super) fn behind_new_start(old: &Index, head: &[u8]) -> Self {
+        let mut lines = Lines::from(head, 0);
+        let read = lines
+            .next()
+            .and_then(|line| Some((start_line(head, lines.text(line)).ok()?, line.end)))
+            .filter(|((_, fault), _)| fault.is_none() && lines.head_fault.is_none());
+        let start = read.map(|((start, _), end)| (start, end));
+        Self::new(start.filter(|_| old.head_fault.is_none()))
+    }
+
+    fn new(start: Option<(StartLine, u32)>) -> Self {
+        let index = start.map(|(start, fields_start)| Index {
+            start,
+            fields: SmallVec::new(),
+            fields_start,
+            body: Span::default(),
+            head_fault: None,
+            content_length_fault: None,
+        });
+        Self { index }
+    }
+
+    /// A field as it was, now at `start`.
+    pub(super) fn add_kept(&mut self, field: FieldSpan, start: usize) {
+        let Some(index) = &mut self.index else { return };
+        if index.fields.len() == MAX_FIELDS {
+            self.index = None;
+            return;
+        }
+        let old_start = field.line.start;
+        let moved = |at: u32| at - old_start + offset(start);
+        let moved_span = |span: Span| Span {
+            start: moved(span.start),
+            end: moved(span.end),
+        };
+        index.fields.push(FieldSpan {
+            name: field.name,
+            name_end: moved(field.name_end),
+            value: moved_span(field.value),
+            line: moved_span(field.line),
+        });
+    }
+
+    /// What was written from `start` on: the lines of a field.
+    pub(super) fn add_new(&mut self, written: &[u8], start: usize) {
+        let Some(index) = &mut self.index else { return };
+        let mut lines = Lines::from(written, start);
+        while let Some(line) = lines.next() {
+            if lines.text(line).is_empty() || index.add_line(written, line).is_err() {
+                self.index = None;
+                return;
+            }
+        }
+        if lines.head_fault.is_some() {
+            self.index = None;
+        }
+    }
+
+    /// With the body where it is now.
+    pub(super) fn finish(self, bytes: &[u8], body_start: usize) -> Option<Index> {
+        let mut index = self.index.filter(|index| !index.fields.is_empty())?;
+        index.find_body(bytes, body_start);
+        Some(index)
+    }
+}
+
 /// HCOLON allows spaces and tabs before the colon, and nothing else.
 fn without_spaces_behind(name: &[u8]) -> &[u8] {
     let end = name
@@ -266,7 +343,15 @@ struct Lines<'a> {
     head_fault: Option<HeadFault>,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    const fn from(bytes: &'a [u8], at: usize) -> Self {
+        Self {
+            bytes,
+            at,
+            head_fault: None,
+        }
+    }
+
     fn next(&mut self) -> Option<Span> {
         let rest = &self.bytes[self.at..];
         if rest.is_empty() {

@@ -4,7 +4,7 @@
 use super::error::ValueError;
 use super::params::Parameters;
 use super::scan::{quoted_end, trim, trim_start};
-use super::uri::{Uri, is_uri_byte, scheme_end};
+use super::uri::{URI, Uri, scheme_end};
 
 /// One address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl<'a> NameAddr<'a> {
     }
 
     fn checked(display: &'a [u8], uri: &'a [u8], rest: &'a [u8]) -> Result<Self, ValueError> {
-        if scheme_end(uri).is_none() || !uri.iter().all(|&byte| is_uri_byte(byte)) {
+        if scheme_end(uri).is_none() || !URI.holds_all(uri) {
             return Err(ValueError::Uri);
         }
         Ok(Self {

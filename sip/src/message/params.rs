@@ -2,7 +2,7 @@
 //! uri-parameters).
 
 use super::error::ValueError;
-use super::scan::{is_lws, is_token_byte, quoted_end, trim, trim_end, trim_start};
+use super::scan::{ByteClass, TOKEN, byte_class, is_lws, quoted_end, trim, trim_end, trim_start};
 
 /// Parameters behind a header value or in a URI, as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,10 +93,7 @@ fn part_end(rest: &[u8]) -> usize {
 
 /// Where the parameter `text`, a tail of `whole`, ends within `whole`.
 fn parameter_end(text: &[u8], whole: &[u8]) -> Result<usize, ValueError> {
-    let name_end = text
-        .iter()
-        .position(|&byte| !is_token_byte(byte))
-        .unwrap_or(text.len());
+    let name_end = TOKEN.prefix(text);
     if name_end == 0 {
         return Err(ValueError::Parameter);
     }
@@ -108,11 +105,16 @@ fn parameter_end(text: &[u8], whole: &[u8]) -> Result<usize, ValueError> {
     Ok(whole.len() - rest.len())
 }
 
+const fn belongs_to_value(byte: u8) -> bool {
+    !is_lws(byte) && byte >= b' ' && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>' | 0x7f)
+}
+
+static VALUE: ByteClass = byte_class!(belongs_to_value);
+
 /// Token, host or quoted string; more than the grammar allows in a token, so that odd values pass.
 fn value_end(value: &[u8]) -> Result<usize, ValueError> {
     if value.first() == Some(&b'"') {
         return quoted_end(value);
     }
-    let ends = |&byte: &u8| is_lws(byte) || byte < b' ' || b";,\"<>\x7f".contains(&byte);
-    Ok(value.iter().position(ends).unwrap_or(value.len()))
+    Ok(VALUE.prefix(value))
 }

@@ -9,6 +9,48 @@ pub(crate) const fn is_lws(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
+/// For each byte whether it belongs to a class: one load instead of a row of comparisons.
+pub(super) struct ByteClass([bool; 256]);
+
+impl ByteClass {
+    /// The class of the bytes whose entry is true.
+    pub(super) const fn of(class: [bool; 256]) -> Self {
+        Self(class)
+    }
+
+    const fn contains(&self, byte: u8) -> bool {
+        self.0[byte as usize]
+    }
+
+    /// How many bytes at the start belong to it.
+    pub(super) fn prefix(&self, bytes: &[u8]) -> usize {
+        let mut length = 0;
+        while length < bytes.len() && self.contains(bytes[length]) {
+            length += 1;
+        }
+        length
+    }
+
+    /// True where all bytes belong to it.
+    pub(super) fn holds_all(&self, bytes: &[u8]) -> bool {
+        self.prefix(bytes) == bytes.len()
+    }
+}
+
+/// Makes a [`ByteClass`] of a const predicate.
+macro_rules! byte_class {
+    ($belongs:path) => {{
+        let mut class = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            class[byte] = $belongs(byte as u8);
+            byte += 1;
+        }
+        $crate::message::scan::ByteClass::of(class)
+    }};
+}
+pub(super) use byte_class;
+
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -17,8 +59,11 @@ pub(crate) const fn is_token_byte(byte: u8) -> bool {
         )
 }
 
+/// The bytes of a token.
+pub(super) static TOKEN: ByteClass = byte_class!(is_token_byte);
+
 pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
+    !bytes.is_empty() && TOKEN.holds_all(bytes)
 }
 
 pub(crate) fn trim_start(bytes: &[u8]) -> &[u8] {

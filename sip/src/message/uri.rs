@@ -3,6 +3,7 @@
 use super::error::ValueError;
 use super::host::{Host, host_and_port};
 use super::params::Parameters;
+use super::scan::{ByteClass, byte_class};
 
 /// A URI. For schemes other than sip and sips only `scheme`, `opaque` and `tel`'s parameters mean
 /// anything; the host is then an empty name.
@@ -29,7 +30,7 @@ pub struct Uri<'a> {
 impl<'a> Uri<'a> {
     /// Reads a URI without brackets around it.
     pub fn parse(text: &'a [u8]) -> Result<Self, ValueError> {
-        if !text.iter().all(|&byte| is_uri_byte(byte)) {
+        if !URI.holds_all(text) {
             return Err(ValueError::Uri);
         }
         let end = scheme_end(text).ok_or(ValueError::Uri)?;
@@ -107,17 +108,24 @@ impl<'a> Uri<'a> {
 
 /// Where the scheme ends: at the colon (RFC 3986 section 3.1).
 pub(super) fn scheme_end(uri: &[u8]) -> Option<usize> {
-    let end = uri
-        .iter()
-        .position(|&byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'+' | b'-' | b'.'))?;
+    let end = SCHEME.prefix(uri);
     let starts_well = uri.first().is_some_and(u8::is_ascii_alphabetic);
-    (starts_well && uri[end] == b':' && end + 1 < uri.len()).then_some(end)
+    (starts_well && uri.get(end) == Some(&b':') && end + 1 < uri.len()).then_some(end)
 }
 
+const fn belongs_to_scheme(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')
+}
+
+static SCHEME: ByteClass = byte_class!(belongs_to_scheme);
+
 /// Not white space, not a control character, and no bracket or quote around it.
-pub(super) const fn is_uri_byte(byte: u8) -> bool {
+const fn belongs_to_uri(byte: u8) -> bool {
     byte > b' ' && !matches!(byte, b'<' | b'>' | b'"' | 0x7f)
 }
+
+/// The bytes that may stand in a URI.
+pub(super) static URI: ByteClass = byte_class!(belongs_to_uri);
 
 fn split_before(text: &[u8], byte: u8) -> (&[u8], &[u8]) {
     text.split_at(memchr::memchr(byte, text).unwrap_or(text.len()))

@@ -3,7 +3,7 @@
 use super::error::ValueError;
 use super::host::{Host, host_and_port, port};
 use super::params::Parameters;
-use super::scan::{is_lws, is_token_byte, trim, trim_start};
+use super::scan::{TOKEN, is_lws, trim, trim_start};
 
 /// The branches of RFC 3261 start so (section 8.1.1.7).
 pub(super) const MAGIC_COOKIE: &[u8] = b"z9hG4bK";
@@ -100,14 +100,10 @@ impl<'a> Via<'a> {
 }
 
 fn token(bytes: &[u8]) -> Result<(&[u8], &[u8]), ValueError> {
-    let end = bytes
-        .iter()
-        .position(|&byte| !is_token_byte(byte))
-        .unwrap_or(bytes.len());
-    if end == 0 {
-        return Err(ValueError::Token);
+    match TOKEN.prefix(bytes) {
+        0 => Err(ValueError::Token),
+        end => Ok(bytes.split_at(end)),
     }
-    Ok(bytes.split_at(end))
 }
 
 fn slash(rest: &[u8]) -> Result<&[u8], ValueError> {

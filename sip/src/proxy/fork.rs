@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::forward::NotStarted;
 use super::media::Media;
-use super::{Progress, Proxy, Target};
+use super::{Context, Progress, Proxy, Target};
 use crate::hop::Hop;
 use crate::message::{HeaderName, Message};
 use crate::transaction::ServerId;
@@ -80,6 +80,20 @@ pub(super) fn groups(mut targets: Vec<Target>, breadth: Breadth) -> VecDeque<Vec
         .flat_map(|equal| equal.chunks(breadth.limit.max(1)))
         .map(<[Target]>::to_vec)
         .collect()
+}
+
+impl Context {
+    /// Drops the messages of a request whose branches have all ended, if it is answered. What is
+    /// left passes further 2xx, and keeps retransmissions from being new requests.
+    fn let_go(&mut self) {
+        if !self.decided {
+            return;
+        }
+        self.request = Message::nothing();
+        for branch in &mut self.branches {
+            branch.request = Message::nothing();
+        }
+    }
 }
 
 impl Proxy {
@@ -153,12 +167,15 @@ impl Proxy {
 
     /// Forgets a context that nobody waits for.
     pub(super) fn forget_if_done(&mut self, server: ServerId) {
-        let done = self.contexts.get(&server).is_some_and(|context| {
-            let mut branches = context.branches.iter();
-            context.orphan && branches.all(|branch| branch.progress == Progress::Done)
-        });
-        if !done {
+        let Some(context) = self.contexts.get_mut(&server) else {
             return;
+        };
+        let mut branches = context.branches.iter();
+        if !branches.all(|branch| branch.progress == Progress::Done) {
+            return;
+        }
+        if !context.orphan {
+            return context.let_go();
         }
         let context = self.contexts.remove(&server);
         for branch in context.into_iter().flat_map(|context| context.branches) {

@@ -11,6 +11,7 @@ use super::{Branch, Context, Progress, Proxy, Target, validate};
 use crate::cookie::DialogCookie;
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
+use crate::text::push_address;
 use crate::transaction::ServerId;
 
 /// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
@@ -69,6 +70,7 @@ impl Proxy {
         }
         self.count_drift(hop, dialog.as_ref());
         let context = Context {
+            invite: original.method() == Method::Invite,
             request: original,
             branches: Vec::with_capacity(targets.len()),
             best: None,
@@ -230,10 +232,7 @@ impl Proxy {
         session: Option<SessionRef>,
         now: Instant,
     ) -> String {
-        let caller_tag = inner
-            .from()
-            .ok()
-            .and_then(|from| from.tag().map(<[u8]>::to_vec));
+        let caller_tag = inner.from().ok().and_then(|from| from.tag());
         let (instant, unix) = self.config.epoch;
         let started = unix + now.saturating_duration_since(instant).as_secs();
         let contact = inner.contacts().next().and_then(Result::ok);
@@ -243,7 +242,7 @@ impl Proxy {
             names: [caller_name.unwrap_or(0), target.name],
             caller: hop.flow,
             callee: target.flow,
-            caller_tag: self.config.keys.tag_hash(&caller_tag.unwrap_or_default()),
+            caller_tag: self.config.keys.tag_hash(caller_tag.unwrap_or_default()),
             session: session.map(|session| (session.session, session.relay)),
             started: u32::try_from(started).unwrap_or(u32::MAX),
         })
@@ -252,7 +251,7 @@ impl Proxy {
     /// Our Via, its branch a keyed hash of the incoming transaction and the target, so that the
     /// same request through another concentrator is the same transaction at the UAS; the end of
     /// it is what [`Proxy::is_loop`] looks for.
-    fn via(&self, inner: &Message, target: &Target) -> String {
+    fn via(&self, inner: &Message, target: &Target) -> Vec<u8> {
         let mut incoming = Vec::with_capacity(256);
         if let Ok(via) = inner.top_via() {
             incoming.extend_from_slice(via.branch().unwrap_or_default());
@@ -265,13 +264,21 @@ impl Proxy {
         if let Ok((number, _)) = inner.cseq() {
             incoming.extend_from_slice(&number.to_be_bytes());
         }
-        let mut to = target.flow.to_string().into_bytes();
+        let mut to = target.flow.transport.via_name().as_bytes().to_vec();
+        push_address(&mut to, target.flow.peer);
         to.extend_from_slice(target.uri.as_deref().unwrap_or_default());
         let branch = self.config.keys.branch(&incoming, &to) + &self.loop_mark(inner);
         let Flow {
             transport, local, ..
         } = target.flow;
-        format!("SIP/2.0/{} {local};branch={branch}", transport.via_name())
+        let mut via = Vec::with_capacity(96);
+        via.extend_from_slice(b"SIP/2.0/");
+        via.extend_from_slice(transport.via_name().as_bytes());
+        via.push(b' ');
+        push_address(&mut via, local);
+        via.extend_from_slice(b";branch=");
+        via.extend_from_slice(branch.as_bytes());
+        via
     }
 
     /// A caller whose packets now take another edge keeps the relay that the call began with.

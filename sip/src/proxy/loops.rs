@@ -7,6 +7,7 @@
 
 use super::Proxy;
 use crate::message::{HeaderName, Host, Message, Via};
+use crate::text::push_hex;
 
 impl Proxy {
     /// True where this request was forwarded from here before.
@@ -23,13 +24,11 @@ impl Proxy {
     /// What the branch of a forwarded request ends in.
     pub(super) fn loop_mark(&self, inner: &Message) -> String {
         let mut seed = Vec::with_capacity(256);
-        let tags = [inner.from(), inner.to()].map(|party| {
-            let tag = party.ok().and_then(|party| party.tag().map(<[u8]>::to_vec));
-            tag.unwrap_or_default()
-        });
+        let tags = [inner.from(), inner.to()]
+            .map(|party| party.ok().and_then(|party| party.tag()).unwrap_or_default());
         let number = inner.cseq().map_or(0, |(number, _)| number).to_be_bytes();
         let call_id = inner.call_id().unwrap_or_default();
-        for part in [inner.request_uri(), call_id, &tags[0], &tags[1], &number] {
+        for part in [inner.request_uri(), call_id, tags[0], tags[1], &number] {
             seed.extend_from_slice(part);
             seed.push(0);
         }
@@ -39,7 +38,9 @@ impl Proxy {
                 seed.push(0);
             }
         }
-        format!(".{:08x}", self.config.keys.tag_hash(&seed))
+        let mut mark = String::from(".");
+        push_hex(&mut mark, self.config.keys.tag_hash(&seed));
+        mark
     }
 
     fn is_own_via(&self, via: &Via<'_>) -> bool {

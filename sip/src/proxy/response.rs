@@ -139,7 +139,7 @@ impl Proxy {
         branch.progress = Progress::Done;
         let (client, session, new_call) = (branch.client, branch.session, context.dialog.is_none());
         let orphan = context.orphan;
-        let invite = context.request.method() == Method::Invite;
+        let invite = context.invite;
         let late = context.decided && !invite;
         context.decided = true;
         self.stop_timer_c(client);
@@ -257,7 +257,7 @@ impl Proxy {
         };
         match status {
             // A 408 to a non-INVITE comes too late for anybody to use (RFC 4320 section 4.2).
-            Some(408) if context.request.method() != Method::Invite => {
+            Some(408) if !context.invite => {
                 self.transactions.abandon_server(server);
             }
             // A 503 speaks of the next hop, not of us (16.7 step 6).

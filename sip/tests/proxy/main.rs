@@ -4,6 +4,7 @@
 mod authentication;
 mod branches;
 mod forks;
+mod overload;
 #[path = "../common/phones.rs"]
 mod phones;
 #[path = "../common/world.rs"]

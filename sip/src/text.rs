@@ -1,0 +1,81 @@
+//! Numbers and addresses as text, without the machinery of `format!`: a call writes some forty.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// Appends a decimal number.
+pub(crate) fn push_number(out: &mut Vec<u8>, number: u32) {
+    let mut digits = [0; 10];
+    let mut rest = number;
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends an address and port as they stand in a URI or Via: `192.0.2.1:5060`, `[2001:db8::1]:5060`.
+pub(crate) fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(v4) => {
+            push_ip(out, IpAddr::V4(*v4.ip()));
+            out.push(b':');
+            push_number(out, u32::from(v4.port()));
+        }
+        // Writing to a Vec does not fail.
+        SocketAddr::V6(_) => drop(write!(out, "{address}")),
+    }
+}
+
+/// Appends an address without brackets.
+pub(crate) fn push_ip(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => {
+            for (index, octet) in v4.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                push_number(out, u32::from(octet));
+            }
+        }
+        IpAddr::V6(_) => drop(write!(out, "{address}")),
+    }
+}
+
+/// Appends eight hexadecimal digits.
+pub(crate) fn push_hex(out: &mut String, number: u32) {
+    for shift in (0..8).rev() {
+        let digit = (number >> (4 * shift)) & 0xf;
+        out.push(char::from(b"0123456789abcdef"[digit as usize]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn all_is_written_as_format_writes_it(number: u32, address: SocketAddr) {
+            let mut out = Vec::new();
+            push_number(&mut out, number);
+            prop_assert_eq!(&out, &number.to_string().into_bytes());
+            out.clear();
+            push_address(&mut out, address);
+            prop_assert_eq!(&out, &address.to_string().into_bytes());
+            out.clear();
+            push_ip(&mut out, address.ip());
+            prop_assert_eq!(&out, &address.ip().to_string().into_bytes());
+            let mut out = String::new();
+            push_hex(&mut out, number);
+            prop_assert_eq!(out, format!("{number:08x}"));
+        }
+    }
+}

@@ -11,31 +11,37 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 mod bindings;
-mod calls;
 mod ingress_tun;
+mod signalling;
+mod sip_core;
 
 /// A bench: name, what it measures, how.
 struct Bench {
     name: &'static str,
     about: &'static str,
-    run: fn(&Path) -> Result<Outcome>,
+    run: fn(&Path) -> Result<Vec<Outcome>>,
 }
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: &[Bench] = &[
     Bench {
         name: "bindings",
         about: "memory per binding at 200,000, and how long they take to be restored; no peer yet",
-        run: bindings::run,
-    },
-    Bench {
-        name: "calls",
-        about: "CPU of sipcast-concentrator per proxied call; Kamailio beside it",
-        run: calls::run,
+        run: |folder| Ok(vec![bindings::run(folder)?]),
     },
     Bench {
         name: "ingress-tun",
         about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
         run: ingress_tun::run,
+    },
+    Bench {
+        name: "signalling",
+        about: "CPU per proxied call, highest rate, post-dial delay; Kamailio beside it",
+        run: signalling::run,
+    },
+    Bench {
+        name: "sip-core",
+        about: "time of the SIP core alone per proxied call; no peer",
+        run: sip_core::run,
     },
 ];
 
@@ -106,7 +112,8 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         .with_context(|| format!("there is no bench {name:?}; there are:\n{}", list()))?;
     let folder = out.join("bench").join(name);
     std::fs::create_dir_all(&folder)?;
-    let outcome = (bench.run)(&folder.canonicalize()?)?;
-    println!("{}", serde_json::to_string(&outcome)?);
+    for outcome in (bench.run)(&folder.canonicalize()?)? {
+        println!("{}", serde_json::to_string(&outcome)?);
+    }
     Ok(())
 }

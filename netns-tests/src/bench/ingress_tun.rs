@@ -16,7 +16,7 @@ const RATE: u32 = 20_000;
 const SECONDS: u32 = 5;
 const PAYLOAD: usize = 400;
 
-pub(super) fn run(folder: &Path) -> Result<Outcome> {
+pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
     eprintln!("bench ingress-tun: building the network");
     let net = TwoEdges::build()?;
     net.edge1.nft(
@@ -46,7 +46,7 @@ table ip count {
     let cpu = ingress.process.cpu_time()?.saturating_sub(before);
     let forwarded = counted(&net)?;
     let conditions = Conditions::of(u64::from(RATE * SECONDS), forwarded, duration, PAYLOAD);
-    Ok(Outcome {
+    Ok(vec![Outcome {
         bench: "ingress-tun",
         unit: "microseconds of CPU per packet",
         ours: cpu.as_secs_f64() * 1e6 / forwarded.max(1) as f64,
@@ -54,7 +54,7 @@ table ip count {
         peer_name: None,
         ratio: None,
         conditions,
-    })
+    }])
 }
 
 fn flood() -> Result<Duration> {

@@ -1,0 +1,223 @@
+//! SIPp as both phones, and what it says of its calls.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::network::{Network, PHONES};
+use crate::process::Process;
+use crate::wait;
+
+const CALLER_PORT: u16 = 5070;
+const CALLEE_PORT: u16 = 5080;
+/// Of SIPp's sockets; its default of 64 KiB loses packets at these rates.
+const SOCKET_BUFFER_BYTES: &str = "4000000";
+/// For the last calls, retransmissions included (RFC 3261: 64 * T1).
+const PATIENCE: Duration = Duration::from_secs(40);
+
+const UAC: &str = include_str!("uac.xml");
+const UAS: &str = include_str!("uas.xml");
+
+/// A run of calls.
+#[derive(Debug)]
+pub(super) struct Calls {
+    pub(super) offered: u32,
+    successful: u32,
+    pub(super) retransmissions: u32,
+    pub(super) took: Duration,
+    /// From INVITE to 180, sorted.
+    ringing_ms: Vec<f64>,
+}
+
+impl Calls {
+    pub(super) fn failed(&self) -> u32 {
+        self.offered.saturating_sub(self.successful)
+    }
+
+    /// A percentile of the post-dial delay.
+    pub(super) fn ringing_ms(&self, percent: usize) -> f64 {
+        let last = self.ringing_ms.len().saturating_sub(1);
+        let at = (self.ringing_ms.len() * percent / 100).min(last);
+        self.ringing_ms.get(at).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Starts the phone that answers.
+pub(super) fn callee(net: &Network, proxy: Ipv4Addr, folder: &Path) -> Result<Process> {
+    fs::write(folder.join("uas.xml"), UAS)?;
+    let process = sipp(net, "uas", CALLEE_PORT, proxy, &[], folder)?;
+    wait::until("the callee's socket", Duration::from_secs(5), || {
+        let sockets = net.phones.run("ss -Hlun")?;
+        Ok(sockets.contains(&format!(":{CALLEE_PORT} ")).then_some(()))
+    })?;
+    Ok(process)
+}
+
+/// Makes `count` calls at `rate` a second and waits for the last.
+pub(super) fn calls(
+    net: &Network,
+    proxy: Ipv4Addr,
+    rate: u32,
+    count: u32,
+    folder: &Path,
+) -> Result<Calls> {
+    fs::write(folder.join("uac.xml"), UAC)?;
+    let (rate_text, count_text) = (rate.to_string(), count.to_string());
+    // Never held back: a server that cannot keep up shall be seen to fail.
+    let limit = (rate * 40).to_string();
+    let load = [
+        "-r",
+        &rate_text,
+        "-m",
+        &count_text,
+        "-l",
+        &limit,
+        "-trace_stat",
+        "-stf",
+        "uac.csv",
+        "-fd",
+        "1",
+        "-trace_rtt",
+        "-rtt_freq",
+        "1000",
+    ];
+    let start = Instant::now();
+    let mut caller = sipp(net, "uac", CALLER_PORT, proxy, &load, folder)?;
+    let patience = Duration::from_secs(u64::from(count / rate)) * 2 + PATIENCE;
+    caller
+        .wait(patience)
+        .with_context(|| caller.last_lines(12))?;
+    let took = start.elapsed();
+    let statistics = fs::read_to_string(folder.join("uac.csv"))?;
+    let total = |name: &str| last_total(&statistics, name);
+    Ok(Calls {
+        offered: count,
+        successful: total("SuccessfulCall(C)")?,
+        retransmissions: total("Retransmissions(C)")?,
+        took,
+        ringing_ms: response_times(folder)?,
+    })
+}
+
+/// Begins calls that nobody ends.
+pub(super) fn held_calls(
+    net: &Network,
+    proxy: Ipv4Addr,
+    rate: u32,
+    count: u32,
+    folder: &Path,
+) -> Result<Process> {
+    const PAUSE: &str = "<pause milliseconds=\"600000\"/>\n";
+    let bye = UAC.find("<send retrans=\"500\"><![CDATA[\nBYE");
+    let (before, after) = UAC.split_at(bye.context("uac.xml sends no BYE")?);
+    fs::write(folder.join("held.xml"), [before, PAUSE, after].concat())?;
+    let (rate, count) = (rate.to_string(), count.to_string());
+    let load = ["-r", &rate, "-m", &count, "-l", &count];
+    sipp(net, "held", CALLER_PORT, proxy, &load, folder)
+}
+
+/// A column of the last line of SIPp's statistics.
+fn last_total(statistics: &str, name: &str) -> Result<u32> {
+    let mut lines = statistics.lines();
+    let names = lines.next().context("SIPp wrote no statistics")?;
+    let column = names
+        .split(';')
+        .position(|column| column == name)
+        .with_context(|| format!("SIPp has no statistic {name}"))?;
+    let last = lines.next_back().context("SIPp wrote no statistics")?;
+    let value = last.split(';').nth(column).unwrap_or_default();
+    value
+        .trim()
+        .parse()
+        .with_context(|| format!("{name}: {value:?}"))
+}
+
+/// SIPp's response times: `date;milliseconds;name` in `uac_PID_rtt.csv`.
+fn response_times(folder: &Path) -> Result<Vec<f64>> {
+    let mut times = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with("_rtt.csv") {
+            let text = fs::read_to_string(path)?;
+            let column = |line: &str| -> Option<f64> {
+                line.split(';').nth(1).and_then(|time| time.parse().ok())
+            };
+            times.extend(text.lines().filter_map(column));
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+fn sipp(
+    net: &Network,
+    scenario: &str,
+    port: u16,
+    proxy: Ipv4Addr,
+    more: &[&str],
+    folder: &Path,
+) -> Result<Process> {
+    let (file, port) = (format!("{scenario}.xml"), port.to_string());
+    let (address, target) = (PHONES.to_string(), format!("{proxy}:5060"));
+    let mut arguments = vec![
+        "-sf",
+        &file,
+        "-t",
+        "u1",
+        "-i",
+        &address,
+        "-p",
+        &port,
+        "-nostdin",
+        "-buff_size",
+        SOCKET_BUFFER_BYTES,
+    ];
+    arguments.extend(more);
+    arguments.push(&target);
+    Process::start(&net.phones, scenario, "sipp", &arguments, folder)
+}
+
+/// Registers the callee from the callee's port, again until the proxy says 200.
+pub(super) fn register_callee(net: &Network, proxy: Ipv4Addr) -> Result<()> {
+    net.phones.inside(|| register(proxy))
+}
+
+fn register(proxy: Ipv4Addr) -> Result<()> {
+    let socket = UdpSocket::bind((PHONES, CALLEE_PORT))?;
+    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let proxy = SocketAddr::from((proxy, 5060));
+    let mut try_number = 0;
+    let done = wait::until(
+        "the callee to be registered",
+        Duration::from_secs(5),
+        || {
+            try_number += 1;
+            socket.send_to(register_request(try_number).as_bytes(), proxy)?;
+            let mut answer = [0; 2048];
+            let Ok(length) = socket.recv(&mut answer) else {
+                return Ok(None);
+            };
+            Ok(answer[..length].starts_with(b"SIP/2.0 200 ").then_some(()))
+        },
+    );
+    ensure!(done.is_ok(), "{proxy} does not register the callee");
+    Ok(())
+}
+
+fn register_request(number: u32) -> String {
+    format!(
+        "REGISTER sip:example.com SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {PHONES}:{CALLEE_PORT};rport;branch=z9hG4bKreg{number}\r\n\
+         Max-Forwards: 70\r\n\
+         From: <sip:callee@example.com>;tag=r{number}\r\n\
+         To: <sip:callee@example.com>\r\n\
+         Call-ID: register@{PHONES}\r\n\
+         CSeq: {number} REGISTER\r\n\
+         Contact: <sip:callee@{PHONES}:{CALLEE_PORT}>\r\n\
+         Expires: 3600\r\n\
+         Content-Length: 0\r\n\r\n"
+    )
+}

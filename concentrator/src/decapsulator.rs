@@ -1,9 +1,12 @@
-//! The tunnel's end: packets come out of GRE, and those that are accepted go into the kernel.
+//! The tunnel's end: packets come out of GRE, and those that are accepted go to the worker or into
+//! the kernel.
 //!
-//! What passes the acceptance table is noted in the flow table and written to the TUN device as it
-//! came, mark included. From there it is the kernel's: it reassembles fragments, terminates TCP
-//! and shows the mark of each datagram to the SIP sockets on the service addresses. An edge's
-//! packets keep their order, because one task does all of it.
+//! What passes the acceptance table is noted in the flow table. A whole UDP datagram for a SIP
+//! socket goes to the worker at once ([`crate::shortcut`]). All else is written to the TUN device
+//! as it came, mark included, and from there it is the kernel's: it reassembles fragments,
+//! terminates TCP and shows the mark of each datagram to the SIP sockets on the service addresses.
+//! Whole datagrams keep their order, because one task does all of it; a fragmented one may be
+//! overtaken by its sender's next, as on any network.
 //!
 //! [`TunnelEnd::open`] changes the machine: the device, its reverse path filter, and the service
 //! addresses on `lo`, which are taken away again when it is dropped unless they were there before.
@@ -26,6 +29,8 @@ use crate::acceptance::{Acceptance, Accepted, Refusal};
 use crate::config::Config;
 use crate::flows::{FlowProtocol, FlowTable};
 use crate::metrics::{Metrics, edge, reason};
+use crate::shortcut;
+use crate::transport::{Incoming, udp};
 
 /// Packets read in one system call.
 const BATCH: usize = 64;
@@ -56,11 +61,13 @@ pub enum OpenError {
     },
 }
 
-/// The open devices.
+/// The open devices, and what happens to the packets.
 #[derive(Debug)]
 pub struct TunnelEnd {
     tun: TunDevice,
     gre: GreSocket,
+    batch: GreBatch,
+    decapsulator: Decapsulator,
 }
 
 /// The service addresses that we have put on `lo`; dropping it takes them away.
@@ -83,7 +90,7 @@ impl ServiceAddresses {
 
 impl TunnelEnd {
     /// Opens the devices. Needs CAP_NET_ADMIN, CAP_NET_RAW and a tokio runtime.
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
+    pub fn open(config: &Config, decapsulator: Decapsulator) -> Result<Self, OpenError> {
         let tunnel = &config.tunnel;
         system::require_no_tos_reflection()?;
         let tun = TunDevice::open(&tunnel.device, tunnel.mtu)?;
@@ -94,22 +101,41 @@ impl TunnelEnd {
             address: tunnel.listen,
             error,
         })?;
-        Ok(Self { tun, gre })
+        Ok(Self {
+            tun,
+            gre,
+            batch: GreBatch::new(BATCH, LARGEST_PAYLOAD),
+            decapsulator,
+        })
     }
 
-    /// Decapsulates until the device or the socket fails.
-    #[expect(clippy::disallowed_methods, reason = "an event loop reads the clock")]
-    pub async fn run(self, mut decapsulator: Decapsulator) -> io::Result<()> {
-        let mut batch = GreBatch::new(BATCH, LARGEST_PAYLOAD);
-        loop {
-            self.gre.recv_batch(&mut batch).await?;
-            let now = Instant::now();
-            for packet in batch.iter() {
-                let write = |inner: &[u8]| self.tun.write(inner);
-                decapsulator.handle_packet(packet.from, packet.payload, now, write);
+    /// Waits for packets; true when there may be more of them. Fails when the socket does; may be
+    /// dropped at any time without a loss.
+    pub async fn receive(&mut self) -> io::Result<bool> {
+        let received = self.gre.recv_batch(&mut self.batch).await?;
+        Ok(received == BATCH)
+    }
+
+    /// What happens to the packets received last: SIP datagrams go to `deliver`.
+    pub fn handle_packets(&mut self, now: Instant, mut deliver: impl FnMut(Incoming)) {
+        let Self {
+            tun,
+            batch,
+            decapsulator,
+            ..
+        } = self;
+        for packet in batch.iter() {
+            let write = |inner: &[u8]| tun.write(inner);
+            let incoming = decapsulator.handle_packet(packet.from, packet.payload, now, write);
+            if let Some(incoming) = incoming {
+                deliver(incoming);
             }
-            decapsulator.publish();
         }
+    }
+
+    /// Brings the flow table's totals to the metrics.
+    pub fn publish(&self) {
+        self.decapsulator.publish();
     }
 }
 
@@ -119,13 +145,20 @@ pub struct Decapsulator {
     acceptance: Acceptance,
     flows: Arc<FlowTable>,
     metrics: Arc<Metrics>,
+    inbox: udp::Inbox,
+    sockets: Vec<SocketAddr>,
     packets: Vec<Counter>,
     refused: [Counter; Refusal::NAMES.len()],
 }
 
 impl Decapsulator {
-    /// With all counters at hand.
-    pub fn new(config: &Config, flows: Arc<FlowTable>, metrics: Arc<Metrics>) -> Self {
+    /// With all counters at hand. Datagrams for one of `sockets` take the short way.
+    pub fn new(
+        config: &Config,
+        sockets: Vec<SocketAddr>,
+        flows: Arc<FlowTable>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let of_edge = |name: &str| metrics.tunnel_packets.get_or_create_owned(&edge(name));
         let packets = config
             .edges
@@ -137,36 +170,48 @@ impl Decapsulator {
         Self {
             acceptance: Acceptance::new(config),
             flows,
+            inbox: udp::Inbox::new(&metrics),
             metrics,
+            sockets,
             packets,
             refused,
         }
     }
 
-    /// Judges one packet, notes its flow and writes what is inside.
+    /// Judges one packet, notes its flow, and gives the SIP message in it or writes what is inside.
     pub fn handle_packet(
         &mut self,
         outer_source: IpAddr,
         gre_payload: &[u8],
         now: Instant,
         write: impl FnOnce(&[u8]) -> io::Result<()>,
-    ) {
+    ) -> Option<Incoming> {
         let accepted = match self.acceptance.accept(outer_source, gre_payload) {
             Ok(accepted) => accepted,
             Err(refusal) => {
                 tracing::trace!(%outer_source, %refusal, "packet refused");
                 self.refused[refusal.index()].inc();
-                return;
+                return None;
             }
         };
         self.packets[accepted.edge].inc();
         // Before the kernel has it: a socket may read it the moment it is written.
         self.note(&accepted, now);
+        if let Some(datagram) = shortcut::datagram(accepted.inner, &self.sockets) {
+            let relay = accepted.path.relay();
+            let shortcut::Datagram {
+                peer,
+                local,
+                payload,
+            } = datagram;
+            return self.inbox.take(peer, local, relay, payload);
+        }
         if let Err(error) = write(accepted.inner) {
             tracing::debug!(source = %accepted.source, %error, "the kernel does not take a packet");
             let label = reason(name_of(&error));
             self.metrics.tunnel_undelivered.get_or_create(&label).inc();
         }
+        None
     }
 
     fn note(&self, accepted: &Accepted<'_>, now: Instant) {
@@ -218,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::config::file::File;
+    use crate::transport::Payload;
 
     const CONFIG: &str = r#"
 name = "c1"
@@ -235,6 +281,28 @@ private_key = "c1.key"
 ca = "ca.pem"
 "#;
     const PHONE: &str = "100.64.7.9:40000";
+    const SIP: &str = "198.51.100.1:5060";
+
+    #[test]
+    fn a_datagram_for_a_sip_socket_goes_to_the_worker_with_its_relay() {
+        let mut rig = rig();
+        let (phone, sip) = (PHONE.parse().unwrap(), SIP.parse().unwrap());
+        let inner = ip::udp(phone, sip, 1 << 2, b"hello").unwrap();
+        let packet = tunnelled(0x1001, &inner);
+        let write = |_: &[u8]| panic!("it went to the kernel as well");
+        let from = "10.0.1.2".parse().unwrap();
+        let incoming = rig
+            .handle_packet(from, &packet, Instant::now(), write)
+            .unwrap();
+        assert_eq!(
+            (incoming.hop.flow.peer, incoming.hop.flow.local),
+            (phone, sip)
+        );
+        let relay = incoming.hop.relay.unwrap();
+        assert_eq!(relay.to_string(), "0x1001/1");
+        assert_eq!(incoming.payload, Payload::Datagram("hello".into()));
+        assert_eq!(relay_of(&rig).as_deref(), Some("0x1001/1"), "noted too");
+    }
 
     #[test]
     fn an_accepted_packet_is_noted_counted_and_written_as_it_came() {
@@ -298,7 +366,9 @@ ca = "ca.pem"
         let path = Path::new("concentrator.toml");
         let file: File = admin::config::parse(path, CONFIG).unwrap();
         let config = Config::check(path, &file).unwrap();
-        Decapsulator::new(&config, Arc::new(FlowTable::new(64)), Arc::default())
+        let sockets = vec![SIP.parse().unwrap()];
+        let flows = Arc::new(FlowTable::new(64));
+        Decapsulator::new(&config, sockets, flows, Arc::default())
     }
 
     fn handle(rig: &mut Decapsulator, from: &str, key: u32, inner: &[u8]) -> Option<Vec<u8>> {
@@ -308,7 +378,8 @@ ca = "ca.pem"
             Ok(())
         };
         let packet = tunnelled(key, inner);
-        rig.handle_packet(from.parse().unwrap(), &packet, Instant::now(), write);
+        let incoming = rig.handle_packet(from.parse().unwrap(), &packet, Instant::now(), write);
+        assert_eq!(incoming, None);
         written
     }
 
@@ -319,7 +390,7 @@ ca = "ca.pem"
     }
 
     fn datagram(phone: &str, mark: u8) -> Vec<u8> {
-        let service = "198.51.100.1:5060".parse().unwrap();
+        let service = "198.51.100.1:5062".parse().unwrap();
         ip::udp(phone.parse().unwrap(), service, mark << 2, b"hello").unwrap()
     }
 

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod relays;
 pub mod reload;
 pub mod run;
+pub(crate) mod shortcut;
 pub mod status;
 pub mod transport;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! The program: opens everything in order, starts the parts, ends with the first that ends.
 //!
 //! ```text
+//!                      ┌──────────── whole SIP datagrams ────────────┐
 //!  edges ──GRE──► decapsulator ──TUN──► kernel ──► transports ──► worker ──► transports ──► phones
 //!                      └── flow table ──────────────────┘            ▲
 //!                                            relay control listener ─┘ ◄──TLS── rtp-agents
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use admin::http::{AdminServer, Health};
 use admin::run::Shutdown;
-use anyhow::Context;
+use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -62,12 +63,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         tokio::spawn(reload_on_hangup(identity, metrics));
     }
     let opened = Transports::open(&listen, Arc::clone(&flows), Arc::clone(&metrics))?;
-    let tunnel = TunnelEnd::open(&config)?;
-    let decapsulator = Decapsulator::new(&config, flows, Arc::clone(&metrics));
-    tasks.spawn(async move {
-        let ended = tunnel.run(decapsulator).await;
-        ended.context("the tunnel's end failed")
-    });
+    let sockets = opened.transports.udp_addresses().collect();
+    let decapsulator = Decapsulator::new(&config, sockets, flows, Arc::clone(&metrics));
+    let tunnel = TunnelEnd::open(&config, decapsulator)?;
     tracing::info!(
         name = config.name,
         addresses = ?config.service_addresses,
@@ -78,6 +76,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let parts = worker::Parts {
         config,
+        tunnel,
         incoming: opened.incoming,
         transport_events: opened.events,
         transports: opened.transports,

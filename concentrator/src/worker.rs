@@ -4,16 +4,18 @@
 //! clock, feeds them and carries away what they produce. In every turn, in this order:
 //!
 //! 1. flush: messages to phones, commands to relays, what relays reported
-//! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), transports, the earliest
-//!    deadline, the next snapshot for `/status` and the gauges
+//! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), the tunnel, the other
+//!    transports, the earliest deadline, the next snapshot for `/status` and the gauges
 //! 3. feed what came, at most [`BATCH`] messages before the next flush
 
+mod pressure;
 mod report;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use sip::cookie::Keys;
 use sip::digest::Users;
 use sip::hop::Hop;
@@ -24,6 +26,7 @@ use tracing::{info, warn};
 use wire::relay_control::ToAgent;
 
 use crate::config::Config;
+use crate::decapsulator::TunnelEnd;
 use crate::location::{self, Location};
 use crate::media::Calls;
 use crate::metrics::Metrics;
@@ -32,12 +35,14 @@ use crate::relays::server::RelayInput;
 use crate::reload::log_users;
 use crate::status::Status;
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
+use crate::worker::pressure::Pressure;
 
 /// Messages taken from the transports before the queues are flushed again.
 const BATCH: usize = 64;
 
-/// Transactions on each side; one costs a few kilobytes.
-const MAX_TRANSACTIONS: usize = 100_000;
+/// Transactions on each side: each call makes two, which last 32 s over UDP (64 * T1), so that this
+/// is room for some 6,000 calls a second; one costs one to two kilobytes.
+const MAX_TRANSACTIONS: usize = 400_000;
 
 /// How often `/status` and the gauges are brought up to date.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
@@ -47,7 +52,9 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Parts {
     /// The checked configuration.
     pub config: Arc<Config>,
-    /// Messages from phones.
+    /// What the edges send.
+    pub tunnel: TunnelEnd,
+    /// Messages that did not come straight from the tunnel.
     pub incoming: mpsc::Receiver<Incoming>,
     /// Connections that closed and flows that failed.
     pub transport_events: mpsc::Receiver<TransportEvent>,
@@ -71,6 +78,7 @@ pub struct Parts {
 pub async fn run(parts: Parts) -> anyhow::Result<()> {
     let Parts {
         config,
+        mut tunnel,
         mut incoming,
         mut transport_events,
         transports,
@@ -84,22 +92,36 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
     let mut worker = Worker::new(&config, transports)?;
     worker.restore(location)?;
     let mut batch = Vec::with_capacity(BATCH);
-    let mut snapshot = tokio::time::interval(SNAPSHOT_INTERVAL);
+    let mut next_snapshot = now();
     loop {
         worker.flush();
-        let deadline = worker.deadline();
+        let deadline = worker.deadline().min(next_snapshot);
         tokio::select! {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
             Some(input) = relay_inputs.recv() => worker.handle_relay(input),
             Some(event) = transport_events.recv() => worker.handle_transport(event),
+            Some(users) = users.recv() => worker.replace_users(users),
+            received = tunnel.receive() => {
+                let more = received.context("the tunnel's end failed")?;
+                worker.proxy.set_overloaded(worker.pressure.observe(more, now()));
+                worker.handle_tunnel(&mut tunnel);
+                // A flood in the tunnel must not silence the other transports.
+                worker.handle_waiting(&mut incoming);
+            }
             received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
                 anyhow::ensure!(received > 0, "the transports have ended");
                 worker.handle_batch(&mut batch);
             }
-            Some(users) = users.recv() => worker.replace_users(users),
-            () = tokio::time::sleep_until(deadline.into()) => worker.handle_timeout(),
-            _ = snapshot.tick() => worker.publish(&metrics, &status),
+            () = tokio::time::sleep_until(deadline.into()) => {}
+        }
+        let now = now();
+        // Nor may it stop the clock.
+        worker.handle_timeout(now);
+        if now >= next_snapshot {
+            next_snapshot = now + SNAPSHOT_INTERVAL;
+            tunnel.publish();
+            worker.publish(&metrics, &status);
         }
     }
 }
@@ -110,6 +132,7 @@ struct Worker {
     transports: Transports,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
+    pressure: Pressure,
 }
 
 impl Worker {
@@ -137,6 +160,7 @@ impl Worker {
             transports,
             links: HashMap::new(),
             location: None,
+            pressure: Pressure::default(),
         })
     }
 
@@ -194,8 +218,10 @@ impl Worker {
             .unwrap_or_else(|| now() + Duration::from_secs(3600))
     }
 
-    fn handle_timeout(&mut self) {
-        let now = now();
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.deadline() > now {
+            return;
+        }
         self.calls.relays.handle_timeout(now);
         self.proxy.handle_timeout(&mut self.calls, now);
     }
@@ -206,19 +232,39 @@ impl Worker {
         tokio::task::spawn_blocking(move || drop(old));
     }
 
+    fn handle_tunnel(&mut self, tunnel: &mut TunnelEnd) {
+        let now = now();
+        tunnel.handle_packets(now, |incoming| self.handle_incoming(incoming, now));
+    }
+
+    fn handle_waiting(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
+        let now = now();
+        for _ in 0..BATCH {
+            let Ok(incoming) = incoming.try_recv() else {
+                return;
+            };
+            self.handle_incoming(incoming, now);
+        }
+    }
+
     fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
         let now = now();
-        for Incoming { hop, payload } in batch.drain(..) {
-            self.note_verified_peer(&hop);
-            match payload {
-                Payload::Datagram(bytes) if self.transports.answer_stun(&hop.flow, &bytes) => {}
-                Payload::Datagram(bytes) => {
-                    self.proxy.handle_message(bytes, &hop, &mut self.calls, now);
-                }
-                Payload::Message(message) => {
-                    self.proxy
-                        .handle_parsed(*message, &hop, &mut self.calls, now);
-                }
+        for incoming in batch.drain(..) {
+            self.handle_incoming(incoming, now);
+        }
+    }
+
+    fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
+        let Incoming { hop, payload } = incoming;
+        match payload {
+            Payload::Datagram(bytes) if self.transports.answer_stun(&hop.flow, &bytes) => {}
+            Payload::Datagram(bytes) => {
+                self.proxy.handle_message(bytes, &hop, &mut self.calls, now);
+            }
+            Payload::Message(message) => {
+                self.note_verified_peer(&hop);
+                self.proxy
+                    .handle_parsed(*message, &hop, &mut self.calls, now);
             }
         }
     }

@@ -129,8 +129,13 @@ impl GreSocket {
 
     /// Waits for packets and receives as many as there are and fit.
     pub async fn recv_batch(&self, batch: &mut GreBatch) -> io::Result<usize> {
+        let capacity = batch.0.capacity();
         self.socket
-            .read(|socket| batch.0.receive(socket.as_fd()))
+            .read_until_empty(
+                |socket| batch.0.receive(socket.as_fd()),
+                // None received is an ICMP error, behind which there may be more.
+                |received| (1..capacity).contains(received),
+            )
             .await
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The kernel's structures hold raw pointers. They live in this file only: sending builds them on
 //! the stack of one call, receiving keeps them beside the buffers that they point into and sets
-//! them anew before every call.
+//! what the kernel has changed anew before the next call.
 
 use std::io;
 use std::mem;
@@ -193,10 +193,12 @@ pub struct DatagramBatch {
     iovecs: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
     received: usize,
+    /// Headers that have never been set: all at first, then none.
+    unset: usize,
 }
 
 // SAFETY: the pointers in `iovecs` and `headers` point into the other boxes of the same value,
-// which move with it, and are used only inside `receive`, which sets them first.
+// whose contents stay where they are when it moves, and are used only inside `receive`.
 unsafe impl Send for DatagramBatch {}
 // SAFETY: with a shared reference no pointer is followed.
 unsafe impl Sync for DatagramBatch {}
@@ -224,7 +226,13 @@ impl DatagramBatch {
             iovecs: vec![empty_iovec(); capacity].into(),
             headers: vec![empty_header(); capacity].into(),
             received: 0,
+            unset: capacity,
         }
+    }
+
+    /// How many datagrams one call receives at most.
+    pub(crate) fn capacity(&self) -> usize {
+        self.headers.len()
     }
 
     /// Datagrams received by the last call, with those that did not fit.
@@ -265,9 +273,11 @@ impl DatagramBatch {
     /// One `recvmmsg` that does not wait. An ICMP error that the kernel reports here is about an
     /// earlier packet of ours, not about receiving, so it counts as nothing received.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        self.received = 0;
+        // The kernel has changed the headers of the last call only; a new batch has set none.
+        let changed = mem::replace(&mut self.received, 0).max(self.unset);
+        self.unset = 0;
         let slots = self.slots.chunks_mut(self.slot_size);
-        for (index, slot) in slots.enumerate() {
+        for (index, slot) in slots.enumerate().take(changed) {
             self.addresses[index] = RawAddress::zeroed();
             self.iovecs[index] = libc::iovec {
                 iov_base: slot.as_mut_ptr().cast(),
@@ -282,8 +292,9 @@ impl DatagramBatch {
             header.msg_hdr.msg_control = self.controls[index].as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>();
         }
-        // SAFETY: every header was just set to point into the boxes of `self`, with their true
-        // lengths, and `self` is borrowed mutably until the call returns.
+        // SAFETY: every header has been set, now or before, to point into the boxes of `self`, which
+        // are never replaced, with their true lengths; `self` is borrowed mutably until the call
+        // returns.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),

@@ -102,8 +102,13 @@ impl BatchSocket {
 
     /// Waits for datagrams and receives as many as there are and fit; `Ok(0)` is possible.
     pub async fn recv_batch(&self, batch: &mut DatagramBatch) -> io::Result<usize> {
+        let capacity = batch.capacity();
         self.socket
-            .read(|socket| batch.receive(socket.as_fd()))
+            .read_until_empty(
+                |socket| batch.receive(socket.as_fd()),
+                // None received is an ICMP error, behind which there may be more.
+                |received| (1..capacity).contains(received),
+            )
             .await
     }
 

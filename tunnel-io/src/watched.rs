@@ -49,6 +49,26 @@ impl<T: OwnsDescriptor> Watched<T> {
             .await
     }
 
+    /// The same for an operation that tells whether it has emptied the queue: then there is no
+    /// second system call only to be told `WouldBlock`. What arrives afterwards wakes anew.
+    pub(crate) async fn read_until_empty<R>(
+        &self,
+        mut operation: impl FnMut(&T) -> io::Result<R>,
+        emptied: impl Fn(&R) -> bool,
+    ) -> io::Result<R> {
+        let readable_or_failed = Interest::READABLE.add(Interest::ERROR);
+        loop {
+            let mut guard = self.0.ready(readable_or_failed).await?;
+            let Ok(result) = guard.try_io(|inner| operation(inner.get_ref())) else {
+                continue;
+            };
+            if result.as_ref().is_ok_and(&emptied) {
+                guard.clear_ready();
+            }
+            return result;
+        }
+    }
+
     /// The same without a future of its own.
     pub(crate) fn poll_read<R>(
         &self,

@@ -1,5 +1,8 @@
 //! SIP over UDP: batches in, batches out, the mark of every datagram.
 //!
+//! The sockets receive what the kernel has reassembled and what does not come through a tunnel;
+//! whole datagrams of a tunnel come from the decapsulator. Both pass an [`Inbox`].
+//!
 //! Receiving never waits for the worker: when its queue is full the datagram is dropped and
 //! counted, as a full socket buffer would do without being seen.
 
@@ -14,12 +17,12 @@ use sip::hop::{Flow, Hop, Transmit, Transport};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tunnel_io::udp_socket::{BatchSocket, OutgoingDatagram, UdpOptions};
-use tunnel_io::{Datagram, DatagramBatch, MAX_BATCH};
-use wire::mark::Mark;
+use tunnel_io::{DatagramBatch, MAX_BATCH};
+use wire::mark::{Mark, RelayId};
 
 use super::{Incoming, Inlet, Payload};
 use crate::flows::FlowProtocol;
-use crate::metrics::{Metrics, transport};
+use crate::metrics::{Metrics, reason, transport};
 
 /// Datagrams read in one system call.
 const RECEIVE_BATCH: usize = 32;
@@ -98,11 +101,60 @@ impl Outlet {
     }
 }
 
+/// What every SIP datagram passes before the worker sees it.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    received: Counter,
+    keepalives: Counter,
+    source_port_zero: Counter,
+}
+
+impl Inbox {
+    /// With all counters at hand.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let via = transport(Transport::Udp);
+        let dropped = reason("source_port_zero");
+        Self {
+            received: metrics.sip_received.get_or_create_owned(&via),
+            keepalives: metrics.sip_keepalives.get_or_create_owned(&via),
+            source_port_zero: metrics.sip_dropped.get_or_create_owned(&dropped),
+        }
+    }
+
+    /// The message in a datagram, unless it is a keepalive or nobody could be answered.
+    pub(crate) fn take(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        relay: Option<RelayId>,
+        payload: &[u8],
+    ) -> Option<Incoming> {
+        if is_keepalive(payload) {
+            self.keepalives.inc();
+            return None;
+        }
+        self.received.inc();
+        if peer.port() == 0 {
+            // Nobody can be answered there (RFC 768).
+            self.source_port_zero.inc();
+            return None;
+        }
+        let flow = Flow {
+            transport: Transport::Udp,
+            peer,
+            local,
+            connection: None,
+        };
+        Some(Incoming {
+            hop: Hop { flow, relay },
+            payload: Payload::Datagram(Bytes::copy_from_slice(payload)),
+        })
+    }
+}
+
 async fn receive(socket: Arc<BatchSocket>, inlet: Inlet) {
     let local = socket.local();
-    let via = transport(Transport::Udp);
-    let received = inlet.metrics.sip_received.get_or_create_owned(&via);
-    let keepalives = inlet.metrics.sip_keepalives.get_or_create_owned(&via);
+    let inbox = Inbox::new(&inlet.metrics);
     let mut batch = DatagramBatch::new(RECEIVE_BATCH, LARGEST_DATAGRAM);
     loop {
         if let Err(error) = socket.recv_batch(&mut batch).await {
@@ -116,12 +168,11 @@ async fn receive(socket: Arc<BatchSocket>, inlet: Inlet) {
             inlet.metrics.dropped("truncated");
         }
         for datagram in batch.iter() {
-            if is_keepalive(datagram.bytes) {
-                keepalives.inc();
-                continue;
-            }
-            received.inc();
-            if let Err(reason) = hand_over(&datagram, local, &inlet) {
+            let mark = Mark::from_tos(datagram.tos);
+            let peer = datagram.from;
+            let relay = inlet.flows.relay_of(FlowProtocol::Udp, peer, Some(mark));
+            let incoming = inbox.take(peer, local, relay, datagram.bytes);
+            if let Some(Err(reason)) = incoming.map(|incoming| hand_over(incoming, &inlet)) {
                 inlet.metrics.dropped(reason);
             }
         }
@@ -134,30 +185,7 @@ fn is_keepalive(datagram: &[u8]) -> bool {
     datagram.len() <= 4 && datagram.iter().all(|b| matches!(b, b'\r' | b'\n' | 0))
 }
 
-fn hand_over(
-    datagram: &Datagram<'_>,
-    local: SocketAddr,
-    inlet: &Inlet,
-) -> Result<(), &'static str> {
-    let peer = datagram.from;
-    if peer.port() == 0 {
-        // Nobody can be answered there (RFC 768).
-        return Err("source_port_zero");
-    }
-    let mark = Mark::from_tos(datagram.tos);
-    let hop = Hop {
-        flow: Flow {
-            transport: Transport::Udp,
-            peer,
-            local,
-            connection: None,
-        },
-        relay: inlet.flows.relay_of(FlowProtocol::Udp, peer, Some(mark)),
-    };
-    let incoming = Incoming {
-        hop,
-        payload: Payload::Datagram(Bytes::copy_from_slice(datagram.bytes)),
-    };
+fn hand_over(incoming: Incoming, inlet: &Inlet) -> Result<(), &'static str> {
     inlet
         .incoming
         .try_send(incoming)

@@ -80,6 +80,7 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("foreign_domain", sip.foreign),
         ("user_not_found", sip.not_found),
         ("overload", sip.overload),
+        ("shed", sip.shed),
         ("bad_cookie", sip.bad_cookies),
         ("merged_request", sip.merged),
         ("stray_ack", sip.stray_acks),

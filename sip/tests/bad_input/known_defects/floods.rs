@@ -40,7 +40,9 @@ fn a_flood_of_any_method_meets_a_bound() {
             );
         }
         assert!(world.proxy.contexts() <= 50, "{method}");
-        assert!(world.proxy.counters().overload > 0, "{method}");
+        // What begins something new is refused while there is still room for calls in progress.
+        let counters = world.proxy.counters();
+        assert!(counters.overload + counters.shed > 0, "{method}");
         world.assert_all_forgotten();
     }
 }

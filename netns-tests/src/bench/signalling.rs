@@ -15,8 +15,8 @@
 //! stands in the conditions.
 //!
 //! The parts: CPU a call at several rates, rounds alternating so that whatever else the machine
-//! does falls on both; the highest rate without a failed call, for a minute; our memory for a
-//! call that has just been answered and for one that has lasted.
+//! does falls on both; the same for an authenticated REGISTER; our memory for a call that has just
+//! been answered and for one that has lasted; the highest rate without a failed call, for a minute.
 
 use std::path::Path;
 use std::thread;
@@ -45,6 +45,9 @@ const ROUNDS: usize = 3;
 /// Rates that are tried, until one has no failed call.
 const LADDER: [u32; 6] = [2_000, 1_750, 1_500, 1_250, 1_000, 500];
 const LADDER_SECONDS: u32 = 60;
+/// REGISTERs a second; each is sent twice, the second time with credentials.
+const REGISTER_RATE: u32 = 1_000;
+const USERS: usize = 1_000;
 /// Calls that are in progress at a time when memory is measured.
 const HELD_CALLS: u32 = 20_000;
 const HELD_RATE: u32 = 1_000;
@@ -66,6 +69,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
     for rate in RATES {
         outcomes.push(calls_at(&net, rate, folder)?);
     }
+    outcomes.push(registrations(&net, folder)?);
     outcomes.push(memory(&net, folder)?);
     outcomes.push(highest_rate(&net, folder)?);
     Ok(outcomes)
@@ -107,15 +111,19 @@ fn round(net: &Network, kind: servers::Kind, rate: u32, folder: &Path) -> Result
     let calls = load::calls(net, server.address(), rate, rate * SECONDS, server.folder())?;
     let cpu = server.cpu_time()?.since(before);
     drop(callee);
-    let per_call = |seconds: f64| seconds * 1e6 / f64::from(calls.offered);
-    Ok(Round {
-        server_us: per_call(cpu.server_s),
-        ingress_us: per_call(cpu.ingress_s),
-        calls,
-    })
+    Ok(Round::of(cpu, calls))
 }
 
 impl Round {
+    fn of(cpu: servers::Cpu, calls: Calls) -> Self {
+        let per_call = |seconds: f64| seconds * 1e6 / f64::from(calls.offered);
+        Self {
+            server_us: per_call(cpu.server_s),
+            ingress_us: per_call(cpu.ingress_s),
+            calls,
+        }
+    }
+
     fn summary(&self) -> String {
         let Self {
             server_us, calls, ..
@@ -181,6 +189,43 @@ fn outcome(rate: u32, ours: &[Round], peer: &[Round]) -> Outcome {
         ratio: Some(median(&ratios)),
         conditions,
     }
+}
+
+/// CPU of an authenticated REGISTER: challenged, then with credentials; rounds of both sides.
+fn registrations(net: &Network, folder: &Path) -> Result<Outcome> {
+    let names: Vec<String> = (0..USERS)
+        .map(|number| format!("user{number:04}"))
+        .collect();
+    let users: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "secret")).collect();
+    let round = |kind: servers::Kind, place: &Path| -> Result<Round> {
+        let server = Server::start_for(net, kind, &users, place)?;
+        let address = server.address();
+        load::wait_for_answers(net, address)?;
+        let before = server.cpu_time()?;
+        let count = REGISTER_RATE * SECONDS;
+        let calls =
+            load::registrations(net, address, &users, REGISTER_RATE, count, server.folder())?;
+        Ok(Round::of(server.cpu_time()?.since(before), calls))
+    };
+    let mut rounds = (Vec::new(), Vec::new());
+    for number in 1..=ROUNDS {
+        let place = folder.join("register").join(number.to_string());
+        let ours = round(servers::SIPCAST, &place)?;
+        let peer = round(servers::KAMAILIO, &place)?;
+        eprintln!(
+            "bench signalling: {REGISTER_RATE} REGISTERs/s, round {number} of {ROUNDS}: sipcast {:.0} us, {} failed; Kamailio {:.0} us, {} failed",
+            ours.server_us,
+            ours.calls.failed(),
+            peer.server_us,
+            peer.calls.failed(),
+        );
+        rounds.0.push(ours);
+        rounds.1.push(peer);
+    }
+    let mut outcome = outcome(REGISTER_RATE, &rounds.0, &rounds.1);
+    outcome.unit = "us_cpu_per_register";
+    outcome.peer_name = Some("Kamailio, auth + usrloc, two workers");
+    Ok(outcome)
 }
 
 /// Memory of the concentrator with many calls in progress: as they have just been answered, and

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::network::{Network, PHONES};
 use crate::process::Process;
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 const UAC: &str = include_str!("uac.xml");
 const UAS: &str = include_str!("uas.xml");
+const REGISTER: &str = include_str!("register.xml");
 
 /// A run of calls.
 #[derive(Debug)]
@@ -64,7 +65,43 @@ pub(super) fn calls(
     count: u32,
     folder: &Path,
 ) -> Result<Calls> {
-    fs::write(folder.join("uac.xml"), UAC)?;
+    run_scenario(net, "uac", UAC, proxy, rate, count, &[], folder)
+}
+
+/// Registers `count` times with a password, users in turn.
+pub(super) fn registrations(
+    net: &Network,
+    proxy: Ipv4Addr,
+    users: &[(&str, &str)],
+    rate: u32,
+    count: u32,
+    folder: &Path,
+) -> Result<Calls> {
+    let line = |(user, password): &(&str, &str)| {
+        format!("{user};[authentication username={user} password={password}]\n")
+    };
+    let lines: String = users.iter().map(line).collect();
+    fs::write(folder.join("users.csv"), format!("SEQUENTIAL\n{lines}"))?;
+    let more = ["-inf", "users.csv"];
+    run_scenario(net, "register", REGISTER, proxy, rate, count, &more, folder)
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all that a run of SIPp depends on"
+)]
+fn run_scenario(
+    net: &Network,
+    name: &str,
+    scenario: &str,
+    proxy: Ipv4Addr,
+    rate: u32,
+    count: u32,
+    more: &[&str],
+    folder: &Path,
+) -> Result<Calls> {
+    fs::write(folder.join(format!("{name}.xml")), scenario)?;
+    let statistics = format!("{name}.csv");
     let (rate_text, count_text) = (rate.to_string(), count.to_string());
     // Never held back: a server that cannot keep up shall be seen to fail.
     let limit = (rate * 40).to_string();
@@ -77,7 +114,7 @@ pub(super) fn calls(
         &limit,
         "-trace_stat",
         "-stf",
-        "uac.csv",
+        &statistics,
         "-fd",
         "1",
         "-trace_rtt",
@@ -85,13 +122,14 @@ pub(super) fn calls(
         "1000",
     ];
     let start = Instant::now();
-    let mut caller = sipp(net, "uac", CALLER_PORT, proxy, &load, folder)?;
+    let load = [&load[..], more].concat();
+    let mut caller = sipp(net, name, CALLER_PORT, proxy, &load, folder)?;
     let patience = Duration::from_secs(u64::from(count / rate)) * 2 + PATIENCE;
     caller
         .wait(patience)
         .with_context(|| caller.last_lines(12))?;
     let took = start.elapsed();
-    let statistics = fs::read_to_string(folder.join("uac.csv"))?;
+    let statistics = fs::read_to_string(folder.join(statistics))?;
     let total = |name: &str| last_total(&statistics, name);
     Ok(Calls {
         offered: count,
@@ -182,42 +220,53 @@ fn sipp(
 
 /// Registers the callee from the callee's port, again until the proxy says 200.
 pub(super) fn register_callee(net: &Network, proxy: Ipv4Addr) -> Result<()> {
-    net.phones.inside(|| register(proxy))
+    ask(net, proxy, register_request, "SIP/2.0 200 ")
 }
 
-fn register(proxy: Ipv4Addr) -> Result<()> {
-    let socket = UdpSocket::bind((PHONES, CALLEE_PORT))?;
-    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-    let proxy = SocketAddr::from((proxy, 5060));
-    let mut try_number = 0;
-    let done = wait::until(
-        "the callee to be registered",
-        Duration::from_secs(5),
-        || {
-            try_number += 1;
-            socket.send_to(register_request(try_number).as_bytes(), proxy)?;
+/// Waits until the proxy answers anything.
+pub(super) fn wait_for_answers(net: &Network, proxy: Ipv4Addr) -> Result<()> {
+    ask(net, proxy, options_request, "SIP/2.0 ")
+}
+
+/// Sends requests from the callee's port until an answer begins as it should.
+fn ask(net: &Network, proxy: Ipv4Addr, request: fn(u32) -> String, wanted: &str) -> Result<()> {
+    net.phones.inside(|| {
+        let socket = UdpSocket::bind((PHONES, CALLEE_PORT))?;
+        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        let mut number = 0;
+        wait::until("the proxy to answer", Duration::from_secs(5), || {
+            number += 1;
+            let message = request(number);
+            socket.send_to(message.as_bytes(), SocketAddr::from((proxy, 5060)))?;
             let mut answer = [0; 2048];
             let Ok(length) = socket.recv(&mut answer) else {
                 return Ok(None);
             };
-            Ok(answer[..length].starts_with(b"SIP/2.0 200 ").then_some(()))
-        },
-    );
-    ensure!(done.is_ok(), "{proxy} does not register the callee");
-    Ok(())
+            Ok(answer[..length]
+                .starts_with(wanted.as_bytes())
+                .then_some(()))
+        })
+    })
 }
 
 fn register_request(number: u32) -> String {
+    let contact = format!("Contact: <sip:callee@{PHONES}:{CALLEE_PORT}>\r\nExpires: 3600\r\n");
+    small_request("REGISTER", number, &contact)
+}
+
+fn options_request(number: u32) -> String {
+    small_request("OPTIONS", number, "")
+}
+
+fn small_request(method: &str, number: u32, more: &str) -> String {
     format!(
-        "REGISTER sip:example.com SIP/2.0\r\n\
-         Via: SIP/2.0/UDP {PHONES}:{CALLEE_PORT};rport;branch=z9hG4bKreg{number}\r\n\
+        "{method} sip:example.com SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {PHONES}:{CALLEE_PORT};rport;branch=z9hG4bK{method}{number}\r\n\
          Max-Forwards: 70\r\n\
          From: <sip:callee@example.com>;tag=r{number}\r\n\
          To: <sip:callee@example.com>\r\n\
-         Call-ID: register@{PHONES}\r\n\
-         CSeq: {number} REGISTER\r\n\
-         Contact: <sip:callee@{PHONES}:{CALLEE_PORT}>\r\n\
-         Expires: 3600\r\n\
-         Content-Length: 0\r\n\r\n"
+         Call-ID: {method}@{PHONES}\r\n\
+         CSeq: {number} {method}\r\n\
+         {more}Content-Length: 0\r\n\r\n"
     )
 }

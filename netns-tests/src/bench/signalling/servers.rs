@@ -8,7 +8,10 @@ use anyhow::Result;
 
 use super::network::{DIRECT, Network};
 use crate::process::Process;
-use crate::service::{KEY1, MARK1, Program, concentrator_config, ingress_config, start_program};
+use crate::service::{
+    AUTHENTICATION, KEY1, MARK1, Program, concentrator_config, ingress_config, start_program,
+    write_users,
+};
 use crate::topology::two_edges::{EDGE1, SERVICE};
 use crate::{certs, command};
 
@@ -66,11 +69,21 @@ impl Cpu {
 impl Server {
     /// Starts it and waits until it serves.
     pub(super) fn start(net: &Network, kind: Kind, folder: &Path) -> Result<Self> {
+        Self::start_for(net, kind, &[], folder)
+    }
+
+    /// The same; where there are users, each must give its password to register.
+    pub(super) fn start_for(
+        net: &Network,
+        kind: Kind,
+        users: &[(&str, &str)],
+        folder: &Path,
+    ) -> Result<Self> {
         let folder = folder.join(kind.name());
         fs::create_dir_all(&folder)?;
         let running = match kind {
-            Kind::Sipcast => sipcast(net, &folder)?,
-            Kind::Kamailio => kamailio(net, &folder)?,
+            Kind::Sipcast => sipcast(net, users, &folder)?,
+            Kind::Kamailio => kamailio(net, !users.is_empty(), &folder)?,
         };
         Ok(Self { running, folder })
     }
@@ -126,9 +139,13 @@ impl Server {
     }
 }
 
-fn sipcast(net: &Network, folder: &Path) -> Result<Running> {
+fn sipcast(net: &Network, users: &[(&str, &str)], folder: &Path) -> Result<Running> {
     certs::write(folder, &["c1".into()])?;
-    let config = concentrator_config() + "[media]\nrelay = \"never\"\n";
+    let mut config = concentrator_config() + "[media]\nrelay = \"never\"\n";
+    if !users.is_empty() {
+        write_users(folder, users)?;
+        config += AUTHENTICATION;
+    }
     let mut concentrator = start_program(
         &net.proxy,
         "concentrator",
@@ -154,7 +171,7 @@ fn sipcast(net: &Network, folder: &Path) -> Result<Running> {
     })
 }
 
-fn kamailio(net: &Network, folder: &Path) -> Result<Running> {
+fn kamailio(net: &Network, authenticate: bool, folder: &Path) -> Result<Running> {
     fs::write(folder.join("kamailio.cfg"), KAMAILIO_CONFIG)?;
     let here = folder.to_string_lossy();
     let listen = format!("udp:{DIRECT}:5060");
@@ -177,6 +194,12 @@ fn kamailio(net: &Network, folder: &Path) -> Result<Running> {
         "-P",
         "kamailio.pid",
     ];
+    let authentication: &[&str] = if authenticate {
+        &["-A", "WITH_AUTH"]
+    } else {
+        &[]
+    };
+    let arguments = [&arguments[..], authentication].concat();
     let process = Process::start(&net.proxy, "kamailio", "kamailio", &arguments, folder)?;
     Ok(Running::Kamailio(process))
 }

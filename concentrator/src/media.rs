@@ -457,6 +457,9 @@ impl Media for Calls {
     fn ended(&mut self, session: SessionRef, now: Instant) {
         self.give_back(session, now);
     }
+
+    /// The relay's own limits end it if no media flow, and say so.
+    fn unsettled(&mut self, _: SessionRef, _: Instant) {}
 }
 
 /// A media line that a relay can carry.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use sip::cookie::Keys;
+use sip::cookie::{Keys, Owner};
 use sip::digest::Users;
 use sip::hop::Hop;
 use sip::proxy::{Proxy, TIMER_C};
@@ -376,6 +376,7 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
         service,
         domains: config.domains.clone(),
         keys: Keys::new(cookie_key(config)?, None),
+        owner: Owner(u16::from_be_bytes(random()?)),
         timers: Timers::default(),
         timer_c: TIMER_C,
         limits: sip::transaction::Limits {
@@ -403,10 +404,14 @@ fn cookie_key(config: &Config) -> anyhow::Result<[u8; 32]> {
     if let Some(key) = &config.cookie_key {
         return Ok(sha2::Sha256::digest(&key.0).into());
     }
-    let mut key = [0; 32];
+    random()
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
     let mut random = std::fs::File::open("/dev/urandom")?;
-    std::io::Read::read_exact(&mut random, &mut key)?;
-    Ok(key)
+    std::io::Read::read_exact(&mut random, &mut bytes)?;
+    Ok(bytes)
 }
 
 #[expect(

@@ -17,10 +17,12 @@
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
+//! * `stateless`: messages of transactions that another core has, or had (16.11)
 //! * `uas`: what is answered here (8.2)
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
-//! Contact behind a NAT claims; nothing about a dialog is kept here.
+//! Contact behind a NAT claims; nothing about a dialog is kept here. Our Via holds a signed cookie
+//! too, so that a core that never saw a request can pass its responses on.
 //!
 //! Standards: RFC 3261 sections 10, 16 and 18.2; RFC 3581 (rport); RFC 4320 (no 408 to
 //! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
@@ -34,6 +36,7 @@ pub mod media;
 mod overload;
 mod response;
 mod route;
+mod stateless;
 mod uas;
 mod validate;
 
@@ -43,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::cookie::{DialogCookie, Keys};
+use crate::cookie::{DialogCookie, Keys, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method};
 use crate::registrar::ping::is_ping;
@@ -62,8 +65,10 @@ pub struct Config {
     pub service: Vec<SocketAddr>,
     /// Domains that the registrar serves, lower case.
     pub domains: Vec<String>,
-    /// Keys of the dialog cookies and branches.
+    /// Keys of the cookies and branches.
     pub keys: Keys,
+    /// This running core, among those with the same keys.
+    pub owner: Owner,
     /// The transaction timers.
     pub timers: Timers,
     /// Timer C: how long an INVITE may ring (RFC 3261 section 16.6 step 11; more than 3 minutes).
@@ -88,8 +93,22 @@ pub struct Counters {
     pub rejected: u64,
     /// Malformed responses, dropped.
     pub malformed_responses: u64,
-    /// Responses that matched no transaction, dropped (RFC 6026 section 7.3).
+    /// Responses that matched no transaction of ours and carry no cookie of another core,
+    /// dropped (RFC 6026 section 7.3).
     pub unmatched_responses: u64,
+    /// Responses that matched no transaction and whose Via cookie we did not sign, dropped.
+    pub forged_responses: u64,
+    /// Responses to requests that another core had forwarded, passed on by their Via cookie.
+    pub stateless_responses: u64,
+    /// Responses to requests that another core had forwarded, dropped, because only that core
+    /// could pass them on: one failure of several branches, or a connection that is not here.
+    pub stateless_dropped: u64,
+    /// CANCELs for INVITEs that are not known here, sent along the branches those would have.
+    pub stateless_cancels: u64,
+    /// ACKs of failures that were not sent from here, sent along the branches of their INVITE.
+    pub stateless_acks: u64,
+    /// CANCELs from elsewhere than their INVITE, refused.
+    pub foreign_cancels: u64,
     /// Requests for a domain that is not ours.
     pub foreign: u64,
     /// Requests for a user who has no binding.
@@ -366,16 +385,11 @@ impl Proxy {
             Incoming::New(id) => self.begin(id, request, hop, media, now),
             Incoming::Retransmission | Incoming::AckAbsorbed => {}
             Incoming::AckEndToEnd => self.forward_ack(&request, hop, media, now),
-            Incoming::Cancel {
-                cancel,
-                invite: None,
-            } if self.authentication.is_some() => {
-                let reason = "Call/Transaction Does Not Exist";
-                let response = self.refusal(&request, 481, reason);
-                self.answer_stranger(cancel, &request, hop, response);
+            Incoming::AckUnanswered(invite) => {
+                self.failed_elsewhere(&request, hop, invite, media, now);
             }
             Incoming::Cancel { cancel, invite } => {
-                self.handle_cancel(&request, cancel, invite, now);
+                self.handle_cancel(&request, hop, cancel, invite, now);
             }
             // It passed the check, so this is a request without a key: nothing can be answered to it.
             Incoming::Unusable => self.counters.rejected += 1,
@@ -565,7 +579,7 @@ impl Proxy {
         match self.transactions.handle_response(response, now) {
             Outgoing::Pass(client) => self.pass_response(client, response, hop, media, now),
             Outgoing::Absorbed => {}
-            Outgoing::Unmatched => self.counters.unmatched_responses += 1,
+            Outgoing::Unmatched => self.pass_statelessly(response, hop, media, now),
         }
     }
 }

@@ -284,6 +284,11 @@ impl Registrar {
         self.bindings.seen(flow, relay);
     }
 
+    /// True for a flow that some binding uses.
+    pub fn knows(&self, flow: &Flow) -> bool {
+        self.bindings.knows(flow)
+    }
+
     /// Removes the bindings that only this connection could reach.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         for (aor, binding) in self.bindings.close_connection(connection) {

@@ -106,6 +106,12 @@ impl Transactions {
             let untagged = key.without_to_tag()?;
             self.servers.find(&untagged)
         });
+        if let Some(id) = id
+            && let Some(entry) = self.servers.get(id)
+            && entry.machine.is_unanswered()
+        {
+            return Incoming::AckUnanswered(ServerId(id));
+        }
         let acknowledged = id.and_then(|id| {
             self.servers
                 .update(id, |entry| entry.machine.handle_ack(now))

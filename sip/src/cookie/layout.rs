@@ -52,10 +52,8 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     out.extend_from_slice(&cookie.caller_tag.to_be_bytes());
     encode_flow(&mut out, &cookie.caller, None);
     encode_flow(&mut out, &cookie.callee, Some(cookie.caller.local));
-    if let Some((session, relay)) = cookie.session {
-        out.extend_from_slice(&session.to_be_bytes());
-        out.extend_from_slice(&relay.key.0.to_be_bytes());
-        out.push(relay.mark.number());
+    if let Some(session) = cookie.session {
+        encode_session(&mut out, session);
     }
     for name in cookie.names.iter().filter(|name| **name != 0) {
         out.extend_from_slice(&name.to_be_bytes()[2..]);
@@ -100,14 +98,20 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
     })
 }
 
-fn decode_session(reader: &mut Reader<'_>) -> Option<(u64, RelayId)> {
+pub(super) fn encode_session(out: &mut Vec<u8>, (session, relay): (u64, RelayId)) {
+    out.extend_from_slice(&session.to_be_bytes());
+    out.extend_from_slice(&relay.key.0.to_be_bytes());
+    out.push(relay.mark.number());
+}
+
+pub(super) fn decode_session(reader: &mut Reader<'_>) -> Option<(u64, RelayId)> {
     let session = u64::from_be_bytes(reader.array()?);
     let key = TunnelKey(u32::from_be_bytes(reader.array()?));
     let mark = Mark::new(reader.byte()?)?;
     Some((session, RelayId { key, mark }))
 }
 
-fn encode_flow(out: &mut Vec<u8>, flow: &Flow, known_local: Option<SocketAddr>) {
+pub(super) fn encode_flow(out: &mut Vec<u8>, flow: &Flow, known_local: Option<SocketAddr>) {
     let same_local = known_local == Some(flow.local);
     let mut head = transport_number(flow.transport);
     head |= if flow.peer.is_ipv6() { PEER_IS_V6 } else { 0 };
@@ -132,7 +136,10 @@ fn encode_flow(out: &mut Vec<u8>, flow: &Flow, known_local: Option<SocketAddr>) 
     }
 }
 
-fn decode_flow(reader: &mut Reader<'_>, known_local: Option<SocketAddr>) -> Option<Flow> {
+pub(super) fn decode_flow(
+    reader: &mut Reader<'_>,
+    known_local: Option<SocketAddr>,
+) -> Option<Flow> {
     let head = reader.byte()?;
     let transport = transport_of(head & TRANSPORT_MASK)?;
     let peer = decode_address(reader, head & PEER_IS_V6 != 0)?;
@@ -193,14 +200,14 @@ fn transport_of(number: u8) -> Option<Transport> {
     .find(|transport| transport_number(*transport) == number)
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl Reader<'_> {
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*head)

@@ -89,12 +89,59 @@ fn a_tag_is_recognised_across_a_rotation() {
 
 #[test]
 fn a_branch_depends_on_both_parts_and_on_the_key_alone() {
-    let branch = keys().branch(b"key", b"target");
-    assert!(branch.starts_with("z9hG4bK") && branch.len() == 23);
-    assert_eq!(branch, keys().branch(b"key", b"target"));
-    assert_ne!(branch, keys().branch(b"keyt", b"arget"));
-    assert_ne!(branch, keys().branch(b"key", b"target2"));
-    assert_ne!(branch, Keys::new([8; 32], None).branch(b"key", b"target"));
+    let of = |incoming: &[u8], target: &[u8]| BranchOf {
+        incoming: incoming.to_vec(),
+        target: target.to_vec(),
+        route: b"route".to_vec(),
+    };
+    let branch = keys().branch(&of(b"key", b"target"));
+    assert!(branch.starts_with("z9hG4bK") && branch.len() == 32);
+    assert_eq!(branch, keys().branch(&of(b"key", b"target")));
+    assert_ne!(branch, keys().branch(&of(b"keyt", b"arget")));
+    assert_ne!(branch, keys().branch(&of(b"key", b"target2")));
+    let other = Keys::new([8; 32], None);
+    assert_ne!(branch, other.branch(&of(b"key", b"target")));
+    let rotating = Keys::new([8; 32], Some([7; 32]));
+    let both: Vec<String> = rotating.branches(&of(b"key", b"target")).collect();
+    assert_eq!(both, [other.branch(&of(b"key", b"target")), branch.clone()]);
+    let marks: Vec<String> = rotating.loop_marks(b"route").collect();
+    assert!(!branch.ends_with(&marks[0]) && branch.ends_with(&marks[1]));
+}
+
+#[test]
+fn a_via_cookie_of_an_ipv4_udp_call_is_short() {
+    let text = keys().seal_via(&via_example(), via_example().upstream.local, BRANCH);
+    assert_eq!(text.len(), 47);
+    let direct = ViaCookie {
+        session: None,
+        ..via_example()
+    };
+    let text = keys().seal_via(&direct, direct.upstream.local, BRANCH);
+    assert_eq!(text.len(), 30);
+}
+
+#[test]
+fn a_via_cookie_is_good_for_its_own_branch_only() {
+    let local = via_example().upstream.local;
+    let text = keys().seal_via(&via_example(), local, BRANCH);
+    let open =
+        |text: &str, branch: &str| keys().open_via(text.as_bytes(), local, branch.as_bytes());
+    assert_eq!(open(&text, BRANCH), Ok(via_example()));
+    assert_eq!(open(&text, "z9hG4bKother"), Err(CookieError::Signature));
+    let dialog = keys().seal(&example());
+    assert_eq!(open(&dialog, BRANCH), Err(CookieError::Signature));
+    assert!(keys().open(text.as_bytes()).is_err());
+}
+
+#[test]
+fn a_via_cookie_outlives_one_rotation_of_the_keys_and_not_two() {
+    let local = via_example().upstream.local;
+    let text = keys().seal_via(&via_example(), local, BRANCH);
+    let once = Keys::new([8; 32], Some([7; 32]));
+    let twice = Keys::new([9; 32], Some([8; 32]));
+    let open = |keys: Keys| keys.open_via(text.as_bytes(), local, BRANCH.as_bytes());
+    assert_eq!(open(once), Ok(via_example()));
+    assert_eq!(open(twice), Err(CookieError::Signature));
 }
 
 #[test]
@@ -106,6 +153,22 @@ proptest! {
     #[test]
     fn every_cookie_round_trips(cookie in cookies()) {
         prop_assert_eq!(keys().open(keys().seal(&cookie).as_bytes()), Ok(cookie));
+    }
+
+    #[test]
+    fn every_via_cookie_round_trips(
+        upstream in flows(),
+        sent_by in prop::option::of((any::<std::net::IpAddr>(), any::<u16>())),
+        (owner, sent_minutes) in any::<(u16, u16)>(),
+        session in prop::option::of((any::<u64>(), (0..=63_u8).prop_map(relay))),
+        role in prop::sample::select(vec![
+            Role::Initial, Role::Forked, Role::ByCaller, Role::ByCallee,
+        ]),
+    ) {
+        let cookie = ViaCookie { owner: Owner(owner), upstream, role, session, sent_minutes };
+        let sent_by = sent_by.map_or(upstream.local, SocketAddr::from);
+        let text = keys().seal_via(&cookie, sent_by, BRANCH);
+        prop_assert_eq!(keys().open_via(text.as_bytes(), sent_by, BRANCH.as_bytes()), Ok(cookie));
     }
 
     #[test]
@@ -134,7 +197,7 @@ fn keys() -> Keys {
 }
 
 fn sign(mut content: Vec<u8>) -> String {
-    let signature = digest(&keys().current, Purpose::Cookie, &[&content]);
+    let signature = keys().current.sign(Purpose::Cookie, &content, b"");
     content.extend_from_slice(&signature[..SIGNATURE_LEN]);
     URL_SAFE_NO_PAD.encode(content)
 }
@@ -154,6 +217,18 @@ fn example() -> DialogCookie {
         caller_tag: keys().tag_hash(b"caller"),
         session: Some((77, relay(1))),
         started: 1_700_000_000,
+    }
+}
+
+const BRANCH: &str = "z9hG4bK0123456789abcdef.01234567";
+
+fn via_example() -> ViaCookie {
+    ViaCookie {
+        owner: Owner(0x0102),
+        upstream: example().caller,
+        role: Role::Forked,
+        session: example().session,
+        sent_minutes: 60_000,
     }
 }
 

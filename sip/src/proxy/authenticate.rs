@@ -223,6 +223,15 @@ impl Proxy {
         self.authentication = Some(state);
     }
 
+    /// True for a party whose messages may go on although they cannot be challenged: everybody
+    /// where nobody authenticates, else trunks and registered phones.
+    pub(super) fn is_known(&self, hop: &Hop) -> bool {
+        let Some(state) = &self.authentication else {
+            return true;
+        };
+        state.is_trunk(hop) || self.registrar.knows(&hop.flow)
+    }
+
     /// Puts other users in the place of those there are; gives back those from before, or the new
     /// ones where nobody authenticates.
     pub fn replace_users(&mut self, users: Users) -> Users {
@@ -502,7 +511,7 @@ impl Proxy {
     }
 
     /// Seconds since 1970.
-    fn seconds(&self, now: Instant) -> u32 {
+    pub(super) fn seconds(&self, now: Instant) -> u32 {
         let (instant, unix) = self.config.epoch;
         let seconds = unix + now.saturating_duration_since(instant).as_secs();
         u32::try_from(seconds).unwrap_or(u32::MAX)

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::media::Media;
 use super::{Progress, Proxy};
+use crate::hop::Hop;
 use crate::message::{Message, Method};
 use crate::transaction::{ClientId, ServerId};
 
@@ -12,16 +13,40 @@ impl Proxy {
     pub(super) fn handle_cancel(
         &mut self,
         request: &Message,
+        hop: &Hop,
         cancel: ServerId,
         invite: Option<ServerId>,
         now: Instant,
     ) {
         let Some(invite) = invite else {
+            return self.cancel_statelessly(request, hop, cancel, now);
+        };
+        if !self.may_cancel(request, hop, invite) {
+            self.counters.foreign_cancels += 1;
             self.respond(cancel, request, 481, "Call/Transaction Does Not Exist", now);
             return;
-        };
+        }
         self.respond(cancel, request, 200, "OK", now);
         self.cancel_all(invite, now);
+    }
+
+    /// A CANCEL cannot be challenged (section 22.1), so it is believed by where it comes from: the
+    /// address that the INVITE came from, on whatever port and by whatever edge, as a NAT may have
+    /// bound it anew; or from anywhere with the cookie of the dialog that the INVITE belongs to.
+    fn may_cancel(&mut self, request: &Message, hop: &Hop, invite: ServerId) -> bool {
+        let came_from = self.transactions.server_flow(invite);
+        if came_from.is_some_and(|flow| flow.peer.ip() == hop.flow.peer.ip()) {
+            return true;
+        }
+        let Some((dialog, _)) = self
+            .contexts
+            .get(&invite)
+            .and_then(|context| context.dialog)
+        else {
+            return false;
+        };
+        let (_, cookie) = self.take_own_routes(request);
+        cookie == Some(dialog)
     }
 
     /// Cancels every branch that still waits for a final response; targets that were not tried
@@ -60,6 +85,24 @@ impl Proxy {
                 self.restart_timer_c(client, now + 64 * self.config.timers.t1);
             }
             Progress::Proceeding { cancelled: true } | Progress::Done => {}
+        }
+    }
+
+    /// A branch that rang and did not even confirm its CANCEL may be a call by now.
+    fn leave_session(
+        &mut self,
+        server: ServerId,
+        index: usize,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        let context = self.contexts.get_mut(&server);
+        let Some(context) = context.filter(|context| context.dialog.is_none()) else {
+            return;
+        };
+        let branch = context.branches.get_mut(index);
+        if let Some(session) = branch.and_then(|branch| branch.session.take()) {
+            media.unsettled(session, now);
         }
     }
 
@@ -102,6 +145,9 @@ impl Proxy {
             if progress == Some(Progress::Proceeding { cancelled: false }) {
                 self.cancel_branch(server, index, now);
             } else {
+                if progress == Some(Progress::Proceeding { cancelled: true }) {
+                    self.leave_session(server, index, media, now);
+                }
                 self.stop_timer_c(client);
                 self.transactions.abandon(client);
                 self.branch_failed(client, 408, "Request Timeout", media, now);

@@ -12,9 +12,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::forward::NotStarted;
+use super::forward::{NotStarted, role_of};
 use super::media::Media;
 use super::{Context, Progress, Proxy, Target};
+use crate::cookie::Role;
 use crate::hop::Hop;
 use crate::message::{HeaderName, Message};
 use crate::transaction::ServerId;
@@ -124,11 +125,16 @@ impl Proxy {
                     && branches.any(|branch| branch.reached && branch.instance == target.instance)
             };
             group.retain(|target| !reached(target));
+            let role = match dialog {
+                Some((_, party)) => role_of(party),
+                None if group.len() > 1 => Role::Forked,
+                None => Role::Initial,
+            };
             let mut started = Vec::with_capacity(group.len());
             for (index, target) in group.iter().enumerate() {
-                let share = rest.breadth.share(index, group.len());
+                let kind = (role, rest.breadth.share(index, group.len()));
                 let branch =
-                    self.start_branch(&rest.inner, &rest.hop, target, dialog, share, media, now);
+                    self.start_branch(&rest.inner, &rest.hop, target, dialog, kind, media, now);
                 match branch {
                     Ok(branch) => started.push(branch),
                     Err(NotStarted::Incompatible) => self.note_incompatible(server),

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::fork::{Breadth, Rest, groups};
+use super::loops::deciding;
 use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
 use super::route::Routed;
 use super::{Branch, Context, Progress, Proxy, Target, validate};
-use crate::cookie::DialogCookie;
+use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
 use crate::text::push_address;
@@ -16,6 +17,9 @@ use crate::transaction::ServerId;
 
 /// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
 const MAX_FORWARDS: u8 = 70;
+
+/// The Via parameter that holds the [`ViaCookie`].
+pub(super) const VIA_COOKIE: &str = "sc";
 
 /// A request that is ready for its targets.
 pub(super) struct Outbound<'a> {
@@ -107,7 +111,7 @@ impl Proxy {
         hop: &Hop,
         target: &Target,
         dialog: Option<(DialogCookie, Party)>,
-        share: Option<usize>,
+        (role, share): (Role, Option<usize>),
         media: &mut dyn Media,
         now: Instant,
     ) -> Result<Branch, NotStarted> {
@@ -116,7 +120,7 @@ impl Proxy {
             return Err(NotStarted::Incompatible);
         }
         let session = placement.session;
-        let mut request = self.copy(inner, hop, target, dialog.is_some(), placement, now);
+        let mut request = self.copy(inner, hop, target, role, placement, now);
         if let Some(share) = share {
             let mut edit = request.edit();
             edit.set(HeaderName::MaxBreadth, share.to_string());
@@ -166,15 +170,18 @@ impl Proxy {
         let Routed::Forward {
             request: inner,
             targets,
-            dialog: dialog @ Some(_),
+            dialog,
         } = routed
         else {
             self.counters.stray_acks += 1;
             return;
         };
+        let Some((_, party)) = dialog else {
+            return self.acknowledge_statelessly(&inner, hop, &targets, now);
+        };
         for target in &targets {
             let placement = place(&inner, hop, target, dialog, media, now);
-            let copy = self.copy(&inner, hop, target, true, placement, now);
+            let copy = self.copy(&inner, hop, target, role_of(party), placement, now);
             self.transmits.push_back(Transmit {
                 flow: target.flow,
                 bytes: copy.bytes().clone(),
@@ -183,12 +190,12 @@ impl Proxy {
     }
 
     /// The copy of a request for one target.
-    fn copy(
+    pub(super) fn copy(
         &self,
         inner: &Message,
         hop: &Hop,
         target: &Target,
-        in_dialog: bool,
+        role: Role,
         placement: Placement,
         now: Instant,
     ) -> Message {
@@ -211,13 +218,15 @@ impl Proxy {
         let hops = inner.max_forwards().ok().flatten();
         let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
         edit.set(HeaderName::MaxForwards, hops.to_string());
-        if !in_dialog && begins_dialog(inner) {
+        if !role.is_in_dialog() && begins_dialog(inner) {
             let cookie = self.cookie(inner, hop, target, placement.session, now);
             for value in record_routes(&hop.flow, &target.flow, &cookie) {
                 edit.push_front(HeaderName::RecordRoute, value);
             }
         }
-        edit.push_front(HeaderName::Via, self.via(inner, target));
+        let branch = self.config.keys.branch(&branch_of(inner, target));
+        let via = self.via(&branch, hop, target, role, placement.session, now);
+        edit.push_front(HeaderName::Via, via);
         if let Some(body) = placement.body {
             edit.set_body(body);
         }
@@ -233,8 +242,6 @@ impl Proxy {
         now: Instant,
     ) -> String {
         let caller_tag = inner.from().ok().and_then(|from| from.tag());
-        let (instant, unix) = self.config.epoch;
-        let started = unix + now.saturating_duration_since(instant).as_secs();
         let contact = inner.contacts().next().and_then(Result::ok);
         let contact = contact.map(|contact| contact.uri).unwrap_or_default();
         let caller_name = self.registrar.name_of(&hop.flow, contact);
@@ -244,41 +251,47 @@ impl Proxy {
             callee: target.flow,
             caller_tag: self.config.keys.tag_hash(caller_tag.unwrap_or_default()),
             session: session.map(|session| (session.session, session.relay)),
-            started: u32::try_from(started).unwrap_or(u32::MAX),
+            started: self.seconds(now),
         })
     }
 
-    /// Our Via, its branch a keyed hash of the incoming transaction and the target, so that the
-    /// same request through another concentrator is the same transaction at the UAS; the end of
-    /// it is what [`Proxy::is_loop`] looks for.
-    fn via(&self, inner: &Message, target: &Target) -> Vec<u8> {
-        let mut incoming = Vec::with_capacity(256);
-        if let Ok(via) = inner.top_via() {
-            incoming.extend_from_slice(via.branch().unwrap_or_default());
-            incoming.push(0);
-            incoming.extend_from_slice(via.host.to_string().as_bytes());
-            incoming.extend_from_slice(&via.port.unwrap_or_default().to_be_bytes());
-        }
-        incoming.extend_from_slice(inner.call_id().unwrap_or_default());
-        incoming.push(0);
-        if let Ok((number, _)) = inner.cseq() {
-            incoming.extend_from_slice(&number.to_be_bytes());
-        }
-        let mut to = target.flow.transport.via_name().as_bytes().to_vec();
-        push_address(&mut to, target.flow.peer);
-        to.extend_from_slice(target.uri.as_deref().unwrap_or_default());
-        let branch = self.config.keys.branch(&incoming, &to) + &self.loop_mark(inner);
+    /// Our Via with the cookie that brings its responses back without state.
+    pub(super) fn via(
+        &self,
+        branch: &str,
+        hop: &Hop,
+        target: &Target,
+        role: Role,
+        session: Option<SessionRef>,
+        now: Instant,
+    ) -> Vec<u8> {
         let Flow {
             transport, local, ..
         } = target.flow;
-        let mut via = Vec::with_capacity(96);
+        let cookie = ViaCookie {
+            owner: self.config.owner,
+            upstream: hop.flow,
+            role,
+            session: session.map(|session| (session.session, session.relay)),
+            sent_minutes: self.minutes(now),
+        };
+        let cookie = self.config.keys.seal_via(&cookie, local, branch);
+        let mut via = Vec::with_capacity(160);
         via.extend_from_slice(b"SIP/2.0/");
         via.extend_from_slice(transport.via_name().as_bytes());
         via.push(b' ');
         push_address(&mut via, local);
         via.extend_from_slice(b";branch=");
         via.extend_from_slice(branch.as_bytes());
+        for part in [";", VIA_COOKIE, "=", &cookie] {
+            via.extend_from_slice(part.as_bytes());
+        }
         via
+    }
+
+    /// Minutes since 1970, modulo 2^16.
+    pub(super) fn minutes(&self, now: Instant) -> u16 {
+        u16::try_from(self.seconds(now) / 60 % (1 << 16)).unwrap_or_default()
     }
 
     /// A caller whose packets now take another edge keeps the relay that the call began with.
@@ -292,6 +305,40 @@ impl Proxy {
         {
             self.counters.path_drift += 1;
         }
+    }
+}
+
+/// What the branch of a copy is made of: the incoming transaction and the target, so that the same
+/// request through another concentrator is the same transaction at the UAS; the end of it is what
+/// [`Proxy::is_loop`] looks for.
+pub(super) fn branch_of(inner: &Message, target: &Target) -> BranchOf {
+    let mut incoming = Vec::with_capacity(256);
+    if let Ok(via) = inner.top_via() {
+        incoming.extend_from_slice(via.branch().unwrap_or_default());
+        incoming.push(0);
+        incoming.extend_from_slice(via.host.to_string().as_bytes());
+        incoming.extend_from_slice(&via.port.unwrap_or_default().to_be_bytes());
+    }
+    incoming.extend_from_slice(inner.call_id().unwrap_or_default());
+    incoming.push(0);
+    if let Ok((number, _)) = inner.cseq() {
+        incoming.extend_from_slice(&number.to_be_bytes());
+    }
+    let mut to = target.flow.transport.via_name().as_bytes().to_vec();
+    push_address(&mut to, target.flow.peer);
+    to.extend_from_slice(target.uri.as_deref().unwrap_or_default());
+    BranchOf {
+        incoming,
+        target: to,
+        route: deciding(inner),
+    }
+}
+
+/// What a request of a dialog is by who sent it.
+pub(super) const fn role_of(sender: Party) -> Role {
+    match sender {
+        Party::Caller => Role::ByCaller,
+        Party::Callee => Role::ByCallee,
     }
 }
 
@@ -342,7 +389,7 @@ fn place(
     }
 }
 
-fn has_to_tag(request: &Message) -> bool {
+pub(super) fn has_to_tag(request: &Message) -> bool {
     request.to().is_ok_and(|to| to.tag().is_some())
 }
 

@@ -109,8 +109,13 @@ pub trait Media {
         self.ended(session, now);
     }
 
-    /// The branch failed or the call is over: nothing will need the session again.
+    /// The branch failed or the call is over: nothing will need the session again. A core that
+    /// passes on copies of one response without state says so, and [`Media::answered`], for each.
     fn ended(&mut self, session: SessionRef, now: Instant);
+
+    /// Neither the INVITE nor its CANCEL was answered in the end. The call may have been, through
+    /// another core: whether its session is still needed, its packets must tell.
+    fn unsettled(&mut self, session: SessionRef, now: Instant);
 }
 
 /// Media that go end to end.
@@ -129,4 +134,6 @@ impl Media for NoMedia {
     fn answered(&mut self, _: SessionRef, _: Instant) {}
 
     fn ended(&mut self, _: SessionRef, _: Instant) {}
+
+    fn unsettled(&mut self, _: SessionRef, _: Instant) {}
 }

@@ -37,6 +37,7 @@ impl Proxy {
             }
             return;
         }
+        self.adopt_session(server, index, response, media, now);
         match response.status().unwrap_or_default() {
             100..=199 => self.pass_provisional(server, index, response, hop, media, now),
             200..=299 => self.pass_success(server, index, response, hop, media, now),
@@ -345,7 +346,11 @@ impl Proxy {
 }
 
 /// The response as its receiver at `to` gets it: on a stream it needs a length (18.3).
-fn without_own_via(response: &Message, body: Option<Vec<u8>>, to: Option<Flow>) -> Message {
+pub(super) fn without_own_via(
+    response: &Message,
+    body: Option<Vec<u8>>,
+    to: Option<Flow>,
+) -> Message {
     let mut edit = response.edit();
     edit.remove_first_value(HeaderName::Via);
     let on_stream = to.is_some_and(|to| to.transport.is_reliable());

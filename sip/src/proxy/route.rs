@@ -130,7 +130,7 @@ impl Proxy {
 
     /// Takes off every leading Route value that is ours: two of them where the transports of the
     /// two sides differ (RFC 5658).
-    fn pop_own_routes(&mut self, request: &Message) -> (Message, Option<DialogCookie>) {
+    pub(super) fn pop_own_routes(&mut self, request: &Message) -> (Message, Option<DialogCookie>) {
         let mut cookie = None;
         let mut popped = 0;
         for value in request.values(HeaderName::Route) {

@@ -158,6 +158,10 @@ impl Bindings {
         }
     }
 
+    pub(super) fn knows(&self, flow: &Flow) -> bool {
+        self.flows.contains_key(&FlowKey::of(flow))
+    }
+
     pub(super) fn seen(&mut self, flow: &Flow, relay: Option<RelayId>) {
         if let Some(state) = self.flows.get_mut(&FlowKey::of(flow)) {
             state.relay = relay;

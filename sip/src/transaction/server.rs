@@ -40,6 +40,14 @@ impl Server {
         }
     }
 
+    /// True for an INVITE that had no final response yet.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Invite(invite) => invite.is_unanswered(),
+            Self::NonInvite(_) => false,
+        }
+    }
+
     pub(crate) fn respond(&mut self, response: &Bytes, status: u16, now: Instant) -> bool {
         match self {
             Self::Invite(invite) => invite.respond(response, status, now),

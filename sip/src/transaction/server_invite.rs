@@ -102,6 +102,11 @@ impl ServerInvite {
         }
     }
 
+    /// True until the first final response.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self.state, State::Proceeding { .. })
+    }
+
     /// The user of the transaction answers; true when the response is to be sent.
     pub fn respond(&mut self, response: &Bytes, status: u16, now: Instant) -> bool {
         match (&mut self.state, status) {

@@ -29,6 +29,9 @@ pub enum Incoming {
     Retransmission,
     /// An ACK for a failure that we sent, or for nothing.
     AckAbsorbed,
+    /// An ACK for a failure of this INVITE, which had no final response from here yet: somebody
+    /// else sent one.
+    AckUnanswered(ServerId),
     /// An ACK for a 2xx: the user forwards it without a transaction (RFC 3261 section 16.11).
     AckEndToEnd,
     /// A new CANCEL, and the INVITE that it means (RFC 3261 section 9.2); without one the answer

@@ -48,7 +48,7 @@ fn a_caller_who_vanishes_is_forgotten_although_the_phone_never_confirms_the_canc
     let sent = world.transport_error(&flow(ALICE, None));
     assert_eq!(summary(&sent), ["CANCEL -> bob"]);
     world.assert_all_forgotten();
-    assert_eq!(world.media.count("ended"), 1);
+    assert_eq!(world.media.count("unsettled"), 1);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_loser_that_rings_late_is_cancelled_after_the_callers_transaction_has_ended(
     let sent = world.receive(BOB_DESK, &answer(&to_desk, 180, "Ringing", "b2"));
     assert_eq!(summary(&sent), ["CANCEL -> desk"]);
     world.assert_all_forgotten();
-    assert_eq!(world.media.count("ended"), 1, "the loser's only");
+    assert_eq!(world.media.count("unsettled"), 1, "the loser's only");
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod phones;
 #[path = "../common/world.rs"]
 mod world;
 
+mod two_cores;
+
 use std::time::Duration;
 
 use sip::message::{HeaderName, Method};
@@ -79,10 +81,57 @@ fn the_best_of_several_failures_reaches_the_caller_once_all_have_failed() {
 }
 
 #[test]
-fn a_cancel_without_its_invite_is_answered_481() {
+fn a_cancel_without_its_invite_goes_where_that_would_have_gone() {
     let mut world = World::with_bob();
     let cancel = request("CANCEL", "sip:bob@example.com", "z9hG4bKnobody", "");
-    assert_eq!(summary(&world.receive(ALICE, &cancel)), ["481 -> alice"]);
+    let sent = world.receive(ALICE, &cancel);
+    assert_eq!(
+        summary(&sent),
+        ["200 -> alice", "CANCEL -> bob"],
+        "\"It MUST statelessly forward the CANCEL request\" (RFC 3261 section 16.10)"
+    );
+    assert_eq!(world.proxy.counters().stateless_cancels, 1);
+    world.assert_all_forgotten();
+}
+
+/// A CANCEL cannot be challenged, so whoever knows a branch could end a call that only rings.
+#[test]
+fn a_cancel_from_elsewhere_than_its_invite_is_refused() {
+    let mut world = World::with_bob();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = world::find(&sent, BOB);
+    world.receive(BOB, &answer(&to_bob, 180, "Ringing", "b1"));
+    let cancel = request("CANCEL", "sip:bob@example.com", "z9hG4bKalice1", "");
+    let sent = world.receive("203.0.113.66:40000", &cancel);
+    assert_eq!(summary(&sent), ["481 -> 203.0.113.66:40000"]);
+    assert_eq!(world.proxy.counters().foreign_cancels, 1);
+    world.advance(Duration::from_secs(40));
+    world.mark = 2;
+    let sent = world.receive("203.0.113.10:40999", &cancel);
+    assert_eq!(
+        summary(&sent),
+        ["200 -> 203.0.113.10:40999", "CANCEL -> bob"],
+        "another port of the same NAT, by another edge"
+    );
+}
+
+#[test]
+fn a_re_invite_is_cancelled_from_anywhere_with_the_cookie_of_its_dialog() {
+    let mut world = World::with_bob();
+    let (ok, _) = world.call();
+    let again = in_dialog("INVITE", 2, &ok, true);
+    let sent = world.receive(ALICE, &again);
+    world.receive(BOB, &answer(&parse(&sent[1]), 180, "Ringing", "b1"));
+    let cancel = String::from_utf8(again).expect("text");
+    let cancel = cancel
+        .replace("INVITE sip", "CANCEL sip")
+        .replace("2 INVITE", "2 CANCEL");
+    let moved = "203.0.113.77:40000";
+    let sent = world.receive(moved, cancel.as_bytes());
+    assert_eq!(
+        summary(&sent),
+        ["200 -> 203.0.113.77:40000", "CANCEL -> bob"]
+    );
 }
 
 #[test]

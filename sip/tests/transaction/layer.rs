@@ -39,6 +39,7 @@ fn server_of(incoming: Incoming) -> ServerId {
         Incoming::New(id) | Incoming::Cancel { cancel: id, .. } => id,
         Incoming::Retransmission
         | Incoming::AckAbsorbed
+        | Incoming::AckUnanswered(_)
         | Incoming::AckEndToEnd
         | Incoming::Full
         | Incoming::Unusable => panic!("not new: {incoming:?}"),

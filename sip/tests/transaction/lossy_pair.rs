@@ -356,7 +356,10 @@ impl Pair {
             }
             Incoming::AckAbsorbed => assert_eq!(first_word(&bytes), "ACK"),
             Incoming::Retransmission => {}
-            Incoming::Cancel { .. } | Incoming::Full | Incoming::Unusable => {
+            Incoming::AckUnanswered(_)
+            | Incoming::Cancel { .. }
+            | Incoming::Full
+            | Incoming::Unusable => {
                 panic!("{incoming:?}")
             }
         }

@@ -6,9 +6,12 @@
 //! by that of the message. The branch and the host of sent-by compare without regard to case
 //! (section 7.3.1); methods, tags and Call-IDs byte by byte.
 //!
-//! A weak spot that the standard leaves: two user agents behind different NATs that have the
-//! same private address and make the same "random" branch share a key.
+//! Two user agents behind different NATs may have the same private address and make the same
+//! "random" branch. So a server key also holds a hash of the Call-ID, which the standard lets an
+//! INVITE, its CANCEL and its ACK share (sections 9.1 and 17.1.1.3). The address that a request
+//! came from would tell as much, but a NAT may change it between a request and its copy.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
@@ -32,6 +35,7 @@ pub struct ServerKey {
     branch: Option<Text>,
     host: SentByHost,
     port: u16,
+    call_id: u64,
     /// INVITE for an ACK.
     method: MethodName,
     /// Only where the branch alone does not name the transaction.
@@ -77,6 +81,7 @@ impl ServerKey {
             branch: via.branch().map(lower),
             host: SentByHost::of(via.host),
             port: via.port.unwrap_or(default_port(via.transport)),
+            call_id: hash(request.call_id().unwrap_or_default()),
             method,
             rfc2543,
         })
@@ -147,6 +152,13 @@ impl ClientKey {
         let method = MethodName::from_slice(method.as_bytes());
         Some(Self { branch, method })
     }
+}
+
+/// Enough to tell honest Call-IDs apart; who makes two that collide only harms himself.
+fn hash(call_id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(call_id);
+    hasher.finish()
 }
 
 fn is_unique(branch: &[u8]) -> bool {

@@ -136,17 +136,44 @@ mod matching_of_requests {
     }
 
     #[test]
-    fn with_a_magic_cookie_only_branch_sent_by_and_method_count() {
+    fn with_a_magic_cookie_uri_tags_and_cseq_number_do_not_count() {
         let mut layer = layer();
         new_server(&mut layer, &Request::new("INVITE", BRANCH));
         let same = Request {
             uri: "sip:other@example.com",
             from_tag: "other",
-            call_id: "other",
             cseq: 7,
             ..Request::new("INVITE", BRANCH)
         };
         assert_eq!(receive(&mut layer, &same), Incoming::Retransmission);
+    }
+
+    /// The CANCEL's "Call-ID … MUST be identical" to its INVITE's (section 9.1), and so must the
+    /// ACK's (17.1.1.3), so it can tell what the branch does not.
+    #[test]
+    fn phones_behind_two_nats_with_one_private_address_and_branch_have_a_transaction_each() {
+        let mut layer = layer();
+        let other = |method| Request {
+            call_id: "call-2@10.0.0.7",
+            ..Request::new(method, BRANCH)
+        };
+        let first = new_server(&mut layer, &Request::new("INVITE", BRANCH));
+        let behind = hop(udp("192.0.2.66:1234"));
+        let second = layer.handle_request(&other("INVITE").message(), &behind, at(0));
+        let second = server_of(second);
+        assert_ne!(first, second);
+        layer.respond(second, Bytes::from("486"), 486, at(0));
+        let expected = to(udp("192.0.2.66:1234"), "486");
+        assert_eq!(sent(&mut layer), [expected]);
+        let cancelled = layer.handle_request(&other("CANCEL").message(), &behind, at(0));
+        assert!(
+            matches!(cancelled, Incoming::Cancel { invite, .. } if invite == Some(second)),
+            "{cancelled:?}"
+        );
+        let ack = layer.handle_request(&other("ACK").message(), &behind, at(0));
+        assert_eq!(ack, Incoming::AckAbsorbed);
+        let ack = receive(&mut layer, &Request::new("ACK", BRANCH));
+        assert_eq!(ack, Incoming::AckUnanswered(first), "the first still rings");
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub struct Config {
     pub media: Media,
     /// The key of the signed state; `None`: make one at the start.
     pub cookie_key: Option<CookieKey>,
+    /// A second key whose signatures are accepted, while the keys rotate.
+    pub previous_cookie_key: Option<CookieKey>,
     /// Where the rtp-agents connect to; always there when an edge has relays.
     pub relay_control: Option<RelayControl>,
     /// The operator's HTTP listener.
@@ -321,6 +323,7 @@ impl Config {
             location: check_location(file.location.as_ref(), folder)?,
             media: check_media(&file.media)?,
             cookie_key: None,
+            previous_cookie_key: None,
             relay_control: file.relay_control.as_ref().map(|control| RelayControl {
                 listen: control.listen,
                 certificate: folder.join(&control.certificate),
@@ -332,25 +335,25 @@ impl Config {
         })
     }
 
-    /// Reads the cookie key, and sees that the certificates and the users can be used.
+    /// Reads the cookie keys, and sees that the certificates and the users can be used.
     fn read_files(&mut self, path: &Path, file: &File) -> Result<(), ConfigError> {
         let place = |problem: Problem| ConfigError::invalid(path, &problem.key, problem.message);
         let folder = path.parent().unwrap_or(Path::new(""));
-        if let Some(key_file) = &file.cookie.key_file {
-            let key = "cookie.key_file";
-            let bytes = read(key, &folder.join(key_file)).map_err(place)?;
-            if bytes.len() < MIN_COOKIE_KEY {
-                let message = format!(
-                    "{} has {} bytes; make one of {MIN_COOKIE_KEY} or more, for example with \
-                     `openssl rand -out {} 32`",
-                    key_file.display(),
-                    bytes.len(),
-                    key_file.display()
-                );
-                return Err(ConfigError::invalid(path, key, message));
-            }
-            self.cookie_key = Some(CookieKey(bytes));
+        let keys = &file.cookie;
+        if keys.key_file.is_none() && keys.previous_key_file.is_some() {
+            let message = "is of no use without cookie.key_file, which signs";
+            return Err(place(Problem {
+                key: "cookie.previous_key_file".to_owned(),
+                message: message.to_owned(),
+            }));
         }
+        let read = |key, file: &Option<PathBuf>| {
+            let file = file.as_deref();
+            file.map(|file| cookie_key(key, folder, file)).transpose()
+        };
+        self.cookie_key = read("cookie.key_file", &keys.key_file).map_err(place)?;
+        let previous = read("cookie.previous_key_file", &keys.previous_key_file);
+        self.previous_cookie_key = previous.map_err(place)?;
         if let Some(authentication) = &self.authentication {
             let key = "authentication.users_file";
             let users = authentication.load_users();
@@ -407,6 +410,21 @@ fn problem<T>(key: impl Into<String>, message: impl Into<String>) -> Result<T, P
         key: key.into(),
         message: message.into(),
     })
+}
+
+fn cookie_key(key: &str, folder: &Path, file: &Path) -> Result<CookieKey, Problem> {
+    let bytes = read(key, &folder.join(file))?;
+    if bytes.len() >= MIN_COOKIE_KEY {
+        return Ok(CookieKey(bytes));
+    }
+    let (file, length) = (file.display(), bytes.len());
+    problem(
+        key,
+        format!(
+            "{file} has {length} bytes; make one of {MIN_COOKIE_KEY} or more, for example with \
+             `openssl rand -out {file} 32`"
+        ),
+    )
 }
 
 fn read(key: &str, path: &Path) -> Result<Vec<u8>, Problem> {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use sha2::Digest as _;
 use sip::cookie::{Keys, Owner};
 use sip::digest::Users;
 use sip::hop::Hop;
@@ -25,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use wire::relay_control::ToAgent;
 
-use crate::config::Config;
+use crate::config::{Config, CookieKey};
 use crate::decapsulator::TunnelEnd;
 use crate::location::{self, Location};
 use crate::media::Calls;
@@ -375,7 +376,7 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
     Ok(sip::proxy::Config {
         service,
         domains: config.domains.clone(),
-        keys: Keys::new(cookie_key(config)?, None),
+        keys: cookie_keys(config)?,
         owner: Owner(u16::from_be_bytes(random()?)),
         timers: Timers::default(),
         timer_c: TIMER_C,
@@ -398,13 +399,12 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
     })
 }
 
-/// The configured key, whatever its length, as 32 octets; a random one where there is none.
-fn cookie_key(config: &Config) -> anyhow::Result<[u8; 32]> {
-    use sha2::Digest;
-    if let Some(key) = &config.cookie_key {
-        return Ok(sha2::Sha256::digest(&key.0).into());
-    }
-    random()
+/// The configured keys, whatever their length, as 32 octets each; a random one where there is none.
+fn cookie_keys(config: &Config) -> anyhow::Result<Keys> {
+    let octets = |key: &CookieKey| sha2::Sha256::digest(&key.0).into();
+    let current = config.cookie_key.as_ref().map(octets);
+    let previous = config.previous_cookie_key.as_ref().map(octets);
+    Ok(Keys::new(current.map_or_else(random, Ok)?, previous))
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

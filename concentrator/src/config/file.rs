@@ -249,8 +249,10 @@ impl Default for MediaFile {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CookieFile {
-    /// A file of 32 bytes or more.
+    /// A file of 32 bytes or more: what is signed from now on.
     pub key_file: Option<PathBuf>,
+    /// Another such file, whose signatures are accepted as well.
+    pub previous_key_file: Option<PathBuf>,
 }
 
 /// `[relay_control]`

@@ -403,6 +403,31 @@ fn the_authentication_that_the_example_shows_is_in_order() {
     assert_eq!((trunks.len(), trunks[0].certificates.len()), (1, 1));
 }
 
+#[test]
+fn a_second_cookie_key_is_read_beside_the_first_and_is_of_no_use_alone() {
+    let folder = Folder::new();
+    folder.write_certificates();
+    let write = |keys: &str| {
+        let text = format!("{GOOD}[cookie]\n{keys}");
+        folder.write("concentrator.toml", text.as_bytes());
+    };
+    folder.write("cookie.key", &[8; 32]);
+    folder.write("cookie.old", &[7; 31]);
+    write("key_file = \"cookie.key\"\nprevious_key_file = \"cookie.old\"\n");
+    let error = folder.load().unwrap_err();
+    assert!(
+        error.contains("cookie.previous_key_file") && error.contains("32"),
+        "{error}"
+    );
+    folder.write("cookie.old", &[7; 32]);
+    let config = folder.load().unwrap();
+    assert_eq!(config.cookie_key, Some(CookieKey(vec![8; 32])));
+    assert_eq!(config.previous_cookie_key, Some(CookieKey(vec![7; 32])));
+    write("previous_key_file = \"cookie.old\"\n");
+    let error = folder.load().unwrap_err();
+    assert!(error.contains("cookie.key_file"), "{error}");
+}
+
 fn checked(text: &str) -> Result<Config, String> {
     let path = Path::new("concentrator.toml");
     let file: File = admin::config::parse(path, text).map_err(|error| error.to_string())?;

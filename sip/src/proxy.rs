@@ -537,6 +537,7 @@ impl Proxy {
                     self.branch_failed(client, 503, "Service Unavailable", media, now);
                     self.forget_client(client);
                 }
+                transaction::Event::Slow(server) => self.say_trying(server, now),
                 transaction::Event::ClientEnded(client) => self.forget_client(client),
                 transaction::Event::ServerEnded(server) => self.server_ended(server, now),
             }
@@ -546,6 +547,16 @@ impl Proxy {
         }
         while let Some(ping) = self.registrar.poll_transmit() {
             self.transmits.push_back(ping);
+        }
+    }
+
+    /// "an element MUST respond to a non-INVITE request with a Status-Code of 100 if it has not
+    /// otherwise responded after the amount of time it takes a client transaction's Timer E to be
+    /// reset to T2" (RFC 4320 section 4.1).
+    fn say_trying(&mut self, server: ServerId, now: Instant) {
+        if let Some(context) = self.contexts.get(&server) {
+            let request = context.request.clone();
+            self.respond(server, &request, 100, "Trying", now);
         }
     }
 

@@ -36,6 +36,19 @@ impl Default for Timers {
 }
 
 impl Timers {
+    /// How long Timer E, which begins at T1 and doubles, takes to be reset to T2: 3.5 s by default.
+    /// RFC 4320 section 4.1 forbids a 100 to a non-INVITE over UDP before then, and demands one
+    /// afterwards.
+    pub fn until_t2(&self) -> Duration {
+        let mut interval = self.t1.max(Duration::from_millis(1));
+        let mut elapsed = Duration::ZERO;
+        while interval < self.t2 {
+            elapsed += interval;
+            interval *= 2;
+        }
+        elapsed
+    }
+
     /// 64*T1, the life of a transaction: timers B, F, H, J (RFC 3261) and L, M (RFC 6026).
     pub fn lifetime(&self) -> Duration {
         self.t1 * 64
@@ -103,6 +116,8 @@ pub enum Fired {
     Nothing,
     /// Send this again.
     Send(Bytes),
+    /// Nobody has answered a non-INVITE for so long that its sender must hear of it.
+    Slow,
     /// The other side did not answer in time, and the transaction has ended.
     TimedOut,
     /// The transaction has done its duty and has ended.

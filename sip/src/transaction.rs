@@ -258,6 +258,7 @@ impl Transactions {
                 Some((Fired::Send(bytes), flow)) => {
                     self.transmits.push_back(Transmit { flow, bytes })
                 }
+                Some((Fired::Slow, _)) => self.events.push_back(Event::Slow(ServerId(id))),
                 Some((Fired::TimedOut | Fired::Ended, _)) => self.end_server(id),
                 Some((Fired::Nothing, _)) | None => {}
             }
@@ -272,7 +273,7 @@ impl Transactions {
                 }
                 Some((Fired::TimedOut, _)) => self.end_client(id, Event::Timeout),
                 Some((Fired::Ended, _)) => self.end_client(id, Event::ClientEnded),
-                Some((Fired::Nothing, _)) | None => {}
+                Some((Fired::Slow | Fired::Nothing, _)) | None => {}
             }
         }
     }

@@ -13,6 +13,7 @@
 //! One deadline is ours: RFC 3261 lets Trying and Proceeding wait for ever, but RFC 4320 section
 //! 4.2 forbids a 408, so a request that nobody answers gets no final response. The transaction
 //! ends after 64*T1, when the client's Timer F has fired and an answer would reach nobody.
+//! Before that, once the client's Timer E has grown to T2, the user is asked for a 100.
 
 use std::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct ServerNonInvite {
 #[derive(Debug)]
 enum State {
     Trying {
+        /// When the sender must be told that we work on it (RFC 4320 section 4.1).
+        slow_at: Option<Instant>,
         expires_at: Instant,
     },
     Proceeding {
@@ -52,6 +55,7 @@ impl ServerNonInvite {
             timers,
             reliable,
             state: State::Trying {
+                slow_at: Some(now + timers.until_t2()),
                 expires_at: now + timers.lifetime(),
             },
         }
@@ -69,7 +73,7 @@ impl ServerNonInvite {
     /// The user of the transaction answers; true when the response is to be sent.
     pub fn respond(&mut self, response: &Bytes, status: u16, now: Instant) -> bool {
         match (&self.state, status) {
-            (State::Trying { expires_at } | State::Proceeding { expires_at, .. }, 0..200) => {
+            (State::Trying { expires_at, .. } | State::Proceeding { expires_at, .. }, 0..200) => {
                 self.state = State::Proceeding {
                     last: response.clone(),
                     expires_at: *expires_at,
@@ -96,8 +100,18 @@ impl ServerNonInvite {
 
     /// Acts on a deadline that has come.
     pub fn handle_timeout(&mut self, now: Instant) -> Fired {
+        if let State::Trying {
+            slow_at,
+            expires_at,
+        } = &mut self.state
+            && now < *expires_at
+            && slow_at.is_some_and(|at| at <= now)
+        {
+            *slow_at = None;
+            return Fired::Slow;
+        }
         let (expires_at, fired) = match self.state {
-            State::Trying { expires_at } | State::Proceeding { expires_at, .. } => {
+            State::Trying { expires_at, .. } | State::Proceeding { expires_at, .. } => {
                 (expires_at, Fired::TimedOut)
             }
             State::Completed { expires_at, .. } => (expires_at, Fired::Ended),
@@ -113,7 +127,11 @@ impl ServerNonInvite {
     /// The next deadline and the timer that it belongs to.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
-            State::Trying { expires_at } | State::Proceeding { expires_at, .. } => {
+            State::Trying {
+                slow_at: Some(at),
+                expires_at,
+            } if at < expires_at => Some((at, "slow")),
+            State::Trying { expires_at, .. } | State::Proceeding { expires_at, .. } => {
                 Some((expires_at, "unanswered"))
             }
             State::Completed { expires_at, .. } => Some((expires_at, "timer J")),

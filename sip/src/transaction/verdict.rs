@@ -66,6 +66,9 @@ pub enum Event {
     Timeout(ClientId),
     /// The flow broke before a final response; to the user as good as a 503 (RFC 3261 16.9).
     TransportError(ClientId),
+    /// A request other than INVITE waits so long that its sender must get a 100 (RFC 4320
+    /// section 4.1).
+    Slow(ServerId),
     /// The transaction is over, after a final response.
     ClientEnded(ClientId),
     /// The transaction is over, answered or not.

@@ -217,6 +217,26 @@ fn both_of_two_answers_reach_the_caller_and_each_keeps_its_own_session() {
     assert_eq!(world.media.open.len(), 1, "the other call goes on");
 }
 
+/// RFC 4320 section 4.1: a 100 is forbidden until Timer E of the sender has grown to T2, and due
+/// then.
+#[test]
+fn the_sender_of_a_slow_request_is_told_after_3_5_s_that_it_is_being_worked_on() {
+    let mut world = World::with_bob();
+    let message = request("MESSAGE", "sip:bob@example.com", "z9hG4bKm1", "");
+    let to_bob = find(&world.receive(ALICE, &message), BOB);
+    world.receive(BOB, &answer(&to_bob, 100, "Trying", ""));
+    let mut sent = world.advance(Duration::from_millis(3_499));
+    sent.retain(|transmit| transmit.flow.peer.to_string() == ALICE);
+    assert_eq!(summary(&sent), Vec::<String>::new());
+    let sent = world.advance(Duration::from_millis(1));
+    assert!(summary(&sent).contains(&String::from("100 -> alice")));
+    let again = world.receive(ALICE, &message);
+    assert_eq!(summary(&again), ["100 -> alice"], "a copy gets it again");
+    let sent = world.receive(BOB, &answer(&to_bob, 200, "OK", "b1"));
+    assert_eq!(summary(&sent), ["200 -> alice"]);
+    world.assert_all_forgotten();
+}
+
 #[test]
 fn an_answer_without_the_callers_via_is_a_502() {
     let mut world = World::with_bob();

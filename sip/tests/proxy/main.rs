@@ -10,6 +10,7 @@ mod phones;
 #[path = "../common/world.rs"]
 mod world;
 
+mod model;
 mod two_cores;
 
 use std::time::Duration;

@@ -64,7 +64,7 @@ pub(crate) fn watch(
                 announced.is_none_or(|(due, _)| due > at(now)),
                 "nothing happened at {now} ms, but {announced:?} was announced"
             ),
-            fired @ (Fired::Send(_) | Fired::TimedOut | Fired::Ended) => {
+            fired @ (Fired::Send(_) | Fired::Slow | Fired::TimedOut | Fired::Ended) => {
                 let (due, timer) = announced.expect("it acted at a time not announced");
                 assert_eq!(since_start(due), now, "announced for another time");
                 seen.push((now, timer, fired));

@@ -282,7 +282,7 @@ impl Pair {
             self.note(event);
         }
         while let Some(event) = self.callee.poll_event() {
-            assert!(matches!(event, Event::ServerEnded(_)));
+            assert!(matches!(event, Event::ServerEnded(_) | Event::Slow(_)));
         }
     }
 
@@ -290,7 +290,9 @@ impl Pair {
         let (id, timed_out) = match event {
             Event::Timeout(id) => (id, true),
             Event::ClientEnded(id) => (id, false),
-            Event::TransportError(_) | Event::ServerEnded(_) => panic!("{event:?}"),
+            Event::TransportError(_) | Event::Slow(_) | Event::ServerEnded(_) => {
+                panic!("{event:?}")
+            }
         };
         let now = self.now;
         let call = self.call_of(id);

@@ -279,13 +279,37 @@ fn a_request_that_nobody_answers_is_forgotten_when_the_client_has_given_up() {
     for (reliable, provisional) in [(DATAGRAMS, false), (DATAGRAMS, true), (RELIABLE, true)] {
         let mut server = server_non_invite(reliable);
         if provisional {
-            server.respond(&RESPONSE, 100, at(9_000));
+            server.respond(&RESPONSE, 100, at(0));
         }
-        assert_eq!(
-            watch(&mut server, 0..LONG),
-            [(32_000, "unanswered", Fired::TimedOut)]
-        );
+        let mut expected = vec![(32_000, "unanswered", Fired::TimedOut)];
+        if !provisional {
+            expected.insert(0, (3_500, "slow", Fired::Slow));
+        }
+        assert_eq!(watch(&mut server, 0..LONG), expected);
     }
+}
+
+/// "Without regard to transport, an element MUST respond to a non-INVITE request with a Status-Code
+/// of 100 if it has not otherwise responded after the amount of time it takes a client
+/// transaction's Timer E to be reset to T2" (RFC 4320 section 4.1).
+#[test]
+fn timer_e_is_reset_to_t2_after_its_third_firing() {
+    let timers = Timers::default();
+    let mut client = client_non_invite(DATAGRAMS);
+    let fired: Vec<_> = watch(&mut client, 0..5_000)
+        .into_iter()
+        .map(|(ms, name, _)| (ms, name))
+        .collect();
+    assert_eq!(
+        fired,
+        [(500, "timer E"), (1_500, "timer E"), (3_500, "timer E")]
+    );
+    assert_eq!(timers.until_t2().as_millis(), 3_500);
+    let odd = Timers {
+        t1: timers.t2,
+        ..timers
+    };
+    assert_eq!(odd.until_t2().as_millis(), 0);
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub(crate) struct RecordingMedia {
     pub(crate) open: BTreeSet<u64>,
     /// The session of each message that was rewritten.
     pub(crate) rewritten: Vec<u64>,
+    /// Sessions of calls that were answered, or may have been.
+    pub(crate) in_doubt: BTreeSet<u64>,
     /// Several cores tell of one call, and of copies of its messages.
     pub(crate) shared: bool,
     next: u64,
@@ -85,6 +87,7 @@ impl Media for RecordingMedia {
         let waited = self.unanswered.remove(&session.session);
         let again = self.shared && self.open.contains(&session.session);
         assert!(waited || again, "answered once, and not after its end");
+        self.in_doubt.insert(session.session);
         self.log.push(String::from("answered"));
     }
 
@@ -95,12 +98,15 @@ impl Media for RecordingMedia {
 
     fn ended(&mut self, session: SessionRef, _: Instant) {
         self.unanswered.remove(&session.session);
-        self.open.remove(&session.session);
+        let open = self.open.remove(&session.session);
+        let again = self.shared || self.in_doubt.contains(&session.session);
+        assert!(open || again, "the session of an unanswered call ends once");
         self.log.push(String::from("ended"));
     }
 
     fn unsettled(&mut self, session: SessionRef, _: Instant) {
         self.unanswered.remove(&session.session);
+        self.in_doubt.insert(session.session);
         self.log.push(String::from("unsettled"));
     }
 }

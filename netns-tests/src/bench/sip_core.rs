@@ -42,6 +42,8 @@ impl Media for NoMedia {
     fn answered(&mut self, _: SessionRef, _: Instant) {}
 
     fn ended(&mut self, _: SessionRef, _: Instant) {}
+
+    fn unsettled(&mut self, _: SessionRef, _: Instant) {}
 }
 
 /// The core and its clock.
@@ -82,6 +84,7 @@ impl Rig {
             service: SERVICE.parse().into_iter().collect(),
             domains: vec!["example.com".into()],
             keys: Keys::new([7; 32], None),
+            owner: sip::cookie::Owner(1),
             timers: sip::timer::Timers::default(),
             timer_c: TIMER_C,
             limits: sip::transaction::Limits {

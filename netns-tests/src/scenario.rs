@@ -24,6 +24,7 @@ mod ping;
 mod restart;
 mod rig;
 mod stranger_rtp;
+mod torture;
 mod websocket;
 
 /// A scenario: name, what it shows, how. The folder is its own and empty.
@@ -33,7 +34,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 15] = [
+const SCENARIOS: [Scenario; 16] = [
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -88,6 +89,11 @@ const SCENARIOS: [Scenario; 15] = [
         name: "hostile-packets",
         about: "each kind of bad input is counted by its reason, and the service still works",
         run: hostile_packets::run,
+    },
+    Scenario {
+        name: "torture",
+        about: "the torture messages of RFC 4475 and RFC 5118 over UDP and TCP through the tunnel",
+        run: torture::run,
     },
     Scenario {
         name: "digest",

@@ -24,6 +24,8 @@ impl Proxy {
         if !self.may_cancel(request, hop, invite) {
             self.counters.foreign_cancels += 1;
             self.respond(cancel, request, 481, "Call/Transaction Does Not Exist", now);
+            // A stranger's must not stand in the way of the caller's own, which has the same key.
+            self.transactions.abandon_server(cancel);
             return;
         }
         self.respond(cancel, request, 200, "OK", now);

@@ -42,6 +42,27 @@ fn a_cancel_makes_no_context_and_its_copy_gets_the_same_answer() {
     world.assert_all_forgotten();
 }
 
+/// A CANCEL is believed by its branch, and a callee has seen the branch of its caller: one that does
+/// not come from where the INVITE came from cancels nothing, and does not make the caller's own, which
+/// has the same branch, a copy of it.
+#[test]
+fn a_cancel_from_a_stranger_cancels_nothing_and_leaves_the_callers_its_effect() {
+    let mut world = World::with_bob();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = find(&sent, BOB);
+    world.receive(BOB, &answer(&to_bob, 180, "Ringing", "b1"));
+    for (number, stranger) in [BOB, "192.0.2.66:5060"].into_iter().enumerate() {
+        let sent = summary(&world.receive(stranger, &cancel()));
+        assert!(sent.len() == 1 && sent[0].starts_with("481 "), "{sent:?}");
+        let counted = world.proxy.counters().foreign_cancels;
+        assert_eq!(counted, u64::try_from(number).expect("small") + 1);
+    }
+    let sent = world.receive(ALICE, &cancel());
+    assert_eq!(summary(&sent), ["200 -> alice", "CANCEL -> bob"]);
+    world.receive(BOB, &answer(&to_bob, 487, "Request Terminated", "b1"));
+    world.assert_all_forgotten();
+}
+
 /// "Note that Require and Proxy-Require MUST NOT be used in a SIP CANCEL request … These header fields
 /// MUST be ignored if they are present in these requests." (section 8.2.2.3)
 #[test]

@@ -23,6 +23,36 @@ fn a_provisional_response_to_a_request_other_than_invite_stays_here() {
     }
 }
 
+/// "An SIP element MUST NOT respond to a non-INVITE request with a Status-Code of 100 over any unreliable
+/// transport, such as UDP, before the amount of time it takes a client transaction's Timer E to be reset to
+/// T2." "Without regard to transport, an SIP element MUST respond to a non-INVITE request with a Status-Code of
+/// 100 if it has not otherwise responded after" that time (section 4.1): 0.5 + 1 + 2 seconds.
+#[test]
+fn a_slow_request_gets_one_100_when_timer_e_has_reached_t2() {
+    for tcp in [false, true] {
+        let mut world = World::with_bob();
+        world.tcp = tcp;
+        world.receive(ALICE, &message());
+        world.tcp = false;
+        let to_alice = |sent: &[sip::hop::Transmit]| {
+            let lines = summary(sent).into_iter();
+            lines
+                .filter(|line| line.ends_with("alice"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            to_alice(&world.advance(Duration::from_millis(3499))),
+            [""; 0]
+        );
+        assert_eq!(
+            to_alice(&world.advance(Duration::from_millis(1))),
+            ["100 -> alice"]
+        );
+        assert_eq!(to_alice(&world.advance(Duration::from_secs(40))), [""; 0]);
+        world.assert_all_forgotten();
+    }
+}
+
 #[test]
 fn an_answer_in_time_leaves_no_100() {
     let mut world = World::with_bob();

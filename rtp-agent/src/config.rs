@@ -33,8 +33,8 @@ pub struct Config {
 /// The `[media]` section.
 #[derive(Debug, Clone)]
 pub struct Media {
-    /// The one address for media.
-    pub address: IpAddr,
+    /// One address for media, or one of each family; the first is used most.
+    pub addresses: Vec<IpAddr>,
     /// The ports for media.
     pub ports: PortRange,
     /// When sessions end.
@@ -194,11 +194,19 @@ impl Config {
 
 fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
     let wrong = |key: &str, message: String| Err(ConfigError::invalid(path, key, message));
-    let [address] = *file.addresses.as_slice() else {
-        let message = "give exactly one address; this release relays on one";
-        return wrong("media.addresses", message.to_owned());
+    let usable = match *file.addresses.as_slice() {
+        [_] => true,
+        [first, second] => first.is_ipv4() != second.is_ipv4(),
+        _ => false,
     };
-    if address.is_unspecified() || address.is_multicast() {
+    if !usable {
+        let message = "give exactly one address, or one of IPv4 and one of IPv6";
+        return wrong("media.addresses", message.to_owned());
+    }
+    let mut addresses = file.addresses.iter();
+    if let Some(address) =
+        addresses.find(|address| address.is_unspecified() || address.is_multicast())
+    {
         let message = format!("{address} cannot be written into SDP; use an address of this host");
         return wrong("media.addresses", message);
     }
@@ -233,7 +241,7 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
         }
     }
     Ok(Media {
-        address,
+        addresses: file.addresses.clone(),
         ports,
         limits: Limits {
             idle: Duration::from_secs(file.idle_timeout_s),
@@ -276,6 +284,16 @@ mod tests {
                 "media.ports: \"30001-30002\" holds no",
             ),
             ("[\"10.0.1.2\"]", "[]", "media.addresses: give exactly one"),
+            (
+                "[\"10.0.1.2\"]",
+                "[\"10.0.1.2\", \"10.0.1.3\"]",
+                "media.addresses: give exactly one address, or one of IPv4",
+            ),
+            (
+                "[\"10.0.1.2\"]",
+                "[\"10.0.1.2\", \"::\"]",
+                "media.addresses: :: cannot",
+            ),
             (
                 "[\"10.0.1.2\"]",
                 "[\"0.0.0.0\"]",

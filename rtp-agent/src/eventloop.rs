@@ -23,10 +23,11 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     raise_file_limit();
-    let address = config.media.address;
-    UdpSocket::bind((address, 0)).await.with_context(|| {
-        format!("cannot open sockets on {address}; change addresses in [media]")
-    })?;
+    for address in &config.media.addresses {
+        UdpSocket::bind((*address, 0)).await.with_context(|| {
+            format!("cannot open sockets on {address}; change addresses in [media]")
+        })?;
+    }
     let dialler = Dialler::new(&config.control)?;
     let engine = SharedEngine::new(
         Relay::new(relay_config(&config)?),
@@ -58,7 +59,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             engine.clone(),
         ));
     }
-    info!(name = config.name, %address, "relaying");
+    info!(name = config.name, addresses = ?config.media.addresses, "relaying");
 
     tokio::select! {
         () = shutdown.requested() => {}
@@ -101,7 +102,7 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
     Ok(RelayConfig {
         name: config.name.clone(),
         epoch: u64::try_from(since_1970.as_micros())?,
-        address: config.media.address,
+        addresses: config.media.addresses.clone(),
         ports: config.media.ports,
         quarantine: config.media.quarantine,
         limits: config.media.limits,

@@ -52,8 +52,8 @@ pub struct RelayConfig {
     pub name: String,
     /// Greater than at every start before.
     pub epoch: u64,
-    /// Where media come and go.
-    pub address: IpAddr,
+    /// Where media come and go: one address, or one of each family. The first is used most.
+    pub addresses: Vec<IpAddr>,
     /// Ports for media.
     pub ports: PortRange,
     /// How long a closed port rests.
@@ -154,13 +154,16 @@ pub struct Relay {
 struct Stocked {
     link: Link,
     wanted: u32,
-    unused: u32,
+    /// By the addresses of their sides, see `stock`.
+    unused: [u32; stock::COMBINATIONS],
 }
 
 #[derive(Debug)]
 struct Entry {
     owner: ConcentratorId,
     lease: Lease,
+    /// Which addresses its sides have, see `stock`.
+    combination: usize,
     pairs: [PortPair; 2],
     session: Session,
     opening: bool,
@@ -176,7 +179,7 @@ impl Relay {
         let links = config.concentrators.iter().map(|name| Stocked {
             link: Link::new(name.clone()),
             wanted: 0,
-            unused: 0,
+            unused: [0; stock::COMBINATIONS],
         });
         Self {
             links: links.collect(),
@@ -233,7 +236,7 @@ impl Relay {
             version: VERSION,
             name: self.config.name.clone(),
             epoch: self.config.epoch,
-            media_addresses: vec![self.config.address],
+            media_addresses: self.config.addresses.clone(),
             software: concat!("sipcast-rtp-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         if let Some(stocked) = self.links.get_mut(concentrator.0) {
@@ -421,7 +424,7 @@ impl Relay {
         let stats = entry.statistics(now);
         self.ended.add(&stats);
         if entry.session.is_lease() {
-            self.count_used(entry.owner);
+            self.count_used(entry.owner, entry.combination);
         }
         for pair in entry.pairs {
             self.ports.release(pair, now);

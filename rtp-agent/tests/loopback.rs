@@ -188,7 +188,7 @@ impl Agent {
         let config = Config {
             name: "relay1".to_owned(),
             media: Media {
-                address,
+                addresses: vec![address],
                 ports: PortRange::new(first_port, first_port + 99).unwrap(),
                 limits: Limits {
                     idle: Duration::from_secs(60),

@@ -52,7 +52,7 @@ pub struct Gauges {
 pub struct Status {
     name: String,
     epoch: u64,
-    media_address: String,
+    media_addresses: Vec<String>,
     draining: bool,
     concentrators: Vec<ConcentratorStatus>,
     ports_free: usize,
@@ -188,7 +188,12 @@ impl Relay {
         Status {
             name: self.config.name.clone(),
             epoch: self.config.epoch,
-            media_address: self.config.address.to_string(),
+            media_addresses: self
+                .config
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             draining: self.draining,
             concentrators: self
                 .links
@@ -196,7 +201,7 @@ impl Relay {
                 .map(|stocked| ConcentratorStatus {
                     name: stocked.link.name().to_owned(),
                     connected: stocked.link.is_up(),
-                    unused_leases: stocked.unused,
+                    unused_leases: stocked.unused.iter().sum(),
                 })
                 .collect(),
             ports_free: self.ports.free(),

@@ -80,9 +80,10 @@ impl Relay {
         entry.session.handle_bind(a, b, now, &mut context);
         entry.bound_at.get_or_insert(now);
         entry.call = call;
+        let combination = entry.combination;
         self.settle(session);
         if was_lease {
-            self.count_used(concentrator);
+            self.count_used(concentrator, combination);
             self.refill(concentrator, now);
         }
         Ok(())
@@ -123,9 +124,10 @@ impl Relay {
         }
         let was_lease = entry.session.is_lease();
         entry.session.handle_release(now);
+        let combination = entry.combination;
         self.settle(session);
         if was_lease {
-            self.count_used(concentrator);
+            self.count_used(concentrator, combination);
         }
         Ok(())
     }

@@ -3,6 +3,11 @@
 //! A welcome says how many a concentrator wants; [`Relay::refill`] opens as many as are missing, and
 //! each is offered once its ports are open. A lease leaves the stock by a bind, by a release, by its
 //! expiry or because its ports cannot be opened: each calls [`Relay::count_used`].
+//!
+//! An agent with an address of each family joins parties of different families: a lease has one of
+//! four combinations of addresses, side A's and side B's. Half of the stock and more has the first
+//! address on both sides, the other combinations have a sixth each. So a concentrator that joins many
+//! such calls wants a larger stock.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +17,8 @@ use super::{Command, ConcentratorId, Entry, Relay, SessionId};
 use crate::ports::{PortPair, PortPool};
 use crate::session::Session;
 
+/// The most combinations of two sides' addresses.
+pub(super) const COMBINATIONS: usize = 4;
 /// Leases in one message.
 const MAX_LEASES: usize = 256;
 /// After ports could not be opened.
@@ -49,7 +56,7 @@ impl Relay {
         for pair in entry.pairs {
             self.ports.release_foreign(pair, now);
         }
-        self.count_used(entry.owner);
+        self.count_used(entry.owner, entry.combination);
         // Not at once: where no socket can be opened at all, the next ports would fail as well, and
         // all of them would be taken for another program's.
         self.retry_refill_at(now + OPEN_RETRY);
@@ -83,24 +90,34 @@ impl Relay {
             return;
         }
         loop {
+            let addresses = &self.config.addresses;
             let stocked = &mut self.links[concentrator.0];
-            if !stocked.link.is_up() || stocked.unused >= stocked.wanted {
+            let shares = shares(stocked.wanted, addresses.len());
+            let mut wanting = (0..COMBINATIONS).filter(|at| stocked.unused[*at] < shares[*at]);
+            let (true, Some(combination)) = (stocked.link.is_up(), wanting.next()) else {
                 return;
-            }
+            };
+            let (Some(&of_a), Some(&of_b)) = (
+                addresses.get(combination / 2),
+                addresses.get(combination % 2),
+            ) else {
+                return;
+            };
             let Some(pairs) = take_two(&mut self.ports, now) else {
                 self.troubles.no_ports += 1;
                 // Released pairs come back by themselves; foreign ones, too.
                 self.retry_refill_at(now + PORTS_RETRY);
                 return;
             };
-            stocked.unused += 1;
+            stocked.unused[combination] += 1;
             let session = SessionId(self.next_session);
             self.next_session += 1;
-            let [a, b] = pairs.map(|pair| SideAddr {
-                addr: self.config.address,
+            let side = |addr, pair: PortPair| SideAddr {
+                addr,
                 rtp: pair.rtp(),
                 rtcp: pair.rtcp(),
-            });
+            };
+            let (a, b) = (side(of_a, pairs[0]), side(of_b, pairs[1]));
             let entry = Entry {
                 owner: concentrator,
                 lease: Lease {
@@ -108,6 +125,7 @@ impl Relay {
                     a,
                     b,
                 },
+                combination,
                 pairs,
                 session: Session::new(self.config.limits),
                 opening: true,
@@ -125,9 +143,10 @@ impl Relay {
         self.retry_refill = Some(self.retry_refill.map_or(at, |earlier| earlier.min(at)));
     }
 
-    pub(super) fn count_used(&mut self, owner: ConcentratorId) {
-        if let Some(stocked) = self.links.get_mut(owner.0) {
-            stocked.unused = stocked.unused.saturating_sub(1);
+    pub(super) fn count_used(&mut self, owner: ConcentratorId, combination: usize) {
+        let stocked = self.links.get_mut(owner.0);
+        if let Some(unused) = stocked.and_then(|stocked| stocked.unused.get_mut(combination)) {
+            *unused = unused.saturating_sub(1);
         }
     }
 
@@ -141,6 +160,15 @@ impl Relay {
         leases.sort_unstable();
         leases
     }
+}
+
+/// How many unused leases each combination of addresses shall have.
+fn shares(wanted: u32, addresses: usize) -> [u32; COMBINATIONS] {
+    if addresses < 2 {
+        return [wanted, 0, 0, 0];
+    }
+    let other = wanted / 6;
+    [wanted - 3 * other, other, other, other]
 }
 
 fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {

@@ -211,6 +211,38 @@ fn a_gate_with_too_many_addresses_is_refused() {
     assert_eq!(rig.control(C1, update), [failed(1, ErrorCode::BadRequest)]);
 }
 
+/// A relay with an address of each family joins IPv4 and IPv6 (RFC 6157 section 4): the stock has leases for every combination, and each that is used is replaced.
+#[test]
+fn an_agent_with_both_families_stocks_every_combination_of_them() {
+    let families = |leases: &[Lease]| {
+        let mut counts = [0; 4];
+        for lease in leases {
+            let [a, b] = [lease.a, lease.b].map(|side| usize::from(side.addr.is_ipv6()));
+            counts[2 * a + b] += 1;
+        }
+        counts
+    };
+    let v6 = "2001:db8::1".parse().expect("an address");
+    let mut rig = Rig::with(30_000, 30_999, &[IpAddr::from([192, 0, 2, 1]), v6]);
+    let leases = rig.connect(C1, 12);
+    assert_eq!(families(&leases), [6, 2, 2, 2]);
+    let bridge = leases
+        .iter()
+        .find(|lease| lease.a.addr.is_ipv4() && lease.b.addr == v6);
+    let answers = rig.control(C1, bind(1, bridge.expect("a bridge").session));
+    let fresh: Vec<Lease> = answers
+        .into_iter()
+        .flat_map(|message| {
+            if let FromAgent::Leases { leases } = message {
+                leases
+            } else {
+                Vec::new()
+            }
+        })
+        .collect();
+    assert_eq!(families(&fresh), [0, 1, 0, 0]);
+}
+
 #[test]
 fn a_query_tells_the_figures_so_far() {
     let mut rig = Rig::new();
@@ -252,11 +284,15 @@ impl Rig {
     }
 
     fn with_ports(first: u16, last: u16) -> Self {
+        Self::with(first, last, &[IpAddr::from([192, 0, 2, 1])])
+    }
+
+    fn with(first: u16, last: u16, addresses: &[IpAddr]) -> Self {
         let seconds = Duration::from_secs;
         let relay = Relay::new(RelayConfig {
             name: "relay1".to_owned(),
             epoch: 1,
-            address: IpAddr::from([192, 0, 2, 1]),
+            addresses: addresses.to_vec(),
             ports: PortRange::new(first, last).expect("a range"),
             quarantine: seconds(5),
             limits: Limits {

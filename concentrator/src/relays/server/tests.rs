@@ -332,7 +332,7 @@ impl World {
         let config = rtp_agent::config::Config {
             name: "relay1".to_owned(),
             media: rtp_agent::config::Media {
-                address: Ipv4Addr::LOCALHOST.into(),
+                addresses: vec![Ipv4Addr::LOCALHOST.into()],
                 ports: PortRange::new(first_port, first_port + 99).unwrap(),
                 limits: Limits {
                     idle: Duration::from_secs(60),

@@ -233,7 +233,7 @@ fn responses_of_strangers_are_dropped_and_counted() {
     }
     let counters = world.proxy.counters();
     assert_eq!(
-        counters.unmatched_responses + counters.malformed_responses,
+        counters.unmatched_responses + counters.forged_responses + counters.malformed_responses,
         strange
     );
     let sent = world.receive(BOB, ok.as_bytes());

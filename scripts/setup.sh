@@ -23,6 +23,8 @@ baresip|baresip-core|a phone that speaks TLS, in the lab
 linphonec|linphone-cli|another phone in the lab
 /usr/bin/python3|python3|runs the WebSocket phone of the lab
 /usr/lib/python3/dist-packages/websockets|python3-websockets|the WebSocket phone of the lab
+kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
+dnsmasq|dnsmasq-base|the DNS of the lab
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.

@@ -25,6 +25,7 @@ mod authentication;
 mod checks;
 pub mod file;
 mod registrar;
+mod routing;
 
 pub use authentication::Authentication;
 
@@ -35,6 +36,7 @@ use checks::{
 };
 use file::File;
 use registrar::{check_location, check_registrar};
+use routing::{check_dns, check_routing};
 
 /// Where the admin pages are when the file does not say.
 const DEFAULT_ADMIN_PORT: u16 = 9102;
@@ -68,6 +70,10 @@ pub struct Config {
     pub cookie_key: Option<CookieKey>,
     /// A second key whose signatures are accepted, while the keys rotate.
     pub previous_cookie_key: Option<CookieKey>,
+    /// Where requests go that the registrar does not serve, and our unicast address.
+    pub routing: sip::proxy::routing::Config,
+    /// Who resolves names; empty: whom the system asks.
+    pub dns_servers: Vec<SocketAddr>,
     /// Where the rtp-agents connect to; always there when an edge has relays.
     pub relay_control: Option<RelayControl>,
     /// The operator's HTTP listener.
@@ -314,6 +320,8 @@ impl Config {
         Ok(Self {
             name: file.name.clone(),
             service_addresses: file.service_addresses.clone(),
+            routing: check_routing(file, &domains)?,
+            dns_servers: check_dns(&file.dns)?,
             domains,
             authentication: authentication.transpose()?,
             tunnel: check_tunnel(&file.tunnel)?,

@@ -3,6 +3,7 @@
 pub mod acceptance;
 pub mod config;
 pub mod decapsulator;
+pub mod dns;
 pub mod flows;
 pub mod location;
 pub mod media;

@@ -19,9 +19,10 @@ use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
 use sip::message::Message;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use wire::mark::{Mark, RelayId};
 
 use crate::config::{Config, TcpLimits};
-use crate::flows::FlowTable;
+use crate::flows::{FlowProtocol, FlowTable};
 use crate::metrics::Metrics;
 
 use connect::Dialler;
@@ -86,6 +87,8 @@ pub struct Listen {
     pub identity: Option<Arc<Identity>>,
     /// Where connections to next hops leave from: at most one address of each IP version.
     pub outbound: Vec<IpAddr>,
+    /// Those of them that are not behind the tunnel: what arrives there has no mark.
+    pub unicast: Vec<SocketAddr>,
     /// What the segments of a connection must fit; the interface decides when `None`.
     pub path_mtu: Option<u16>,
     /// What connections may cost.
@@ -101,9 +104,18 @@ impl Listen {
             port.map(|port| addresses.map(|ip| SocketAddr::new(*ip, port)).collect())
                 .unwrap_or_default()
         };
+        let unicast = &config.routing.unicast;
+        // Where a transport is on, it is on at the unicast address too.
+        let with_unicast = |mut service: Vec<SocketAddr>| {
+            if !service.is_empty() {
+                service.extend(unicast);
+            }
+            service
+        };
         Ok(Self {
-            udp: on(sip.udp.then_some(sip.port)),
-            tcp: on(sip.tcp.then_some(sip.port)),
+            udp: with_unicast(on(sip.udp.then_some(sip.port))),
+            tcp: with_unicast(on(sip.tcp.then_some(sip.port))),
+            unicast: unicast.clone(),
             tls: on(sip.tls.as_ref().map(|tls| tls.port)),
             ws: on(sip.ws_port),
             wss: on(sip.tls.as_ref().and_then(|tls| tls.wss_port)),
@@ -150,6 +162,23 @@ pub(crate) struct Inlet {
     pub(crate) events: mpsc::Sender<TransportEvent>,
     pub(crate) flows: Arc<FlowTable>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) unicast: Arc<[SocketAddr]>,
+}
+
+impl Inlet {
+    /// The relay of a flow; none where it did not come through a tunnel.
+    pub(crate) fn relay_of(
+        &self,
+        local: SocketAddr,
+        protocol: FlowProtocol,
+        peer: SocketAddr,
+        mark: Option<Mark>,
+    ) -> Option<RelayId> {
+        if self.unicast.contains(&local) {
+            return None;
+        }
+        self.flows.relay_of(protocol, peer, mark)
+    }
 }
 
 /// The open sockets; dropping it closes them and all connections.
@@ -190,6 +219,7 @@ impl Transports {
             events: events.clone(),
             flows,
             metrics: Arc::clone(&metrics),
+            unicast: listen.unicast.clone().into(),
         };
         let mut tasks = JoinSet::new();
         let mut udp = Vec::new();

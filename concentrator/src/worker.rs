@@ -3,9 +3,9 @@
 //! Everything that decides is pure and lives in [`Proxy`] and [`Calls`]; this file reads the
 //! clock, feeds them and carries away what they produce. In every turn, in this order:
 //!
-//! 1. flush: messages to phones, commands to relays, what relays reported
-//! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), the tunnel, the other
-//!    transports, the earliest deadline, the next snapshot for `/status` and the gauges
+//! 1. flush: messages to phones, questions to the DNS, commands to relays, what relays reported
+//! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), the DNS, the tunnel, the
+//!    other transports, the earliest deadline, the next snapshot for `/status` and the gauges
 //! 3. feed what came, at most [`BATCH`] messages before the next flush
 
 mod pressure;
@@ -28,6 +28,7 @@ use wire::relay_control::ToAgent;
 
 use crate::config::{Config, CookieKey};
 use crate::decapsulator::TunnelEnd;
+use crate::dns::{Answered, Dns};
 use crate::location::{self, Location};
 use crate::media::Calls;
 use crate::metrics::Metrics;
@@ -90,7 +91,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         location,
         mut shutdown,
     } = parts;
-    let mut worker = Worker::new(&config, transports)?;
+    let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
+    let mut worker = Worker::new(&config, transports, dns)?;
     worker.restore(location)?;
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
@@ -101,6 +103,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             biased;
             _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
             Some(input) = relay_inputs.recv() => worker.handle_relay(input),
+            Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
             Some(event) = transport_events.recv() => worker.handle_transport(event),
             Some(users) = users.recv() => worker.replace_users(users),
             received = tunnel.receive() => {
@@ -131,13 +134,14 @@ struct Worker {
     proxy: Proxy,
     calls: Calls,
     transports: Transports,
+    dns: Dns,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
     pressure: Pressure,
 }
 
 impl Worker {
-    fn new(config: &Config, transports: Transports) -> anyhow::Result<Self> {
+    fn new(config: &Config, transports: Transports, dns: Dns) -> anyhow::Result<Self> {
         let relays = config
             .relays()
             .map(|(id, relay, _)| (id, relay.agent.clone()));
@@ -159,6 +163,7 @@ impl Worker {
             proxy,
             calls,
             transports,
+            dns,
             links: HashMap::new(),
             location: None,
             pressure: Pressure::default(),
@@ -194,6 +199,9 @@ impl Worker {
             self.transports.send(transmit);
         }
         self.transports.flush();
+        while let Some((id, query)) = self.proxy.poll_query() {
+            self.dns.ask(id, query);
+        }
         while let Some(event) = self.proxy.poll_registration() {
             if let Some(location) = &mut self.location {
                 location.note(event);
@@ -278,6 +286,11 @@ impl Worker {
         {
             self.proxy.handle_verified_peer(connection, &names);
         }
+    }
+
+    fn handle_dns(&mut self, answered: Answered) {
+        let Answered { id, answer } = answered;
+        self.proxy.handle_answer(id, answer, &mut self.calls, now());
     }
 
     fn handle_transport(&mut self, event: TransportEvent) {
@@ -395,6 +408,7 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
             ping_interval_s: seconds(limits.ping_interval),
             ping_misses: limits.ping_misses,
         },
+        routing: config.routing.clone(),
         epoch: (now(), unix_time().as_secs()),
     })
 }

@@ -21,6 +21,21 @@ const ANSWER: &str = include_str!("../scenarios/answer.xml");
 const OFFERS: &str = include_str!("../scenarios/offers.xml");
 const ANSWERS: &str = include_str!("../scenarios/answers.xml");
 
+/// The end of a caller that does not hang up.
+const WAIT_FOR_BYE: &str = r#"<recv request="BYE"/>
+<send><![CDATA[
+SIP/2.0 200 OK
+[last_Via:]
+[last_From:]
+[last_To:]
+[last_Call-ID:]
+[last_CSeq:]
+Content-Length: 0
+
+]]></send>
+</scenario>
+"#;
+
 /// Silence between the end of the audio and the BYE.
 const SILENCE_MS: u32 = 2_000;
 
@@ -145,6 +160,28 @@ pub(crate) fn caller(
         &talk,
     ];
     sipp(namespace, transport, &scenario, &folder)
+}
+
+/// Starts the phone that registers as ua1 and calls `peer` at `domain`; one of the two hangs up
+/// after about a second of audio.
+pub(crate) fn call_to(
+    namespace: &Namespace,
+    peer: &str,
+    domain: &str,
+    peer_hangs_up: bool,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 110.0)?;
+    let scenario = match CALLER.split_once("<!-- As long as -d says") {
+        Some((until_ack, _)) if peer_hangs_up => until_ack.to_owned() + WAIT_FOR_BYE,
+        _ => CALLER.to_owned(),
+    };
+    let scenario = scenario
+        .replace("@PADDING@", "")
+        .replace("[peer]@example.com", &format!("{peer}@{domain}"));
+    fs::write(folder.join("caller.xml"), scenario)?;
+    let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];
+    sipp(namespace, Transport::Udp, &scenario, &folder)
 }
 
 /// Header fields that nobody knows, in lines of a plausible length.

@@ -15,8 +15,10 @@ mod bad_config;
 mod baresip;
 mod calls;
 mod digest;
+mod dispatch;
 mod fragmented_invite;
 mod hostile_packets;
+mod kamailio_registrar;
 mod linphone;
 mod nat_rebind;
 mod offer_answer;
@@ -34,7 +36,7 @@ struct Scenario {
     run: fn(&Path) -> Result<String>,
 }
 
-const SCENARIOS: [Scenario; 16] = [
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "rig",
         about: "the network is what its drawing says: NAT kinds, delays, routes, the flip",
@@ -114,6 +116,16 @@ const SCENARIOS: [Scenario; 16] = [
         name: "websocket",
         about: "calls between a WebSocket phone and baresip, in both directions, WS and WSS",
         run: websocket::run,
+    },
+    Scenario {
+        name: "kamailio-registrar",
+        about: "the service as the edge proxy of a stock Kamailio registrar: Path, a call, the flip",
+        run: kamailio_registrar::run,
+    },
+    Scenario {
+        name: "dispatch",
+        about: "two trunk servers: fail-over by OPTIONS, 503 and SRV; dialogs at the unicast address",
+        run: dispatch::run,
     },
 ];
 

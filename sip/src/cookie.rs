@@ -41,6 +41,7 @@ use crate::hop::Flow;
 use crate::text::push_hex;
 
 mod layout;
+mod path_token;
 mod via;
 
 pub use via::{Owner, Role, ViaCookie};
@@ -237,6 +238,7 @@ enum Purpose {
     Loop = 6,
     Nonce = 16,
     Nobody = 17,
+    Path = 18,
 }
 
 impl Key {

@@ -8,6 +8,7 @@ pub mod key;
 pub mod message;
 pub mod proxy;
 pub mod registrar;
+pub mod resolve;
 pub mod sdp;
 mod text;
 pub mod timer;

@@ -12,6 +12,9 @@
 //! * `authenticate`: who sent it, and may they (22, 26.3.2)
 //! * `route`: our own Route values off, the dialog cookie opened, targets chosen (16.4, 16.5)
 //! * `loops`: whether it was here before (RFC 5393)
+//! * `routing`, `groups`, `next_hop`: where requests go that no phone of ours is asked for, and the
+//!   wait for the DNS (RFC 3263); `probes`: whether a next hop is there
+//! * `edge`: Path, where the registrar stands behind us (RFC 3327)
 //! * `fork`: which targets at once and which later, and how long a context lives (16.6, 16.8)
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
 //! * `response`: back to the caller, best of several (16.7)
@@ -29,13 +32,18 @@
 
 pub mod authenticate;
 mod cancel;
+mod edge;
 mod fork;
 mod forward;
+pub mod groups;
 mod loops;
 pub mod media;
+mod next_hop;
 mod overload;
+mod probes;
 mod response;
 mod route;
+pub mod routing;
 mod stateless;
 mod uas;
 mod validate;
@@ -49,14 +57,17 @@ use bytes::Bytes;
 use crate::cookie::{DialogCookie, Keys, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method};
-use crate::registrar::ping::is_ping;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
 use crate::text::push_hex;
 use crate::timer::Timers;
-use crate::transaction::{self, ClientId, Incoming, Outgoing, ServerId, Transactions};
+use crate::transaction::{self, ClientId, Incoming, ServerId, Transactions};
 use forward::Outbound;
+use groups::Groups;
 use media::{Media, Party, SessionRef};
+pub use next_hop::QueryId;
+use next_hop::{NextHopRules, Onward, Resolving};
+use probes::Probes;
 
 /// What the proxy must know of its surroundings.
 #[derive(Debug, Clone)]
@@ -77,6 +88,8 @@ pub struct Config {
     pub limits: transaction::Limits,
     /// Bounds and lifetimes of the registrar.
     pub registrar: registrar::Limits,
+    /// Where requests go that the registrar does not serve.
+    pub routing: routing::Config,
     /// A moment on both clocks: the monotonic one and seconds since 1970, for cookies.
     pub epoch: (Instant, u64),
 }
@@ -128,6 +141,8 @@ pub struct Counters {
     /// In-dialog requests that went to another flow than the dialog began with, because the
     /// user agent has registered from there since.
     pub followed_flows: u64,
+    /// Beyond our own phones.
+    pub routing: routing::Counters,
     /// INVITEs forwarded.
     pub calls: u64,
     /// INVITEs answered with 2xx.
@@ -170,6 +185,14 @@ struct Branch {
     instance: Bytes,
     /// The user agent itself has answered, so another flow to it would tell no more.
     reached: bool,
+    /// The session is that of an earlier pass of the same request through here.
+    borrowed: bool,
+    /// The request comes through here once more, and so do the answers to it, before they come here.
+    passes_again: bool,
+    /// It went to a next hop, which must say something soon.
+    impatient: bool,
+    /// It went to the flow that a Path names.
+    by_path: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +222,10 @@ struct Target {
     alternative: usize,
     /// What names the user agent there; 0 without.
     name: u64,
+    /// It is no phone.
+    next_hop: Option<NextHopRules>,
+    /// A Path of ours named it.
+    by_path: bool,
 }
 
 /// The stateful proxy and registrar.
@@ -218,6 +245,9 @@ pub struct Proxy {
     counters: Counters,
     /// The surroundings cannot keep up.
     overloaded: bool,
+    groups: Groups,
+    resolving: Resolving,
+    probes: Probes,
 }
 
 impl Proxy {
@@ -227,6 +257,9 @@ impl Proxy {
             registrar: Registrar::new(config.registrar, config.keys.clone()),
             authentication: None,
             transactions: Transactions::new(config.limits, config.timers),
+            groups: Groups::new(config.routing.groups.clone(), config.epoch.0),
+            resolving: Resolving::default(),
+            probes: Probes::default(),
             config,
             contexts: HashMap::new(),
             by_client: HashMap::new(),
@@ -273,6 +306,8 @@ impl Proxy {
         self.registrar.handle_timeout(now);
         self.transactions.handle_timeout(now);
         self.fire_timer_c(media, now);
+        self.fire_dns_deadlines(media, now);
+        self.fire_probes(now);
         self.drain(media, now);
     }
 
@@ -321,6 +356,8 @@ impl Proxy {
             self.transactions.poll_timeout(),
             self.registrar.poll_timeout(),
             timer_c,
+            self.resolving.poll_timeout(),
+            self.groups.poll_timeout().map(|at| (at, "probe")),
         ]
         .into_iter()
         .flatten()
@@ -422,11 +459,12 @@ impl Proxy {
         if validate::is_traceroute(&request) {
             return self.answer_options(id, &request, hop, now);
         }
-        let (inner, cookie) = self.take_own_routes(&request);
-        if !self.let_in(id, &request, &inner, cookie.is_some(), hop, now) {
+        let (inner, named) = self.take_own_routes(&request);
+        let in_dialog = matches!(named, Some(route::Named::Dialog(_)));
+        if !self.let_in(id, &request, &inner, in_dialog, hop, now) {
             return;
         }
-        let routed = self.route(inner, cookie, now);
+        let routed = self.route(inner, named, hop, now);
         if matches!(routed, route::Routed::Register(_) | route::Routed::Options)
             && let Some(refusal) = self.refused_as_uas(id, &request)
         {
@@ -441,6 +479,21 @@ impl Proxy {
             route::Routed::Refused { status, reason } => {
                 self.respond(id, &request, status, reason, now);
             }
+            route::Routed::Onward {
+                request: inner,
+                way,
+                uri,
+            } => {
+                let (original, hop) = (request, *hop);
+                let onward = Onward {
+                    original,
+                    inner,
+                    hop,
+                    way,
+                    uri,
+                };
+                self.go_on(id, onward, media, now);
+            }
             route::Routed::Forward {
                 request: inner,
                 targets,
@@ -452,6 +505,8 @@ impl Proxy {
                     hop,
                     targets,
                     dialog,
+                    fail_on: None,
+                    said_trying: false,
                 };
                 self.start(id, outbound, media, now);
             }
@@ -534,7 +589,8 @@ impl Proxy {
                     self.forget_client(client);
                 }
                 transaction::Event::TransportError(client) => {
-                    self.branch_failed(client, 503, "Service Unavailable", media, now);
+                    let (status, reason) = self.flow_failed(client);
+                    self.branch_failed(client, status, reason, media, now);
                     self.forget_client(client);
                 }
                 transaction::Event::Slow(server) => self.say_trying(server, now),
@@ -563,48 +619,6 @@ impl Proxy {
     fn forget_client(&mut self, client: ClientId) {
         self.by_client.remove(&client);
         self.stop_timer_c(client);
+        self.probe_ended(client, false);
     }
-
-    /// A copy of a matched response goes on from here.
-    fn handle_response(
-        &mut self,
-        response: &Message,
-        hop: &Hop,
-        media: &mut dyn Media,
-        now: Instant,
-    ) {
-        if response.check().is_err() {
-            self.counters.malformed_responses += 1;
-            return;
-        }
-        if let Some(branch) = ping_branch(response) {
-            return self.registrar.handle_ping_answer(&branch, hop);
-        }
-        // "If the value of the "sent-by" parameter … does not correspond to a value that the client
-        // transport is configured to insert into requests, the response MUST be silently discarded"
-        // (18.1.2).
-        if !sent_by_is(response, hop.flow.local) {
-            self.counters.unmatched_responses += 1;
-            return;
-        }
-        match self.transactions.handle_response(response, now) {
-            Outgoing::Pass(client) => self.pass_response(client, response, hop, media, now),
-            Outgoing::Absorbed => {}
-            Outgoing::Unmatched => self.pass_statelessly(response, hop, media, now),
-        }
-    }
-}
-
-/// The branch of a response to a ping.
-fn ping_branch(response: &Message) -> Option<Vec<u8>> {
-    let via = response.top_via().ok()?;
-    let branch = via.branch().filter(|branch| is_ping(branch))?;
-    Some(branch.to_vec())
-}
-
-/// True where the top Via is one that a request from this address of ours had.
-fn sent_by_is(response: &Message, local: SocketAddr) -> bool {
-    response.top_via().is_ok_and(|via| {
-        via.host.ip() == Some(local.ip()) && via.port.unwrap_or(5060) == local.port()
-    })
 }

@@ -279,6 +279,11 @@ impl Registrar {
         found
     }
 
+    /// True where a binding has this flow: whoever uses it has registered.
+    pub fn has_flow(&self, flow: &Flow) -> bool {
+        self.bindings.has_flow(flow)
+    }
+
     /// A message came by this flow: its bindings now have this relay.
     pub fn seen(&mut self, flow: &Flow, relay: Option<RelayId>) {
         self.bindings.seen(flow, relay);

@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 pub use super::authentication::{AuthenticationFile, TrustedFile};
+use super::routing::{DnsFile, GroupFile, RouteFile};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +44,15 @@ pub struct File {
     /// The key of the signed state.
     #[serde(default)]
     pub cookie: CookieFile,
+    /// Where requests go that the registrar does not serve.
+    #[serde(default)]
+    pub routes: Vec<RouteFile>,
+    /// Next hops.
+    #[serde(default)]
+    pub groups: Vec<GroupFile>,
+    /// Who resolves names.
+    #[serde(default)]
+    pub dns: DnsFile,
     /// Where the rtp-agents connect to.
     pub relay_control: Option<RelayControlFile>,
     /// The operator's HTTP listener.
@@ -111,6 +121,8 @@ pub struct RelayFile {
 pub struct SipFile {
     /// The port on every service address.
     pub port: u16,
+    /// The address that only this concentrator has: next hops are written to from it.
+    pub unicast_address: Option<IpAddr>,
     /// Listen on UDP.
     pub udp: bool,
     /// Listen on TCP.
@@ -153,6 +165,7 @@ impl Default for SipFile {
     fn default() -> Self {
         Self {
             port: 5060,
+            unicast_address: None,
             udp: true,
             tcp: true,
             max_tcp_connections: 10_000,

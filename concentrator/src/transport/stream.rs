@@ -233,7 +233,7 @@ async fn read(
 async fn hand_over(payload: Payload, flow: Flow, inlet: &Inlet) -> Result<(), ()> {
     let hop = Hop {
         flow,
-        relay: inlet.flows.relay_of(FlowProtocol::Tcp, flow.peer, None),
+        relay: inlet.relay_of(flow.local, FlowProtocol::Tcp, flow.peer, None),
     };
     let sent = inlet.incoming.send(Incoming { hop, payload }).await;
     sent.map_err(drop)

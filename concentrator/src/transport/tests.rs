@@ -332,6 +332,7 @@ impl Rig {
     fn with_tls(limits: TcpLimits, identity: Option<Arc<Identity>>) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listen = Listen {
+            unicast: Vec::new(),
             udp: vec![any],
             tcp: vec![any],
             tls: vec![any],

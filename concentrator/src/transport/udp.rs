@@ -170,7 +170,7 @@ async fn receive(socket: Arc<BatchSocket>, inlet: Inlet) {
         for datagram in batch.iter() {
             let mark = Mark::from_tos(datagram.tos);
             let peer = datagram.from;
-            let relay = inlet.flows.relay_of(FlowProtocol::Udp, peer, Some(mark));
+            let relay = inlet.relay_of(local, FlowProtocol::Udp, peer, Some(mark));
             let incoming = inbox.take(peer, local, relay, datagram.bytes);
             if let Some(Err(reason)) = incoming.map(|incoming| hand_over(incoming, &inlet)) {
                 inlet.metrics.dropped(reason);

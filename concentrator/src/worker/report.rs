@@ -34,6 +34,7 @@ pub(super) fn publish(
     status.set("bindings", list_bindings(proxy, now));
     status.set("relays", list_relays(calls));
     status.set("authentication", show_authentication(proxy));
+    status.set("groups", list_groups(proxy));
 }
 
 /// The same for the file that bindings are kept in.
@@ -92,6 +93,17 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("stray_ack", sip.stray_acks),
         ("call_path_drift", sip.path_drift),
         ("flow_followed", sip.followed_flows),
+        ("relay_denied", sip.routing.relay_denied),
+        ("routed", sip.routing.routed),
+        ("fail_over", sip.routing.fail_overs),
+        ("next_hop_unresolved", sip.routing.unresolved),
+        ("dns_timeout", sip.routing.dns_timeouts),
+        ("probe", sip.routing.probes),
+        ("probe_failed", sip.routing.probes_failed),
+        ("member_health_changed", sip.routing.health_changes),
+        ("path_added", sip.routing.paths),
+        ("path_forged", sip.routing.forged_paths),
+        ("path_flow_dead", sip.routing.dead_flows),
         ("call", sip.calls),
         ("call_answered", sip.answered),
         ("authentication_ok", authentication.ok),
@@ -146,6 +158,17 @@ fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
             level(digest.map_or(0, Digest::nonces_in_use)),
         ),
         ("requests_in_progress", level(proxy.contexts())),
+        ("waiting_for_dns", level(proxy.waiting())),
+        (
+            "members_down",
+            level(
+                proxy
+                    .groups()
+                    .health()
+                    .filter(|(.., health)| health.down)
+                    .count(),
+            ),
+        ),
         ("bindings", level(proxy.registrar().counts().bindings)),
         ("relayed_calls", level(calls.iter().count())),
         ("leases", level(leases)),
@@ -198,6 +221,23 @@ fn list_bindings(proxy: &Proxy, now: Instant) -> Value {
                 "expires_in_ms": millis(binding.expires_at, now),
                 "path": binding.path.values().len(),
                 "reg_id": binding.reg_id,
+            })
+        })
+        .collect()
+}
+
+fn list_groups(proxy: &Proxy) -> Value {
+    proxy
+        .groups()
+        .health()
+        .map(|(group, member, health)| {
+            json!({
+                "group": group.name,
+                "member": String::from_utf8_lossy(&member.uri),
+                "up": !health.down,
+                "missed": health.missed,
+                "probes_answered": health.answered,
+                "probes_failed": health.failed,
             })
         })
         .collect()

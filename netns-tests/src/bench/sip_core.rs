@@ -92,6 +92,7 @@ impl Rig {
                 max_client: 100_000,
             },
             registrar: sip::registrar::Limits::default(),
+            routing: sip::proxy::routing::Config::default(),
             epoch: (now, 1_800_000_000),
         };
         Self {

@@ -44,6 +44,8 @@ pub(crate) const NAT_B: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const EDGE1: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 2);
 pub(crate) const EDGE2: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub(crate) const CONCENTRATOR: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 2);
+/// A registrar behind the service, on `core`; the scenario that wants it gives it its address.
+pub(crate) const REGISTRAR: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 20);
 
 /// The namespaces of the drawing.
 #[derive(Debug)]

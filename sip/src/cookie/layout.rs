@@ -100,15 +100,23 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
 
 pub(super) fn encode_session(out: &mut Vec<u8>, (session, relay): (u64, RelayId)) {
     out.extend_from_slice(&session.to_be_bytes());
-    out.extend_from_slice(&relay.key.0.to_be_bytes());
-    out.push(relay.mark.number());
+    encode_relay(out, relay);
 }
 
 pub(super) fn decode_session(reader: &mut Reader<'_>) -> Option<(u64, RelayId)> {
     let session = u64::from_be_bytes(reader.array()?);
+    Some((session, decode_relay(reader)?))
+}
+
+pub(super) fn encode_relay(out: &mut Vec<u8>, relay: RelayId) {
+    out.extend_from_slice(&relay.key.0.to_be_bytes());
+    out.push(relay.mark.number());
+}
+
+pub(super) fn decode_relay(reader: &mut Reader<'_>) -> Option<RelayId> {
     let key = TunnelKey(u32::from_be_bytes(reader.array()?));
     let mark = Mark::new(reader.byte()?)?;
-    Some((session, RelayId { key, mark }))
+    Some(RelayId { key, mark })
 }
 
 pub(super) fn encode_flow(out: &mut Vec<u8>, flow: &Flow, known_local: Option<SocketAddr>) {
@@ -202,7 +210,11 @@ fn transport_of(number: u8) -> Option<Transport> {
 
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) const fn of(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
     pub(super) fn byte(&mut self) -> Option<u8> {
         self.array::<1>().map(|[byte]| byte)
     }

@@ -268,6 +268,25 @@ impl Proxy {
         self.authentication.as_ref().map(|state| &state.digest)
     }
 
+    /// True where a request comes from a trunk that needs no digest.
+    pub(super) fn is_trusted(&self, hop: &Hop) -> bool {
+        let state = self.authentication.as_ref();
+        state.is_some_and(|state| state.is_trunk(hop))
+    }
+
+    /// True where a request that was let in has shown a password: one From us, and one From nobody
+    /// where foreign callers reach nobody.
+    pub(super) fn is_authenticated(&self, request: &Message) -> bool {
+        let Some(state) = &self.authentication else {
+            return false;
+        };
+        let from = request.from();
+        from.and_then(|from| from.parse_uri()).is_ok_and(|from| {
+            self.is_ours(&from)
+                || from.host.same_as(ANONYMOUS) && state.foreign_callers == ForeignCallers::Refuse
+        })
+    }
+
     /// True where a new request may go on. Where not, it is answered, and its transaction is gone.
     ///
     /// `inner` is the request less our own Route values; `in_dialog` where one of those had a
@@ -370,7 +389,7 @@ impl Proxy {
         if in_dialog && inner.to().is_ok_and(|to| to.tag().is_some()) {
             return Claim::Nobody;
         }
-        if state.is_trunk(hop) {
+        if state.is_trunk(hop) || self.config.routing.is_trunk(hop.flow.peer.ip()) {
             return Claim::Trunk;
         }
         let target = Uri::parse(inner.request_uri());

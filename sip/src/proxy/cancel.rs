@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::media::Media;
+use super::route::Named;
 use super::{Progress, Proxy};
 use crate::hop::Hop;
 use crate::message::{Message, Method};
@@ -47,13 +48,17 @@ impl Proxy {
         else {
             return false;
         };
-        let (_, cookie) = self.take_own_routes(request);
-        cookie == Some(dialog)
+        let (_, named) = self.take_own_routes(request);
+        matches!(named, Some(Named::Dialog(found)) if found == dialog)
     }
 
     /// Cancels every branch that still waits for a final response; targets that were not tried
     /// yet will not be.
     pub(super) fn cancel_all(&mut self, server: ServerId, now: Instant) {
+        if let Some(request) = self.stop_waiting(server) {
+            self.respond(server, &request, 487, "Request Terminated", now);
+            return;
+        }
         let Some(context) = self.contexts.get_mut(&server) else {
             return;
         };

@@ -31,6 +31,18 @@ pub(super) struct Rest {
     pub(super) hop: Hop,
     pub(super) groups: VecDeque<Vec<Target>>,
     pub(super) breadth: Breadth,
+    /// The failures after which they are tried; `None`: whatever the failure (16.7 step 5).
+    pub(super) fail_on: Option<Vec<u16>>,
+}
+
+impl Rest {
+    /// True where a branch that ended so leaves the next targets to be tried: any failure where
+    /// each is another device of the user, only that of the hop itself where each is another way to
+    /// the same place (RFC 3263 section 4.3).
+    pub(super) fn is_worth_trying_after(&self, status: u16) -> bool {
+        let fail_on = self.fail_on.as_ref();
+        fail_on.is_none_or(|fail_on| fail_on.contains(&status))
+    }
 }
 
 /// How many branches a request may still have at a time.
@@ -163,6 +175,9 @@ impl Proxy {
     /// to: those that ring are cancelled, and the context stays until the last one has ended.
     pub(super) fn server_ended(&mut self, server: ServerId, now: Instant) {
         self.uas.forget(server);
+        if self.stop_waiting(server).is_some() {
+            return;
+        }
         let Some(context) = self.contexts.get_mut(&server) else {
             return;
         };

@@ -30,6 +30,10 @@ pub(super) struct Outbound<'a> {
     pub(super) hop: &'a Hop,
     pub(super) targets: Vec<Target>,
     pub(super) dialog: Option<(DialogCookie, Party)>,
+    /// The failures after which the next target is tried; `None`: any.
+    pub(super) fail_on: Option<Vec<u16>>,
+    /// The 100 has been sent.
+    pub(super) said_trying: bool,
 }
 
 /// Why there is no branch to a target.
@@ -56,6 +60,8 @@ impl Proxy {
             hop,
             targets,
             dialog,
+            fail_on,
+            said_trying,
         } = outbound;
         let breadth = Breadth::of(&inner);
         if breadth.is_exhausted() {
@@ -69,7 +75,9 @@ impl Proxy {
             return;
         }
         if original.method() == Method::Invite {
-            self.respond(id, &original, 100, "Trying", now);
+            if !said_trying {
+                self.respond(id, &original, 100, "Trying", now);
+            }
             self.counters.calls += u64::from(dialog.is_none());
         }
         self.count_drift(hop, dialog.as_ref());
@@ -86,6 +94,7 @@ impl Proxy {
                 hop: *hop,
                 groups: groups(targets, breadth),
                 breadth,
+                fail_on,
             }),
             dialog,
         };
@@ -115,7 +124,9 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) -> Result<Branch, NotStarted> {
-        let placement = place(inner, hop, target, dialog, media, now);
+        let earlier = self.earlier_session(inner, dialog.is_none());
+        let passes_again = self.passes_again(inner, dialog.as_ref());
+        let placement = self.place(inner, hop, target, dialog, earlier, media, now);
         if placement.incompatible {
             return Err(NotStarted::Incompatible);
         }
@@ -128,13 +139,15 @@ impl Proxy {
         }
         let Some(client) = self.transactions.send_request(&request, target.flow, now) else {
             match (session, dialog) {
-                (Some(session), None) => media.ended(session, now),
+                (Some(session), None) if earlier.is_none() => media.ended(session, now),
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
-                (None, _) => {}
+                (Some(_), None) | (None, _) => {}
             }
             return Err(NotStarted::Full);
         };
-        if request.method() == Method::Invite {
+        if let Some(rules) = target.next_hop {
+            self.start_timer_c(client, now + rules.timeout);
+        } else if request.method() == Method::Invite {
             self.start_timer_c(client, now + self.config.timer_c);
         }
         let progress = Progress::Calling { cancel: false };
@@ -146,6 +159,10 @@ impl Proxy {
             session,
             instance: target.instance.clone(),
             reached: false,
+            borrowed: earlier.is_some(),
+            passes_again,
+            impatient: target.next_hop.is_some(),
+            by_path: target.by_path,
         })
     }
 
@@ -162,8 +179,8 @@ impl Proxy {
         }
         let routed = match validate::forwardable(request) {
             Ok(()) => {
-                let (inner, cookie) = self.take_own_routes(request);
-                self.route(inner, cookie, now)
+                let (inner, named) = self.take_own_routes(request);
+                self.route(inner, named, hop, now)
             }
             Err(_) => Routed::Options,
         };
@@ -180,7 +197,7 @@ impl Proxy {
             return self.acknowledge_statelessly(&inner, hop, &targets, now);
         };
         for target in &targets {
-            let placement = place(&inner, hop, target, dialog, media, now);
+            let placement = self.place(&inner, hop, target, dialog, None, media, now);
             let copy = self.copy(&inner, hop, target, role_of(party), placement, now);
             self.transmits.push_back(Transmit {
                 flow: target.flow,
@@ -191,7 +208,7 @@ impl Proxy {
 
     /// The copy of a request for one target.
     pub(super) fn copy(
-        &self,
+        &mut self,
         inner: &Message,
         hop: &Hop,
         target: &Target,
@@ -220,9 +237,13 @@ impl Proxy {
         edit.set(HeaderName::MaxForwards, hops.to_string());
         if !role.is_in_dialog() && begins_dialog(inner) {
             let cookie = self.cookie(inner, hop, target, placement.session, now);
-            for value in record_routes(&hop.flow, &target.flow, &cookie) {
+            let (caller, callee) = self.dialog_flows(hop, target);
+            for value in record_routes(&caller, &callee, &cookie) {
                 edit.push_front(HeaderName::RecordRoute, value);
             }
+        }
+        if target.next_hop.is_some() && inner.method() == Method::Register {
+            edit.push_front(HeaderName::Path, self.path(hop, &target.flow));
         }
         let branch = self.config.keys.branch(&branch_of(inner, target));
         let via = self.via(&branch, hop, target, role, placement.session, now);
@@ -294,6 +315,35 @@ impl Proxy {
         u16::try_from(self.seconds(now) / 60 % (1 << 16)).unwrap_or_default()
     }
 
+    /// The media of a copy, unless an earlier pass through here has seen to them.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that one copy of a request depends on"
+    )]
+    fn place(
+        &self,
+        inner: &Message,
+        hop: &Hop,
+        target: &Target,
+        dialog: Option<(DialogCookie, Party)>,
+        earlier: Option<SessionRef>,
+        media: &mut dyn Media,
+        now: Instant,
+    ) -> Placement {
+        let session = match &dialog {
+            Some((cookie, _)) => SessionRef::of(cookie).filter(|_| self.media_done(inner)),
+            None => earlier,
+        };
+        match session {
+            // The relay is in the path already; this pass leaves the body as that one made it.
+            Some(_) => Placement {
+                session,
+                ..Placement::default()
+            },
+            None => place(inner, hop, target, dialog, media, now),
+        }
+    }
+
     /// A caller whose packets now take another edge keeps the relay that the call began with.
     fn count_drift(&mut self, hop: &Hop, dialog: Option<&(DialogCookie, Party)>) {
         let Some((cookie, Party::Caller)) = dialog else {
@@ -353,7 +403,12 @@ fn place(
 ) -> Placement {
     match dialog {
         None if inner.method() == Method::Invite && !has_to_tag(inner) => {
-            let contact = target.uri.as_deref().unwrap_or_default();
+            // A next hop is where it says: nothing of it is behind a NAT.
+            let next_hop = target
+                .next_hop
+                .map(|_| format!("sip:{}", target.flow.peer).into_bytes());
+            let contact = next_hop.as_deref().or(target.uri.as_deref());
+            let contact = contact.unwrap_or_default();
             let (to, to_relay) = (&target.flow, target.relay);
             media.place(
                 &NewCall {

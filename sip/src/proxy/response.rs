@@ -1,12 +1,14 @@
 //! Response processing (RFC 3261 section 16.7): which of the branches' answers reach the caller.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::media::{CallMessage, Media, Party, SessionRef};
 use super::{Progress, Proxy};
 use crate::hop::{Flow, Hop};
 use crate::message::{HeaderName, Message, Method};
-use crate::transaction::{ClientId, ServerId};
+use crate::registrar::ping::is_ping;
+use crate::transaction::{ClientId, Outgoing, ServerId};
 
 /// A challenge of one branch: whose it is, the header and its value.
 pub(super) type Challenge = (usize, HeaderName, Vec<u8>);
@@ -15,6 +17,46 @@ pub(super) type Challenge = (usize, HeaderName, Vec<u8>);
 const MAX_CHALLENGES: usize = 8;
 
 impl Proxy {
+    /// A copy of a matched response goes on from here.
+    pub(super) fn handle_response(
+        &mut self,
+        response: &Message,
+        hop: &Hop,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        if response.check().is_err() {
+            self.counters.malformed_responses += 1;
+            return;
+        }
+        if let Some(branch) = ping_branch(response) {
+            return self.registrar.handle_ping_answer(&branch, hop);
+        }
+        // "If the value of the "sent-by" parameter … does not correspond to a value that the client
+        // transport is configured to insert into requests, the response MUST be silently discarded"
+        // (18.1.2).
+        if !self.is_sent_by_us(response, hop.flow.local) {
+            self.counters.unmatched_responses += 1;
+            return;
+        }
+        match self.transactions.handle_response(response, now) {
+            Outgoing::Pass(client) => self.pass_response(client, response, hop, media, now),
+            Outgoing::Absorbed => {}
+            Outgoing::Unmatched => self.pass_statelessly(response, hop, media, now),
+        }
+    }
+
+    /// True where the top Via is one of ours: the address that the response came to, or, over a
+    /// connection that we opened from a port of its own, one that we listen at.
+    fn is_sent_by_us(&self, response: &Message, local: SocketAddr) -> bool {
+        response.top_via().is_ok_and(|via| {
+            let port = via.port.unwrap_or(5060);
+            via.host.ip().is_some_and(|ip| {
+                SocketAddr::new(ip, port) == local || self.is_our_address(ip, Some(port))
+            })
+        })
+    }
+
     /// A response that its client transaction passes up.
     pub(super) fn pass_response(
         &mut self,
@@ -24,8 +66,9 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) {
-        // A CANCEL of ours has no context: its answer ends here.
+        // A CANCEL of ours has no context: its answer ends here, as that of a probe does.
         let Some(&(server, index)) = self.by_client.get(&client) else {
+            self.probe_answered(client, response.status().unwrap_or_default());
             return;
         };
         // Without the caller's Via there is nobody to send it to (16.7 step 3). The branch is over
@@ -98,8 +141,15 @@ impl Proxy {
         let client = branch.client;
         let invite = branch.request.method() == Method::Invite;
         let cancel_now = branch.progress == Progress::Calling { cancel: true };
+        let impatient = branch.impatient;
         if matches!(branch.progress, Progress::Calling { .. }) {
             branch.progress = Progress::Proceeding { cancelled: false };
+        }
+        // The next hop is there: from now on it has the time that everybody has.
+        match (impatient, invite) {
+            (true, true) => self.restart_timer_c(client, now + self.config.timer_c),
+            (true, false) => drop(self.stop_timer_c(client)),
+            (false, _) => {}
         }
         if cancel_now {
             self.cancel_branch(server, index, now);
@@ -138,7 +188,8 @@ impl Proxy {
         };
         let first = branch.progress != Progress::Done;
         branch.progress = Progress::Done;
-        let (client, session, new_call) = (branch.client, branch.session, context.dialog.is_none());
+        let new_call = context.dialog.is_none();
+        let (client, session) = (branch.client, branch.own_session());
         let orphan = context.orphan;
         let invite = context.invite;
         let late = context.decided && !invite;
@@ -187,11 +238,19 @@ impl Proxy {
             return;
         }
         branch.progress = Progress::Done;
-        let (client, session) = (branch.client, branch.session);
+        let (client, session) = (branch.client, branch.own_session());
         if let (Some(session), None) = (session, &context.dialog) {
             media.ended(session, now);
         }
-        let declined_by_all = response.status().is_some_and(|status| status >= 600);
+        let status = response.status().unwrap_or_default();
+        let declined_by_all = status >= 600;
+        if let Some(rest) = &context.rest {
+            if !rest.is_worth_trying_after(status) {
+                context.rest = None;
+            } else if rest.fail_on.is_some() {
+                self.counters.routing.fail_overs += 1;
+            }
+        }
         context.challenges.extend(challenges(index, &response));
         if context
             .best
@@ -292,11 +351,16 @@ impl Proxy {
             .dialog
             .as_ref()
             .map_or(Party::Callee, |(_, party)| party.other());
-        let session = context
-            .branches
-            .get(index)
-            .and_then(|branch| branch.session);
-        let body = session.and_then(|session| {
+        let branch = context.branches.get(index);
+        let session = branch.and_then(|branch| branch.session);
+        let seen = match (session, branch) {
+            (Some(session), Some(branch)) => {
+                branch.passes_again
+                    || context.dialog.is_none() && self.passed_here(server, response, session)
+            }
+            _ => true,
+        };
+        let body = session.filter(|_| !seen).and_then(|session| {
             media.rewrite(
                 &CallMessage {
                     message: response,
@@ -317,6 +381,7 @@ impl Proxy {
         if let Some(context) = self.contexts.get(&server)
             && let Some((cookie, party)) = &context.dialog
             && let Some(session) = SessionRef::of(cookie)
+            && !self.media_done(&context.request)
         {
             media.refused(&context.request, *party, session, now);
         }
@@ -343,6 +408,13 @@ impl Proxy {
             media.hung_up(&context.request, *party, session, now);
         }
     }
+}
+
+/// The branch of a response to a ping.
+fn ping_branch(response: &Message) -> Option<Vec<u8>> {
+    let via = response.top_via().ok()?;
+    let branch = via.branch().filter(|branch| is_ping(branch))?;
+    Some(branch.to_vec())
 }
 
 /// The response as its receiver at `to` gets it: on a stream it needs a length (18.3).

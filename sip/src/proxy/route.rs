@@ -6,10 +6,13 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::media::Party;
+use super::next_hop::Way;
+use super::routing::{Decision, Destination, Facts, Sender};
 use super::{Proxy, Target};
-use crate::cookie::DialogCookie;
+use crate::cookie::{CookieError, DialogCookie};
+use crate::hop::Hop;
 use crate::message::{HeaderName, Host, Message, Method, Uri};
-use crate::registrar::{AddressOfRecord, Binding, Path};
+use crate::registrar::{AddressOfRecord, Binding};
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -21,6 +24,13 @@ pub(super) enum Routed {
     Options,
     /// It goes nowhere.
     Refused { status: u16, reason: &'static str },
+    /// It goes to next hops whose addresses may have to be found, less our own Route values.
+    Onward {
+        request: Message,
+        way: Way,
+        /// The new Request-URI, if any.
+        uri: Option<Bytes>,
+    },
     /// It goes on, less our own Route values.
     Forward {
         request: Message,
@@ -30,8 +40,8 @@ pub(super) enum Routed {
 }
 
 impl Proxy {
-    /// The request less our own Route values, and the cookie in them.
-    pub(super) fn take_own_routes(&mut self, request: &Message) -> (Message, Option<DialogCookie>) {
+    /// The request less our own Route values, and what they name.
+    pub(super) fn take_own_routes(&mut self, request: &Message) -> (Message, Option<Named>) {
         let request = self.undo_strict_route(request);
         self.pop_own_routes(&request)
     }
@@ -40,11 +50,18 @@ impl Proxy {
     pub(super) fn route(
         &mut self,
         request: Message,
-        cookie: Option<DialogCookie>,
+        named: Option<Named>,
+        hop: &Hop,
         now: Instant,
     ) -> Routed {
-        if let Some(cookie) = cookie {
-            return self.route_in_dialog(request, cookie);
+        match named {
+            Some(Named::Dialog(cookie)) => return self.route_in_dialog(request, cookie),
+            Some(Named::Path(flow)) => return route_by_path(request, &flow),
+            Some(Named::Forged) => {
+                self.counters.routing.forged_paths += 1;
+                return refused(403, "Forged Flow Token");
+            }
+            None => {}
         }
         let Ok(uri) = Uri::parse(request.request_uri()) else {
             return Routed::Refused {
@@ -52,17 +69,78 @@ impl Proxy {
                 reason: "Bad Request-URI",
             };
         };
-        if !self.is_ours(&uri) || !self.is_maddr_ours(&uri) {
-            self.counters.foreign += 1;
-            return Routed::Refused {
-                status: 403,
-                reason: "Relaying Denied",
-            };
+        let own = self.is_ours(&uri) && self.is_maddr_ours(&uri);
+        if own && request.method() == Method::Options && uri.user.is_none() {
+            return Routed::Options;
         }
-        match (request.method(), uri.user.is_some()) {
-            (Method::Register, _) => self.address_of_record(&request),
-            (Method::Options, false) => Routed::Options,
-            _ => self.look_up(request, now),
+        match self.decide(&uri, own, &request, hop) {
+            Ok(None) => {}
+            Ok(Some((way, uri))) => return Routed::Onward { request, way, uri },
+            Err(Denied) => return refused(403, "Relaying Denied"),
+        }
+        if request.method() == Method::Register {
+            self.address_of_record(&request)
+        } else {
+            self.look_up(request, now)
+        }
+    }
+
+    /// What the operator's routes say of a request outside of our dialogs: a way, or nothing, which
+    /// is the registrar.
+    fn decide(
+        &mut self,
+        uri: &Uri<'_>,
+        own: bool,
+        from: &Message,
+        hop: &Hop,
+    ) -> Result<Option<(Way, Option<Bytes>)>, Denied> {
+        let domain = uri.host.to_string();
+        let source = hop.flow.peer.ip();
+        let facts = Facts {
+            domain: &domain,
+            user: uri.user.unwrap_or_default(),
+            own,
+            source,
+            sender: self.sender(from, hop),
+        };
+        let way = match self.config.routing.decide(&facts) {
+            Decision::Go(route) => {
+                let new = route.new_user(facts.user);
+                let uri = new.and_then(|user| with_user(uri, &user));
+                match route.to {
+                    Destination::Group(group) => Some((Way::Group(group), uri)),
+                    Destination::Dns if !own => Some((Way::Dns, uri)),
+                    Destination::Dns | Destination::Registrar => None,
+                }
+            }
+            Decision::Refused => {
+                self.counters.routing.relay_denied += 1;
+                return Err(Denied);
+            }
+            Decision::NoRoute => None,
+        };
+        if way.is_none() && !own {
+            self.counters.foreign += 1;
+            return Err(Denied);
+        }
+        Ok(way)
+    }
+
+    /// What is known of the sender: the operator has named its address, its password was right, or,
+    /// where nobody has a password, it has registered by the same flow.
+    fn sender(&self, request: &Message, hop: &Hop) -> Sender {
+        let routing = &self.config.routing;
+        if routing.routes.is_empty() {
+            Sender::Stranger
+        } else if routing.is_trunk(hop.flow.peer.ip()) || self.is_trusted(hop) {
+            Sender::Trunk
+        } else if match self.digest() {
+            Some(_) => self.is_authenticated(request),
+            None => self.registrar.has_flow(&hop.flow),
+        } {
+            Sender::User
+        } else {
+            Sender::Stranger
         }
     }
 
@@ -91,7 +169,8 @@ impl Proxy {
     }
 
     pub(super) fn is_our_address(&self, address: IpAddr, port: Option<u16>) -> bool {
-        self.config.service.iter().any(|service| {
+        let own = self.config.service.iter();
+        own.chain(&self.config.routing.unicast).any(|service| {
             service.ip() == address && port.is_none_or(|port| port == service.port())
         })
     }
@@ -129,9 +208,10 @@ impl Proxy {
     }
 
     /// Takes off every leading Route value that is ours: two of them where the transports of the
-    /// two sides differ (RFC 5658).
-    pub(super) fn pop_own_routes(&mut self, request: &Message) -> (Message, Option<DialogCookie>) {
-        let mut cookie = None;
+    /// two sides differ (RFC 5658), more where a request has passed here more than once and nobody
+    /// in between wants to see the rest of the dialog. The last of them says where it goes.
+    pub(super) fn pop_own_routes(&mut self, request: &Message) -> (Message, Option<Named>) {
+        let mut named = None;
         let mut popped = 0;
         for value in request.values(HeaderName::Route) {
             let Ok(uri) = Uri::parse(uri_of(&value)) else {
@@ -140,22 +220,35 @@ impl Proxy {
             if !self.is_ours(&uri) {
                 break;
             }
-            if let (None, Some(user)) = (cookie, uri.user) {
-                match self.config.keys.open(user) {
-                    Ok(opened) => cookie = Some(opened),
-                    Err(_) => self.counters.bad_cookies += 1,
+            if let Some(user) = uri.user {
+                match self.named(user) {
+                    Some(found) => named = Some(found),
+                    None => self.counters.bad_cookies += 1,
                 }
             }
             popped += 1;
         }
         if popped == 0 {
-            return (request.clone(), cookie);
+            return (request.clone(), named);
         }
         let mut edit = request.edit();
         for _ in 0..popped {
             edit.remove_first_value(HeaderName::Route);
         }
-        (edit.finish(), cookie)
+        (edit.finish(), named)
+    }
+
+    /// What the user part of a URI of ours stands for.
+    fn named(&self, user: &[u8]) -> Option<Named> {
+        let keys = &self.config.keys;
+        if let Ok(cookie) = keys.open(user) {
+            return Some(Named::Dialog(cookie));
+        }
+        match keys.open_path(user) {
+            Ok(hop) => Some(Named::Path(hop)),
+            Err(CookieError::Signature) => Some(Named::Forged),
+            Err(CookieError::NotACookie | CookieError::Version(_) | CookieError::Malformed) => None,
+        }
     }
 
     /// A request of a dialog goes to the other party's flow. Who sent it is told by the From
@@ -176,19 +269,9 @@ impl Proxy {
         let moved = self.registrar.moved(name, &flow);
         self.counters.followed_flows += u64::from(moved.is_some());
         let flow = moved.unwrap_or(flow);
-        let target = Target {
-            uri: None,
-            flow,
-            relay: None,
-            q_thousandths: 1000,
-            path: Path::default(),
-            instance: Bytes::new(),
-            alternative: 0,
-            name: 0,
-        };
         Routed::Forward {
             request,
-            targets: vec![target],
+            targets: vec![Target::of(flow)],
             dialog: Some((cookie, party)),
         }
     }
@@ -226,7 +309,6 @@ impl Proxy {
             .iter()
             .map(|(name, binding)| Target {
                 uri: Some(request_uri_of(&binding.contact_uri)),
-                flow: binding.flow,
                 relay: binding.relay,
                 q_thousandths: binding.q_thousandths,
                 path: binding.path.clone(),
@@ -237,6 +319,7 @@ impl Proxy {
                 },
                 alternative: newer_flows(&bindings, binding),
                 name: *name,
+                ..Target::of(binding.flow)
             })
             .collect();
         if targets.is_empty() {
@@ -252,6 +335,47 @@ impl Proxy {
             dialog: None,
         }
     }
+}
+
+/// What a Route value of ours says.
+#[derive(Debug)]
+pub(super) enum Named {
+    /// A dialog.
+    Dialog(DialogCookie),
+    /// A flow, by way of a registrar behind us.
+    Path(Hop),
+    /// It looks like a flow, and is not signed by us.
+    Forged,
+}
+
+/// We are no relay for this sender.
+#[derive(Debug)]
+struct Denied;
+
+const fn refused(status: u16, reason: &'static str) -> Routed {
+    Routed::Refused { status, reason }
+}
+
+/// A request from a registrar behind us goes to the flow that our Path names; its Request-URI is
+/// the contact already (RFC 3327 section 5.4).
+fn route_by_path(request: Message, hop: &Hop) -> Routed {
+    let target = Target {
+        relay: hop.relay,
+        by_path: true,
+        ..Target::of(hop.flow)
+    };
+    Routed::Forward {
+        request,
+        targets: vec![target],
+        dialog: None,
+    }
+}
+
+/// The URI with another user part; one without a user stays as it is.
+fn with_user(uri: &Uri<'_>, user: &[u8]) -> Option<Bytes> {
+    let rest = uri.opaque.get(uri.user?.len()..)?;
+    let uri = [uri.scheme, b":", user, rest].concat();
+    Uri::parse(&uri).is_ok().then(|| Bytes::from(uri))
 }
 
 /// How many flows of the same instance have registered after this one: "the proxy MUST NOT populate

@@ -25,7 +25,7 @@ use std::time::Instant;
 use super::forward::{VIA_COOKIE, branch_of, has_to_tag, role_of};
 use super::media::{CallMessage, Media, Party, Placement, SessionRef};
 use super::response::without_own_via;
-use super::route::Routed;
+use super::route::{Named, Routed};
 use super::{Progress, Proxy, Target, validate};
 use crate::cookie::{Role, ViaCookie};
 use crate::hop::{Hop, Transmit};
@@ -154,10 +154,11 @@ impl Proxy {
         cancel: ServerId,
         now: Instant,
     ) {
-        let (inner, cookie) = self.take_own_routes(request);
-        let known = cookie.is_some() || self.is_known(hop);
+        let (inner, named) = self.take_own_routes(request);
+        let by_route = matches!(named, Some(Named::Dialog(_) | Named::Path(_)));
+        let known = by_route || self.is_known(hop);
         let routed = match validate::forwardable(request) {
-            Ok(()) if known => self.route(inner, cookie, now),
+            Ok(()) if known => self.route(inner, named, hop, now),
             Ok(()) | Err(_) => Routed::Options,
         };
         let (inner, targets, dialog) = match routed {
@@ -167,7 +168,11 @@ impl Proxy {
                 dialog,
             } => (request, targets, dialog),
             Routed::Refused { status: 404, .. } => (request.clone(), Vec::new(), None),
-            Routed::Register(_) | Routed::Options | Routed::Refused { .. } => {
+            // Which next hop the INVITE went to is not known either.
+            Routed::Register(_)
+            | Routed::Options
+            | Routed::Refused { .. }
+            | Routed::Onward { .. } => {
                 let response = self.refusal(request, 481, "Call/Transaction Does Not Exist");
                 return self.answer_stranger(cancel, request, hop, response);
             }
@@ -258,7 +263,7 @@ impl Proxy {
     /// The copies of a request that must find the transaction of an earlier one: one for each key
     /// that may have made that one's branch. None where the request is in a loop.
     fn copies(
-        &self,
+        &mut self,
         inner: &Message,
         hop: &Hop,
         target: &Target,

@@ -238,6 +238,10 @@ impl Bindings {
             .filter_map(|id| self.find(id).map(|(_, entry)| entry))
     }
 
+    pub(super) fn has_flow(&self, flow: &Flow) -> bool {
+        self.flows.contains_key(&FlowKey::of(flow))
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }

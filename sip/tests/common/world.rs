@@ -140,6 +140,7 @@ impl World {
             },
             registrar: sip::registrar::Limits::default(),
             owner: Owner(1),
+            routing: sip::proxy::routing::Config::default(),
             epoch: (now, 1_800_000_000),
         };
         change(&mut config);
@@ -238,6 +239,14 @@ impl World {
             },
             relay,
         }
+    }
+
+    /// What the DNS says to the question that is due.
+    pub(crate) fn answer_query(&mut self, answer: sip::resolve::Answer) -> (String, Vec<Transmit>) {
+        let (id, query) = self.proxy.poll_query().expect("a question");
+        self.proxy
+            .handle_answer(id, answer, &mut self.media, self.now);
+        (format!("{:?} {}", query.kind, query.name), self.drain())
     }
 
     pub(crate) fn receive_from(&mut self, hop: &Hop, bytes: &[u8]) -> Vec<Transmit> {

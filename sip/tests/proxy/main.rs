@@ -4,6 +4,7 @@
 mod authentication;
 mod branches;
 mod forks;
+mod next_hops;
 mod overload;
 #[path = "../common/phones.rs"]
 mod phones;

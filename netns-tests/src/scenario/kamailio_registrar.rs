@@ -1,0 +1,171 @@
+//! The service as the edge proxy of a stock Kamailio registrar in the core: two phones behind NATs
+//! register through it and call each other, with the flip of the demo. Everything that holds for a
+//! call through our own registrar must hold here.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::calls;
+use crate::call::{self, CallRecord, Middle, Plan};
+use crate::frame::Packet;
+use crate::phone::{Script, Transport};
+use crate::process::Process;
+use crate::service::Service;
+use crate::topology::two_edges::{CONCENTRATOR, REGISTRAR, TwoEdges};
+use crate::{command, wait};
+
+const SECONDS: u32 = 6;
+const KAMAILIO: &str = include_str!("../../scenarios/registrar.cfg");
+
+pub(super) fn run(folder: &Path) -> Result<String> {
+    ensure!(
+        command::found("kamailio"),
+        "kamailio is missing (Debian package kamailio); scripts/setup.sh installs it"
+    );
+    let net = TwoEdges::build()?;
+    net.core
+        .run(&format!("ip addr add {REGISTRAR}/32 dev down"))?;
+    let mut kamailio = start_kamailio(&net, folder)?;
+    let config = edge_config();
+    let mut service = Service::start_with(&net, folder, &config)?;
+    wait_until_up(&service, &net).with_context(|| kamailio.last_lines(15))?;
+    let plan = Plan {
+        transport: Transport::Udp,
+        script: Script::Plain,
+        seconds: SECONDS,
+        padding: 0,
+        middle: Middle::Flip,
+    };
+    let record = call::place(&net, &mut service, plan, folder, &|_| {})
+        .with_context(|| kamailio.last_lines(15))?;
+    kamailio.check_alive()?;
+    let bindings = judge_path(&record)?;
+    let figures = calls::judge(&record)?;
+    Ok(format!("{bindings} REGISTERs with our Path; {figures}"))
+}
+
+/// What the scenario adds to the usual configuration; configs/edge-of-kamailio.toml has the same.
+fn edge_config() -> String {
+    format!(
+        r#"
+[sip]
+unicast_address = "{CONCENTRATOR}"
+[[groups]]
+name = "kamailio"
+members = [{{ uri = "sip:{REGISTRAR}:5060;transport=udp" }}]
+source = ["{REGISTRAR}/32"]
+probe = "options"
+probe_interval_s = 1
+[[routes]]
+domain = "example.com"
+from = "anyone"
+to = "kamailio"
+"#
+    )
+}
+
+fn start_kamailio(net: &TwoEdges, folder: &Path) -> Result<Process> {
+    let folder = folder.join("kamailio");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("kamailio.cfg"), KAMAILIO)?;
+    let here = folder.to_string_lossy();
+    let listen = format!("udp:{REGISTRAR}:5060");
+    let arguments = [
+        "-f",
+        "kamailio.cfg",
+        "-DD",
+        "-E",
+        "-l",
+        &listen,
+        "-m",
+        "64",
+        "-M",
+        "8",
+        "-w",
+        &here,
+        "-Y",
+        &here,
+        "-P",
+        "kamailio.pid",
+    ];
+    Process::start(&net.core, "kamailio", "kamailio", &arguments, &folder)
+}
+
+/// Kamailio answers OPTIONS, and the concentrator says so.
+fn wait_until_up(service: &Service, net: &TwoEdges) -> Result<()> {
+    wait::until(
+        "Kamailio to answer OPTIONS",
+        Duration::from_secs(10),
+        || {
+            let status = service.concentrator.status(&net.concentrator)?;
+            let member = &status["groups"][0];
+            let answered = member["probes_answered"].as_u64().unwrap_or_default();
+            Ok((member["up"] == true && answered > 0).then_some(()))
+        },
+    )
+}
+
+/// REGISTERs reach the registrar with our Path and their own Contact; its requests come back to the
+/// unicast address by that Path.
+fn judge_path(record: &CallRecord) -> Result<usize> {
+    let messages = |method: &'static str, to_registrar: bool| {
+        let (source, destination) = if to_registrar {
+            (CONCENTRATOR, REGISTRAR)
+        } else {
+            (REGISTRAR, CONCENTRATOR)
+        };
+        record
+            .seen
+            .concentrator
+            .iter()
+            .filter(move |packet: &&Packet| {
+                let line = packet
+                    .transport()
+                    .and_then(|segment| segment.sip_start_line());
+                packet.source == source
+                    && packet.destination == destination
+                    && line.is_some_and(|line| line.starts_with(method))
+            })
+    };
+    let header = |packet: &Packet, name: &str| {
+        let segment = packet.transport();
+        segment
+            .and_then(|segment| segment.sip_header(name))
+            .unwrap_or_default()
+    };
+    let mut registers = 0;
+    for packet in messages("REGISTER", true) {
+        registers += 1;
+        let path = header(packet, "Path");
+        ensure!(
+            path.ends_with(&format!("@{CONCENTRATOR}:5060;lr>")),
+            "a REGISTER has the Path {path:?}"
+        );
+        let contact = header(packet, "Contact");
+        ensure!(
+            contact.contains("@192.168.1.10:"),
+            "a Contact became {contact:?}"
+        );
+    }
+    ensure!(
+        registers == 2,
+        "{registers} REGISTERs reached the registrar, not 2"
+    );
+    let invite = messages("INVITE", false).next();
+    let invite = invite.context("no INVITE came back from the registrar")?;
+    let route = header(invite, "Route");
+    ensure!(
+        route.contains(&format!("@{CONCENTRATOR}:5060;lr>")),
+        "the INVITE came back with Route {route:?}"
+    );
+    for method in ["ACK", "BYE"] {
+        ensure!(
+            messages(method, true).count() > 0 && messages(method, false).count() > 0,
+            "the {method} did not pass the registrar, which record-routes"
+        );
+    }
+    Ok(registers)
+}

@@ -21,6 +21,17 @@ const ANSWER: &str = include_str!("../scenarios/answer.xml");
 const OFFERS: &str = include_str!("../scenarios/offers.xml");
 const ANSWERS: &str = include_str!("../scenarios/answers.xml");
 
+/// What a caller does with the 200: SIPp keeps to the address that it was started with, so this
+/// takes the next one from the Record-Route, of which there is one value.
+const FOLLOW_ROUTE: &str = r#"<recv response="200" rrs="true"><action>
+<ereg regexp="@([0-9.]+):([0-9]+)" search_in="hdr" header="Record-Route:" assign_to="all,host,port"/>
+<setdest host="[$host]" port="[$port]" protocol="udp"/>
+<exec rtp_stream="audio.ul,1,0"/>
+</action></recv>
+<Reference variables="all"/>"#;
+const IGNORE_ROUTE: &str =
+    r#"<recv response="200" rrs="true"><action><exec rtp_stream="audio.ul,1,0"/></action></recv>"#;
+
 /// The end of a caller that does not hang up.
 const WAIT_FOR_BYE: &str = r#"<recv request="BYE"/>
 <send><![CDATA[
@@ -169,6 +180,7 @@ pub(crate) fn call_to(
     peer: &str,
     domain: &str,
     peer_hangs_up: bool,
+    follow_route: bool,
     folder: &Path,
 ) -> Result<Process> {
     let folder = prepare(namespace, folder, 1, 110.0)?;
@@ -176,8 +188,14 @@ pub(crate) fn call_to(
         Some((until_ack, _)) if peer_hangs_up => until_ack.to_owned() + WAIT_FOR_BYE,
         _ => CALLER.to_owned(),
     };
+    let follows = if follow_route {
+        FOLLOW_ROUTE
+    } else {
+        IGNORE_ROUTE
+    };
     let scenario = scenario
         .replace("@PADDING@", "")
+        .replace(IGNORE_ROUTE, follows)
         .replace("[peer]@example.com", &format!("{peer}@{domain}"));
     fs::write(folder.join("caller.xml"), scenario)?;
     let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];

@@ -55,15 +55,45 @@ fn a_good_file_becomes_checked_types() {
 }
 
 #[test]
-fn the_example_that_we_ship_is_in_order() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/concentrator.toml");
-    let file: File = admin::config::load(&path).unwrap();
-    let config = Config::check(&path, &file).unwrap();
-    assert!(config.relays().count() > 0);
+fn the_examples_that_we_ship_are_in_order() {
+    for (name, routes) in [("concentrator.toml", 0), ("edge-of-kamailio.toml", 1)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../configs")
+            .join(name);
+        let file: File = admin::config::load(&path).unwrap();
+        let config = Config::check(&path, &file).unwrap();
+        assert!(config.relays().count() > 0);
+        assert_eq!(config.routing.routes.len(), routes, "{name}");
+    }
 }
 
 /// Each row: what is replaced in the good file, by what, and what the message must name.
 const MISTAKES: &[(&str, &str, &[&str])] = &[
+    (
+        "[relay_control]",
+        "[[routes]]\nto = \"pstn\"\n[relay_control]",
+        &["routes[0].to", "pstn", "not a group"],
+    ),
+    (
+        "[relay_control]",
+        "[[routes]]\ndomain = \"carrier.example\"\nfrom = \"anyone\"\nto = \"dns\"\n[relay_control]",
+        &["routes[0].from", "open relay"],
+    ),
+    (
+        "[relay_control]",
+        "[[groups]]\nname = \"g\"\nmembers = [{ uri = \"10.0.9.20\" }]\n[relay_control]",
+        &["groups[0].members[0].uri", "10.0.9.20", "sip:"],
+    ),
+    (
+        "[relay_control]",
+        "[[groups]]\nname = \"g\"\nmembers = [{ uri = \"sip:a.example\" }]\ndialog_address = \"unicast\"\n[relay_control]",
+        &["groups[0].dialog_address", "sip.unicast_address"],
+    ),
+    (
+        "[relay_control]",
+        "[dns]\nservers = [\"ns.example.com\"]\n[relay_control]",
+        &["dns.servers[0]", "not an address"],
+    ),
     (
         "mark = 2",
         "mark = 1",

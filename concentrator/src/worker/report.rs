@@ -59,9 +59,19 @@ pub(super) fn publish_location(location: &Location, metrics: &Metrics, status: &
     status.set("location", location.status());
 }
 
-fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
-    let (sip, media, relays) = (proxy.counters(), calls.counters(), calls.relays.counters());
-    let authentication = sip.authentication;
+type Totals = Vec<(&'static str, u64)>;
+
+fn totals(proxy: &Proxy, calls: &Calls) -> Totals {
+    [
+        registrar_totals(proxy),
+        sip_totals(proxy),
+        authentication_totals(proxy),
+        media_totals(calls),
+    ]
+    .concat()
+}
+
+fn registrar_totals(proxy: &Proxy) -> Totals {
     let bindings = proxy.registrar().counts();
     vec![
         ("binding_added", bindings.added),
@@ -74,6 +84,12 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("ping_answered", bindings.pings_answered),
         ("ping_strange", bindings.pings_strange),
         ("register_refused", bindings.refused),
+    ]
+}
+
+fn sip_totals(proxy: &Proxy) -> Totals {
+    let sip = proxy.counters();
+    vec![
         ("unparsable_message", sip.unparsable),
         ("request_rejected", sip.rejected),
         ("malformed_response", sip.malformed_responses),
@@ -106,6 +122,12 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("path_flow_dead", sip.routing.dead_flows),
         ("call", sip.calls),
         ("call_answered", sip.answered),
+    ]
+}
+
+fn authentication_totals(proxy: &Proxy) -> Totals {
+    let authentication = proxy.counters().authentication;
+    vec![
         ("authentication_ok", authentication.ok),
         ("authentication_trusted", authentication.trusted),
         ("authentication_foreign", authentication.foreign),
@@ -118,6 +140,12 @@ fn totals(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, u64)> {
         ("refused_identity", authentication.refused_identity),
         ("refused_foreign_caller", authentication.refused_foreign),
         ("unanswered_stranger", authentication.unanswered),
+    ]
+}
+
+fn media_totals(calls: &Calls) -> Totals {
+    let (media, relays) = (calls.counters(), calls.relays.counters());
+    vec![
         ("media_relayed", media.relayed),
         ("media_direct", media.direct),
         ("media_unplaced", media.unplaced),

@@ -109,11 +109,15 @@ impl TunnelEnd {
         })
     }
 
-    /// Waits for packets; true when there may be more of them. Fails when the socket does; may be
-    /// dropped at any time without a loss.
-    pub async fn receive(&mut self) -> io::Result<bool> {
-        let received = self.gre.recv_batch(&mut self.batch).await?;
-        Ok(received == BATCH)
+    /// Waits for packets: how many were read. Fails when the socket does; may be dropped at any
+    /// time without a loss.
+    pub async fn receive(&mut self) -> io::Result<usize> {
+        self.gre.recv_batch(&mut self.batch).await
+    }
+
+    /// True when there may be more packets than the `received` ones.
+    pub const fn has_more(received: usize) -> bool {
+        received == BATCH
     }
 
     /// What happens to the packets received last: SIP datagrams go to `deliver`.

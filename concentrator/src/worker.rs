@@ -8,6 +8,7 @@
 //!    other transports, the earliest deadline, the next snapshot for `/status` and the gauges
 //! 3. feed what came, at most [`BATCH`] messages before the next flush
 
+mod gathering;
 mod pressure;
 mod report;
 
@@ -37,6 +38,7 @@ use crate::relays::server::RelayInput;
 use crate::reload::log_users;
 use crate::status::Status;
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
+use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
 
 /// Messages taken from the transports before the queues are flushed again.
@@ -98,6 +100,10 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
     let mut next_snapshot = now();
     loop {
         worker.flush();
+        if let Some(pause) = worker.pause.take() {
+            // Not an await: whatever arrives would wake us.
+            std::thread::sleep(pause);
+        }
         let deadline = worker.deadline().min(next_snapshot);
         tokio::select! {
             biased;
@@ -107,9 +113,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             Some(event) = transport_events.recv() => worker.handle_transport(event),
             Some(users) = users.recv() => worker.replace_users(users),
             received = tunnel.receive() => {
-                let more = received.context("the tunnel's end failed")?;
-                worker.proxy.set_overloaded(worker.pressure.observe(more, now()));
-                worker.handle_tunnel(&mut tunnel);
+                let received = received.context("the tunnel's end failed")?;
+                worker.handle_tunnel(received, &mut tunnel);
                 // A flood in the tunnel must not silence the other transports.
                 worker.handle_waiting(&mut incoming);
             }
@@ -138,6 +143,9 @@ struct Worker {
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
     pressure: Pressure,
+    gathering: Gathering,
+    /// Before the next read.
+    pause: Option<Duration>,
 }
 
 impl Worker {
@@ -167,6 +175,8 @@ impl Worker {
             links: HashMap::new(),
             location: None,
             pressure: Pressure::default(),
+            gathering: Gathering::default(),
+            pause: None,
         })
     }
 
@@ -241,8 +251,11 @@ impl Worker {
         tokio::task::spawn_blocking(move || drop(old));
     }
 
-    fn handle_tunnel(&mut self, tunnel: &mut TunnelEnd) {
+    fn handle_tunnel(&mut self, received: usize, tunnel: &mut TunnelEnd) {
         let now = now();
+        let more = TunnelEnd::has_more(received);
+        self.proxy.set_overloaded(self.pressure.observe(more, now));
+        self.pause = self.gathering.observe(received, more, now);
         tunnel.handle_packets(now, |incoming| self.handle_incoming(incoming, now));
     }
 

@@ -5,8 +5,8 @@
 //! socket goes to the worker at once ([`crate::shortcut`]). All else is written to the TUN device
 //! as it came, mark included, and from there it is the kernel's: it reassembles fragments,
 //! terminates TCP and shows the mark of each datagram to the SIP sockets on the service addresses.
-//! Whole datagrams keep their order, because one task does all of it; a fragmented one may be
-//! overtaken by its sender's next, as on any network.
+//! A sender's datagrams keep their order: one task does all of it, and those behind a fragmented
+//! one take its way.
 //!
 //! [`TunnelEnd::open`] changes the machine: the device, its reverse path filter, and the service
 //! addresses on `lo`, which are taken away again when it is dropped unless they were there before.
@@ -29,7 +29,7 @@ use crate::acceptance::{Acceptance, Accepted, Refusal};
 use crate::config::Config;
 use crate::flows::{FlowProtocol, FlowTable};
 use crate::metrics::{Metrics, edge, reason};
-use crate::shortcut;
+use crate::shortcut::{self, Detours};
 use crate::transport::{Incoming, udp};
 
 /// Packets read in one system call.
@@ -151,6 +151,7 @@ pub struct Decapsulator {
     metrics: Arc<Metrics>,
     inbox: udp::Inbox,
     sockets: Vec<SocketAddr>,
+    detours: Detours,
     packets: Vec<Counter>,
     refused: [Counter; Refusal::NAMES.len()],
 }
@@ -177,6 +178,7 @@ impl Decapsulator {
             inbox: udp::Inbox::new(&metrics),
             metrics,
             sockets,
+            detours: Detours::new(),
             packets,
             refused,
         }
@@ -201,7 +203,9 @@ impl Decapsulator {
         self.packets[accepted.edge].inc();
         // Before the kernel has it: a socket may read it the moment it is written.
         self.note(&accepted, now);
-        if let Some(datagram) = shortcut::datagram(accepted.inner, &self.sockets) {
+        if !self.detours.holds(accepted.source, now)
+            && let Some(datagram) = shortcut::datagram(accepted.inner, &self.sockets)
+        {
             let relay = accepted.path.relay();
             let shortcut::Datagram {
                 peer,
@@ -209,6 +213,9 @@ impl Decapsulator {
                 payload,
             } = datagram;
             return self.inbox.take(peer, local, relay, payload);
+        }
+        if shortcut::is_fragment(accepted.inner) {
+            self.detours.note(accepted.source, now);
         }
         if let Err(error) = write(accepted.inner) {
             tracing::debug!(source = %accepted.source, %error, "the kernel does not take a packet");

@@ -5,10 +5,15 @@
 //! extension headers, checksums that are right. Everything else (fragments to be reassembled, TCP,
 //! ICMP, other ports, and what the kernel should drop and count) takes the way through the device.
 //!
+//! The kernel's way takes longer, so a datagram behind a fragmented one of the same sender would
+//! overtake it: [`Detours`] sends those the same way.
+//!
 //! A packet filter on the TUN device does not see these datagrams. An edge's `allowed_sources` is
 //! asked before; tcpdump sees them inside GRE on the core interface.
 
-use std::net::SocketAddr;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use wire::checksum;
 use wire::ip::{self, protocol};
@@ -25,6 +30,56 @@ pub(crate) struct Datagram<'a> {
     pub(crate) local: SocketAddr,
     /// What it carries.
     pub(crate) payload: &'a [u8],
+}
+
+/// How long a sender's datagrams follow its fragments through the kernel: long enough for the
+/// worker to have read what went before.
+const DETOUR: Duration = Duration::from_millis(300);
+/// Senders of fragments that are remembered. One that is forgotten too early may see two of its
+/// datagrams change places.
+const SENDERS: usize = 256;
+
+/// Whose datagrams take the kernel's way because a fragment did lately.
+#[derive(Debug)]
+pub(crate) struct Detours {
+    hasher: RandomState,
+    senders: Box<[Option<(IpAddr, Instant)>; SENDERS]>,
+    latest: Option<Instant>,
+}
+
+impl Detours {
+    pub(crate) fn new() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            senders: Box::new([None; SENDERS]),
+            latest: None,
+        }
+    }
+
+    /// A fragment of this sender goes to the kernel.
+    pub(crate) fn note(&mut self, sender: IpAddr, now: Instant) {
+        self.senders[self.place(sender)] = Some((sender, now));
+        self.latest = Some(now);
+    }
+
+    /// True where this sender's datagrams must go there too.
+    pub(crate) fn holds(&self, sender: IpAddr, now: Instant) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) < DETOUR;
+        // Most of the time nobody sends fragments.
+        self.latest.is_some_and(recent)
+            && self.senders[self.place(sender)]
+                .is_some_and(|(known, at)| known == sender && recent(at))
+    }
+
+    fn place(&self, sender: IpAddr) -> usize {
+        self.hasher.hash_one(sender) as usize % SENDERS
+    }
+}
+
+/// True for a part of a UDP datagram.
+pub(crate) fn is_fragment(inner: &[u8]) -> bool {
+    ip::Packet::parse(inner)
+        .is_ok_and(|packet| packet.protocol() == protocol::UDP && packet.fragment().is_some())
 }
 
 /// The datagram in an accepted packet, if it may take the short way to one of `sockets`.
@@ -147,6 +202,30 @@ mod tests {
         inner[2..4].copy_from_slice(&length.to_be_bytes());
         repair_header(&mut inner);
         assert!(!takes(&inner));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn a_senders_datagrams_follow_its_fragments_for_a_while() {
+        let mut detours = Detours::new();
+        let (sender, other) = (
+            IpAddr::from([203, 0, 113, 7]),
+            IpAddr::from([203, 0, 113, 8]),
+        );
+        let start = Instant::now();
+        assert!(!detours.holds(sender, start));
+        detours.note(sender, start);
+        assert!(detours.holds(sender, start + DETOUR / 2));
+        assert!(!detours.holds(other, start + DETOUR / 2));
+        assert!(!detours.holds(sender, start + DETOUR));
+    }
+
+    #[test]
+    fn parts_of_a_datagram_are_told_from_whole_ones() {
+        let mut inner = packet(PHONE, SERVICE);
+        assert!(!is_fragment(&inner));
+        inner[6] = 0x20;
+        assert!(is_fragment(&inner));
     }
 
     fn repair_header(inner: &mut [u8]) {

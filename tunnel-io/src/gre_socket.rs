@@ -25,8 +25,8 @@ use crate::watched::Watched;
 const PROTOCOL_GRE: i32 = 47;
 /// A GRE header with key and nothing else (RFC 2890).
 pub const HEADER_LEN: usize = 8;
-/// Holds a burst of about 30 ms at 1 Gbit/s.
-const BUFFER_SIZE: usize = 4 << 20;
+/// Holds a burst of about 100 ms at 1 Gbit/s.
+const BUFFER_SIZE: usize = 16 << 20;
 /// The longest outer header that an IPv4 raw socket delivers before the payload.
 pub const MAX_OUTER_HEADER: usize = 60;
 

@@ -1,4 +1,5 @@
-//! The file: a redb database with one table, from [`record::key`] to [`record::encode`].
+//! The file: a redb database with one table, from [`sip::registrar::record::key`] to
+//! [`sip::registrar::record::encode`].
 //!
 //! A transaction is on the disk as a whole or not at all, whenever the power fails. The file holds
 //! who has registered from where, so only its owner may read it.

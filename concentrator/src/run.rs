@@ -48,7 +48,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     register_device_drops(&config, &mut registry);
     let flows = Arc::new(FlowTable::new(FLOWS));
-    let status = Status::default();
+    let (status, status_asked) = Status::new();
     let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
 
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
@@ -84,6 +84,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         users,
         metrics,
         status,
+        status_asked,
         location,
         shutdown: watched(shutdown),
     };
@@ -120,6 +121,7 @@ async fn serve_pages(
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
     let page = move || {
+        let status = status.clone();
         status.set("name", json!(config_of_page.name));
         status.set("edges", edges(&config_of_page, &metrics));
         let counts = flows.counts();
@@ -127,7 +129,7 @@ async fn serve_pages(
             "flows",
             json!({ "known": counts.flows, "drifts": counts.drifts, "evicted": counts.evicted }),
         );
-        status.page()
+        async move { status.page().await }
     };
     let health = || Health::Healthy;
     Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)

@@ -5,7 +5,7 @@
 //!
 //! 1. flush: messages to phones, questions to the DNS, commands to relays, what relays reported
 //! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), the DNS, the tunnel, the
-//!    other transports, the earliest deadline, the next snapshot for `/status` and the gauges
+//!    other transports, the earliest deadline, somebody who asks for `/status`, the next snapshot for the gauges
 //! 3. feed what came, at most [`BATCH`] messages before the next flush
 
 mod gathering;
@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::relays::pool::{Command, LinkId, RelayEvent, RelayPool, Settings};
 use crate::relays::server::RelayInput;
 use crate::reload::log_users;
-use crate::status::Status;
+use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
@@ -48,7 +48,7 @@ const BATCH: usize = 64;
 /// is room for some 6,000 calls a second; one costs one to two kilobytes.
 const MAX_TRANSACTIONS: usize = 400_000;
 
-/// How often `/status` and the gauges are brought up to date.
+/// How often the gauges are brought up to date.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the worker is given.
@@ -72,6 +72,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What `/status` shows.
     pub status: Status,
+    /// Who waits for it.
+    pub status_asked: mpsc::Receiver<Asked>,
     /// Where bindings are kept over a restart.
     pub location: Option<location::Opened>,
     /// Turns true when the program is to end.
@@ -90,6 +92,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         mut users,
         metrics,
         status,
+        mut status_asked,
         location,
         mut shutdown,
     } = parts;
@@ -112,6 +115,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
             Some(event) = transport_events.recv() => worker.handle_transport(event),
             Some(users) = users.recv() => worker.replace_users(users),
+            Some(asked) = status_asked.recv() => worker.show(&status, asked),
             received = tunnel.receive() => {
                 let received = received.context("the tunnel's end failed")?;
                 worker.handle_tunnel(received, &mut tunnel);
@@ -130,7 +134,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         if now >= next_snapshot {
             next_snapshot = now + SNAPSHOT_INTERVAL;
             tunnel.publish();
-            worker.publish(&metrics, &status);
+            worker.publish(&metrics);
         }
     }
 }
@@ -196,11 +200,20 @@ impl Worker {
         Ok(())
     }
 
-    fn publish(&self, metrics: &Metrics, status: &Status) {
-        report::publish(&self.proxy, &self.calls, metrics, status, now());
+    fn publish(&self, metrics: &Metrics) {
+        report::publish(&self.proxy, &self.calls, metrics);
         if let Some(location) = &self.location {
-            report::publish_location(location, metrics, status);
+            report::publish_location(location, metrics);
         }
+    }
+
+    fn show(&self, status: &Status, asked: Asked) {
+        report::show(&self.proxy, &self.calls, status, now());
+        if let Some(location) = &self.location {
+            status.set("location", location.status());
+        }
+        // Whoever asked may have gone.
+        let _ = asked.send(());
     }
 
     /// Carries away what the cores have produced.

@@ -39,6 +39,26 @@ const BENCHES: &[Bench] = &[
         run: signalling::run,
     },
     Bench {
+        name: "signalling/calls",
+        about: "its parts apart: CPU per proxied call",
+        run: signalling::run_calls,
+    },
+    Bench {
+        name: "signalling/register",
+        about: "CPU per authenticated REGISTER",
+        run: signalling::run_registrations,
+    },
+    Bench {
+        name: "signalling/memory",
+        about: "our memory per call in progress",
+        run: signalling::run_memory,
+    },
+    Bench {
+        name: "signalling/highest-rate",
+        about: "the highest rate without a failed call in a minute",
+        run: signalling::run_highest_rate,
+    },
+    Bench {
         name: "sip-core",
         about: "time of the SIP core alone per proxied call; no peer",
         run: sip_core::run,
@@ -100,7 +120,7 @@ impl Conditions {
 pub(crate) fn list() -> String {
     BENCHES
         .iter()
-        .map(|bench| format!("{:<14}{}\n", bench.name, bench.about))
+        .map(|bench| format!("{:<25}{}\n", bench.name, bench.about))
         .collect()
 }
 

@@ -41,7 +41,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             let pages = pages.clone();
             move || {
                 let status = pages.with(|relay| relay.status(now()));
-                serde_json::to_value(status).unwrap_or_default()
+                std::future::ready(serde_json::to_value(status).unwrap_or_default())
             }
         },
         move || health(&pages),

@@ -185,7 +185,8 @@ pub struct Proxy {
     /// Where there is none everybody may do everything.
     authentication: Option<authenticate::State>,
     transactions: Transactions,
-    contexts: HashMap<ServerId, Context>,
+    /// Boxed, so that a hundred thousand of them are not moved when the table grows.
+    contexts: HashMap<ServerId, Box<Context>>,
     by_client: HashMap<ClientId, (ServerId, usize)>,
     timer_c: BTreeSet<(Instant, ClientId)>,
     timer_c_of: HashMap<ClientId, Instant>,

@@ -15,14 +15,8 @@ use crate::status::Status;
 /// Calls and bindings listed in `/status`; the counts are always complete.
 const LISTED: usize = 1000;
 
-/// Brings the counters and the page up to date.
-pub(super) fn publish(
-    proxy: &Proxy,
-    calls: &Calls,
-    metrics: &Metrics,
-    status: &Status,
-    now: Instant,
-) {
+/// Brings the counters up to date.
+pub(super) fn publish(proxy: &Proxy, calls: &Calls, metrics: &Metrics) {
     for (name, total) in totals(proxy, calls) {
         let counter = metrics.events.get_or_create(&event(name));
         counter.inc_by(total.saturating_sub(counter.get()));
@@ -30,6 +24,10 @@ pub(super) fn publish(
     for (name, level) in levels(proxy, calls) {
         metrics.state.get_or_create(&kind(name)).set(level);
     }
+}
+
+/// Brings the page up to date.
+pub(super) fn show(proxy: &Proxy, calls: &Calls, status: &Status, now: Instant) {
     status.set("calls", list_calls(calls, now));
     status.set("bindings", list_bindings(proxy, now));
     status.set("relays", list_relays(calls));
@@ -38,7 +36,7 @@ pub(super) fn publish(
 }
 
 /// The same for the file that bindings are kept in.
-pub(super) fn publish_location(location: &Location, metrics: &Metrics, status: &Status) {
+pub(super) fn publish_location(location: &Location, metrics: &Metrics) {
     let counters = location.counters();
     for (name, total) in [
         ("location_written", &counters.written),
@@ -56,7 +54,6 @@ pub(super) fn publish_location(location: &Location, metrics: &Metrics, status: &
     let waiting = i64::try_from(location.waiting()).unwrap_or(i64::MAX);
     let gauge = metrics.state.get_or_create(&kind("location_waiting"));
     gauge.set(waiting);
-    status.set("location", location.status());
 }
 
 type Totals = Vec<(&'static str, u64)>;

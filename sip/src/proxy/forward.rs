@@ -98,7 +98,7 @@ impl Proxy {
             }),
             dialog,
         };
-        self.contexts.insert(id, context);
+        self.contexts.insert(id, Box::new(context));
         if !self.next_group(id, media, now)
             && let Some(context) = self.contexts.remove(&id)
         {

@@ -139,7 +139,8 @@ impl Link {
             ToAgent::HeartbeatAck { .. } => Ok(None),
             ToAgent::Bind { request, .. }
             | ToAgent::Update { request, .. }
-            | ToAgent::Release { request, .. } => {
+            | ToAgent::Release { request, .. }
+            | ToAgent::Stock { request, .. } => {
                 if let Some(answer) = self.answers.find(request, &message) {
                     self.outgoing.push_back(answer);
                     return Ok(None);
@@ -239,7 +240,7 @@ impl Link {
         else {
             return Err(Fault::OutOfOrder);
         };
-        if version != VERSION {
+        if version == 0 || version > VERSION {
             return Err(Fault::WrongVersion);
         }
         if name != self.name {

@@ -12,6 +12,10 @@
 //! Datagrams that have no SSRC (T.38, DTLS) latch in the same way and never take over without a new
 //! gate: a NAT that rebinds in the middle of a fax loses it.
 //!
+//! Where the other side is another relay ([`GateMode::Relay`]) there is no NAT and nothing to learn:
+//! signalling names its address and port, packets go there from the start, and nothing else is
+//! listened to. Without that each of two relays would wait for the other's first packet.
+//!
 //! One [`Latch`] serves one port; [`crate::session::Session`] has four.
 
 use std::net::{IpAddr, SocketAddr};
@@ -118,11 +122,15 @@ impl Latch {
         }
     }
 
-    /// Signalling has set a new gate: who does not pass it any more is forgotten.
-    pub fn handle_gate(&mut self, gate: &Gate) {
+    /// Signalling has set a new gate: who does not pass it any more is forgotten, and another relay
+    /// is known from now on.
+    pub fn handle_gate(&mut self, gate: &Gate, now: Instant) {
         self.relearn = self.peer.is_some();
         if self.peer.is_some_and(|peer| !passes(gate, peer.address)) {
             self.forget();
+        }
+        if let (None, Some(relay)) = (self.peer, other_relay(gate)) {
+            self.learn(relay, None, now);
         }
     }
 
@@ -152,12 +160,23 @@ pub fn passes(gate: &Gate, from: SocketAddr) -> bool {
     }
     match gate.mode {
         GateMode::Exact => gate.expected.contains(&from.ip()),
+        GateMode::Relay => other_relay(gate) == Some(from),
         GateMode::Subnet => gate
             .expected
             .iter()
             .any(|&expected| same_subnet(expected, from.ip())),
         GateMode::Any => true,
     }
+}
+
+/// The port of another relay that a gate names; it is never a multicast or broadcast address.
+pub fn other_relay(gate: &Gate) -> Option<SocketAddr> {
+    let (GateMode::Relay, [address], Some(port)) = (gate.mode, &gate.expected[..], gate.port) else {
+        return None;
+    };
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    let nobody = port == 0 || address.is_unspecified() || address.is_multicast() || broadcast;
+    (!nobody).then_some(SocketAddr::new(*address, port))
 }
 
 /// The same /24, or the same /64.
@@ -251,7 +270,7 @@ mod tests {
         let later = now + RELATCH_SILENCE;
         assert_eq!(latch.admit(&gate, other, None, later), Err(Refusal::Ssrc));
         assert_eq!(latch.admit(&gate, other, SSRC, later), Err(Refusal::Ssrc));
-        latch.handle_gate(&gate);
+        latch.handle_gate(&gate, now);
         assert_eq!(latch.admit(&gate, other, None, later), Ok(Admission::Moved));
     }
 
@@ -325,7 +344,7 @@ mod tests {
     fn a_new_gate_forgets_a_source_that_does_not_pass_it() {
         let now = clock::start();
         let mut latch = latched(&gate("192.0.2.10", GateMode::Exact), now);
-        latch.handle_gate(&gate("198.51.100.7", GateMode::Exact));
+        latch.handle_gate(&gate("198.51.100.7", GateMode::Exact), now);
         assert_eq!(latch.peer(), None);
     }
 
@@ -334,7 +353,7 @@ mod tests {
         let now = clock::start();
         let gate = gate("192.0.2.10", GateMode::Exact);
         let mut latch = latched(&gate, now);
-        latch.handle_gate(&gate);
+        latch.handle_gate(&gate, now);
         let restarted = at("192.0.2.10:6000");
         assert_eq!(
             latch.admit(&gate, restarted, 5, now),
@@ -369,6 +388,43 @@ mod tests {
             latch.admit_companion(&gate, stranger, now),
             Err(Refusal::Gate)
         );
+    }
+
+    #[test]
+    fn another_relay_is_known_before_it_sends_and_nobody_takes_its_place() {
+        let now = clock::start();
+        let gate = Gate {
+            port: Some(4000),
+            ..gate("192.0.2.10", GateMode::Relay)
+        };
+        let mut latch = Latch::default();
+        latch.handle_gate(&gate, now);
+        assert_eq!(latch.peer(), Some(at(PHONE)));
+        let much_later = now + RELATCH_SILENCE * 60;
+        for stranger in ["192.0.2.10:4002", "203.0.113.5:4000"] {
+            let judged = latch.admit(&gate, at(stranger), SSRC, much_later);
+            assert_eq!(judged, Err(Refusal::Gate), "{stranger}");
+        }
+        for ssrc in [SSRC, 77] {
+            let judged = latch.admit(&gate, at(PHONE), ssrc, much_later);
+            assert_eq!(judged, Ok(Admission::Known));
+        }
+    }
+
+    #[test]
+    fn a_gate_that_names_no_relay_that_could_be_written_to_names_none() {
+        let named = |address: &str, port| {
+            other_relay(&Gate {
+                port,
+                ..gate(address, GateMode::Relay)
+            })
+        };
+        assert_eq!(named("192.0.2.10", Some(4000)), Some(at(PHONE)));
+        assert_eq!(named("192.0.2.10", None), None);
+        assert_eq!(named("192.0.2.10", Some(0)), None);
+        for nobody in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            assert_eq!(named(nobody, Some(4000)), None, "{nobody}");
+        }
     }
 
     fn latched(gate: &Gate, now: Instant) -> Latch {

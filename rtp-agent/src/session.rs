@@ -3,7 +3,7 @@
 //! A session has two sides, A towards the caller and B towards the callee, and each side has two
 //! ports, RTP and RTCP. What comes in on a port of one side goes out of the same port of the other
 //! side, to the source that is latched there; so nothing is ever sent to an address that has not
-//! sent first. Its life:
+//! sent first, unless it is another relay's that signalling names. Its life:
 //!
 //! * *lease*: the ports are open, no call uses them. What arrives is held.
 //! * *bound*: signalling has set the gates. Sources latch ([`crate::latch`]), packets pass.
@@ -243,8 +243,8 @@ impl Session {
     pub fn handle_bind(&mut self, a: Gate, b: Gate, now: Instant, context: &mut Context<'_>) {
         let was_lease = matches!(self.state, State::Lease { .. });
         self.state = State::Bound { since: now };
-        self.a.set_gate(a);
-        self.b.set_gate(b);
+        self.a.set_gate(a, now);
+        self.b.set_gate(b, now);
         if was_lease {
             self.replay(now, context);
         }
@@ -252,7 +252,7 @@ impl Session {
 
     /// Signalling expects somebody else on this side, or the same party in a new dialogue state.
     pub fn handle_update(&mut self, side: Side, gate: Gate, now: Instant) {
-        self.party_mut(side).set_gate(gate);
+        self.party_mut(side).set_gate(gate, now);
         if let State::Bound { since } = &mut self.state {
             *since = now;
         }
@@ -463,7 +463,7 @@ impl Session {
 }
 
 impl Party {
-    fn set_gate(&mut self, gate: Gate) {
+    fn set_gate(&mut self, gate: Gate, now: Instant) {
         let gates = Gates {
             // RFC 3550 section 11: RTCP comes from the next higher port.
             rtcp: Gate {
@@ -472,8 +472,8 @@ impl Party {
             },
             rtp: gate,
         };
-        self.rtp.handle_gate(&gates.rtp);
-        self.rtcp.handle_gate(&gates.rtcp);
+        self.rtp.handle_gate(&gates.rtp, now);
+        self.rtcp.handle_gate(&gates.rtcp, now);
         self.gates = Some(gates);
     }
 

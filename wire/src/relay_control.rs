@@ -26,8 +26,9 @@ pub use frame::{
 };
 pub use statistics::{Counted, Rejected, SessionStatistics, SideStatistics};
 
-/// The version of the protocol that this file speaks.
-pub const VERSION: u16 = 1;
+/// The version of the protocol that this file speaks. 2 has brought [`ToAgent::Stock`] and
+/// [`GateMode::Relay`]; either end still speaks 1.
+pub const VERSION: u16 = 2;
 
 /// One side of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
@@ -103,6 +104,10 @@ pub enum GateMode {
     /// Any address.
     #[n(2)]
     Any,
+    /// The side of another relay, which `expected` and `port` name: packets go there from the start,
+    /// and nothing else is listened to. Since version 2.
+    #[n(3)]
+    Relay,
 }
 
 /// What a side's RTP port lets through, besides the source's being right.
@@ -335,6 +340,16 @@ pub enum ToAgent {
         /// The number of the heartbeat answered.
         #[n(0)]
         seq: u64,
+    },
+    /// From now on so many unbound leases, in place of what the Welcome said. Since version 2.
+    #[n(7)]
+    Stock {
+        /// Returned in the answer.
+        #[n(0)]
+        request: u64,
+        /// How many unbound leases the concentrator wants to hold.
+        #[n(1)]
+        stock: u32,
     },
 }
 

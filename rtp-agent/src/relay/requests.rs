@@ -1,15 +1,17 @@
-//! What a concentrator asks of a session: bind, update, release, query.
+//! What a concentrator asks of a session: bind, update, release, query; and how many leases it wants.
 //!
 //! [`carry_out`](Relay::carry_out) gets each request once, since [`crate::control::Link`] has answered
 //! repetitions. A session obeys only the concentrator it was leased to; a request that cannot be carried
 //! out changes nothing and is answered by its error code.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
-use wire::relay_control::{ErrorCode, FromAgent, Gate, Side, ToAgent};
+use wire::relay_control::{ErrorCode, FromAgent, Gate, GateMode, Side, ToAgent};
 
 use super::{ConcentratorId, Entry, Relay, SessionId};
+use crate::latch::other_relay;
 use crate::session::Context;
 
 /// Addresses in one gate.
@@ -40,6 +42,9 @@ impl Relay {
             ToAgent::Release { request, session } => {
                 (request, self.release(concentrator, SessionId(session), now))
             }
+            ToAgent::Stock { request, stock } => {
+                (request, self.set_stock(concentrator, stock, now))
+            }
             ToAgent::Query { request, session } => {
                 return self.query(concentrator, request, SessionId(session), now);
             }
@@ -60,6 +65,19 @@ impl Relay {
             .answer(request, asked, answer);
     }
 
+    /// A gate of bounded length that, where it is for another relay, names one that may be written
+    /// to: not this host itself, unless all of it is a test on loopback.
+    fn is_usable(&self, gate: &Gate) -> bool {
+        if gate.mode != GateMode::Relay {
+            return gate.expected.len() <= MAX_EXPECTED;
+        }
+        let own = &self.config.addresses;
+        other_relay(gate).is_some_and(|relay| {
+            let on_loopback = own.iter().all(IpAddr::is_loopback);
+            on_loopback || !(own.contains(&relay.ip()) || relay.ip().is_loopback())
+        })
+    }
+
     fn bind(
         &mut self,
         concentrator: ConcentratorId,
@@ -68,7 +86,7 @@ impl Relay {
         call: String,
         now: Instant,
     ) -> Result<(), ErrorCode> {
-        if a.expected.len() > MAX_EXPECTED || b.expected.len() > MAX_EXPECTED {
+        if !(self.is_usable(&a) && self.is_usable(&b)) {
             return Err(ErrorCode::BadRequest);
         }
         let entry = owned(&mut self.sessions, concentrator, session)?;
@@ -97,7 +115,7 @@ impl Relay {
         gate: Gate,
         now: Instant,
     ) -> Result<(), ErrorCode> {
-        if gate.expected.len() > MAX_EXPECTED {
+        if !self.is_usable(&gate) {
             return Err(ErrorCode::BadRequest);
         }
         let entry = owned(&mut self.sessions, concentrator, session)?;

@@ -1,8 +1,9 @@
 //! The stock of leases: sessions whose ports are open before a call needs them.
 //!
-//! A welcome says how many a concentrator wants; [`Relay::refill`] opens as many as are missing, and
-//! each is offered once its ports are open. A lease leaves the stock by a bind, by a release, by its
-//! expiry or because its ports cannot be opened: each calls [`Relay::count_used`].
+//! A welcome says how many a concentrator wants, and a later request that it wants more or fewer;
+//! [`Relay::refill`] opens as many as are missing, and each is offered once its ports are open. A
+//! lease leaves the stock by a bind, by a release, by its expiry or because its ports cannot be
+//! opened: each calls [`Relay::count_used`].
 //!
 //! An agent with an address of each family joins parties of different families: a lease has one of
 //! four combinations of addresses, side A's and side B's. Half of the stock and more has the first
@@ -11,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use wire::relay_control::{FromAgent, Lease, SideAddr};
+use wire::relay_control::{ErrorCode, FromAgent, Lease, SideAddr};
 
 use super::{Command, ConcentratorId, Entry, Relay, SessionId};
 use crate::ports::{PortPair, PortPool};
@@ -82,6 +83,27 @@ impl Relay {
             stocked.link.notify(FromAgent::Draining);
         }
         self.refill(concentrator, now);
+    }
+
+    /// A concentrator wants another number of leases than before. Fewer are used up or given back
+    /// by the concentrator, not taken from it: it may have given one to a call by now.
+    pub(super) fn set_stock(
+        &mut self,
+        concentrator: ConcentratorId,
+        wanted: u32,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        if self.draining {
+            return Err(ErrorCode::Draining);
+        }
+        self.links[concentrator.0].wanted = wanted.min(self.config.max_stock);
+        let before = self.troubles.no_ports;
+        self.refill(concentrator, now);
+        if self.troubles.no_ports == before {
+            Ok(())
+        } else {
+            Err(ErrorCode::NoPorts)
+        }
     }
 
     /// Prepares leases until the concentrator has as many as it wants.

@@ -268,6 +268,114 @@ fn a_packet_for_a_session_that_is_gone_is_counted() {
     assert_eq!(rig.relay.troubles().no_session, 1);
 }
 
+#[test]
+fn the_stock_grows_when_it_is_asked_for_and_shrinks_as_leases_are_used_or_given_back() {
+    let mut rig = Rig::new();
+    let leases = rig.connect(C1, 2);
+    let said = rig.control(C1, stock(1, 5));
+    assert_eq!(said.last(), Some(&FromAgent::Done { request: 1 }));
+    assert_eq!(rig.relay.gauges().leases, 5);
+
+    assert_eq!(
+        rig.control(C1, stock(2, 3)),
+        [FromAgent::Done { request: 2 }]
+    );
+    assert_eq!(rig.relay.gauges().leases, 5, "what is lent stays lent");
+    let release = |request, session| ToAgent::Release { request, session };
+    rig.control(C1, release(3, leases[0].session));
+    rig.control(C1, release(4, leases[1].session));
+    rig.advance(1);
+    assert_eq!(rig.relay.gauges().leases, 3, "and is not replaced");
+}
+
+#[test]
+fn a_stock_that_ports_do_not_suffice_for_is_refused_and_bounded_by_our_own_limit() {
+    let mut rig = Rig::with_ports(30_000, 30_015);
+    assert_eq!(rig.connect(C1, 2).len(), 2);
+    let said = rig.control(C1, stock(1, 100));
+    assert!(said.contains(&failed(1, ErrorCode::NoPorts)), "{said:?}");
+    assert_eq!(rig.relay.gauges().leases, 4);
+
+    let mut rig = Rig::with_ports(30_000, 39_999);
+    rig.connect(C1, 2);
+    rig.control(C1, stock(1, u32::MAX));
+    assert_eq!(rig.relay.gauges().leases, 256);
+    rig.relay.handle_drain();
+    let said = rig.control(C1, stock(2, 300));
+    assert!(said.contains(&failed(2, ErrorCode::Draining)), "{said:?}");
+}
+
+#[test]
+fn a_concentrator_that_never_binds_its_leases_gets_no_more_of_them() {
+    let mut rig = Rig::new();
+    rig.connect(C1, 8);
+    for seq in 0..100 {
+        let said = rig.control(C1, ToAgent::Heartbeat { seq });
+        assert!(
+            !said
+                .iter()
+                .any(|said| matches!(said, FromAgent::Leases { .. }))
+        );
+        rig.advance(50_000);
+    }
+    assert_eq!(rig.relay.gauges().leases, 8);
+    // It goes, and they expire; its ports are free again.
+    rig.relay.handle_disconnected(C1, rig.now);
+    rig.advance(30_000);
+    assert_eq!(rig.relay.gauges().leases, 0);
+}
+
+#[test]
+fn two_relays_in_a_chain_pass_the_first_packet_on_without_having_heard_of_each_other() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    let other = "192.0.2.200:41000";
+    rig.control(C1, chained(1, lease.session, other));
+    let (sent, _) = rig.packet(lease.session, Side::A, CALLER, 1);
+    assert_eq!(sent, Some((port(lease.session, Side::B), at(other))));
+    let (refused, _) = rig.packet(lease.session, Side::B, "192.0.2.200:41002", 1);
+    assert_eq!(refused, None);
+    let (back, _) = rig.packet(lease.session, Side::B, other, 1);
+    assert_eq!(back, Some((port(lease.session, Side::A), at(CALLER))));
+}
+
+#[test]
+fn what_came_before_the_bind_goes_on_to_the_other_relay() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.packet(lease.session, Side::A, CALLER, 1);
+    let other = "192.0.2.200:41000";
+    rig.control(C1, chained(1, lease.session, other));
+    assert_eq!(
+        rig.transmitted,
+        [(port(lease.session, Side::B), at(other))]
+    );
+}
+
+#[test]
+fn a_chain_to_ourselves_or_to_no_host_is_refused() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    for (request, other) in [
+        "192.0.2.1:30000",
+        "127.0.0.1:22",
+        "224.0.0.1:5004",
+        "255.255.255.255:5004",
+        "192.0.2.200:0",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = request as u64;
+        assert_eq!(
+            rig.control(C1, chained(request, lease.session, other)),
+            [failed(request, ErrorCode::BadRequest)],
+            "{other}"
+        );
+    }
+    assert_eq!(rig.relay.gauges().sessions, 0);
+}
+
 /// The relay with a shell that opens ports at once.
 struct Rig {
     relay: Relay,
@@ -407,6 +515,24 @@ fn bind(request: u64, session: u64) -> ToAgent {
         b: gate(CALLEE),
         call: "call".to_owned(),
     }
+}
+
+/// A bind whose side B faces another relay.
+fn chained(request: u64, session: u64, other: &str) -> ToAgent {
+    let (mut bind, other) = (bind(request, session), at(other));
+    if let ToAgent::Bind { b, .. } = &mut bind {
+        *b = Gate {
+            expected: vec![other.ip()],
+            port: Some(other.port()),
+            mode: GateMode::Relay,
+            ..Gate::default()
+        };
+    }
+    bind
+}
+
+const fn stock(request: u64, stock: u32) -> ToAgent {
+    ToAgent::Stock { request, stock }
 }
 
 fn port(session: u64, side: Side) -> RelayPort {

@@ -56,7 +56,7 @@ impl Message for FromAgent {
 }
 
 impl Message for ToAgent {
-    const LAST: u32 = 6;
+    const LAST: u32 = 7;
 }
 
 /// The frame of this message, header included.

@@ -22,7 +22,7 @@ prop_compose! {
     fn gate()(
         expected in prop::collection::vec(ip(), 0..4),
         port in any::<Option<u16>>(),
-        mode in prop_oneof![Just(GateMode::Exact), Just(GateMode::Subnet), Just(GateMode::Any)],
+        mode in prop_oneof![Just(GateMode::Exact), Just(GateMode::Subnet), Just(GateMode::Any), Just(GateMode::Relay)],
         payload in prop_oneof![
             Just(Payload::Rtp), Just(Payload::RtpAndDtls), Just(Payload::Datagrams),
         ],
@@ -145,6 +145,7 @@ fn to_agent() -> impl Strategy<Value = ToAgent> {
         ids.prop_map(|(request, session)| ToAgent::Query { request, session }),
         any::<u64>().prop_map(|seq| ToAgent::Heartbeat { seq }),
         any::<u64>().prop_map(|seq| ToAgent::HeartbeatAck { seq }),
+        (any::<u64>(), any::<u32>()).prop_map(|(request, stock)| ToAgent::Stock { request, stock }),
     ]
 }
 
@@ -277,7 +278,10 @@ fn a_gate_of_an_older_concentrator_lets_rtp_through() {
 fn the_last_message_numbers_are_those_of_the_traits() {
     assert_eq!(payload(&FromAgent::Draining)[1], FromAgent::LAST as u8);
     assert_eq!(
-        payload(&ToAgent::HeartbeatAck { seq: 0 })[1],
+        payload(&ToAgent::Stock {
+            request: 0,
+            stock: 0
+        })[1],
         ToAgent::LAST as u8
     );
 }

@@ -61,6 +61,8 @@ pub struct DialogCookie {
     pub caller_tag: u32,
     /// The media session and the relay that has it; `None` where media go direct.
     pub session: Option<(u64, RelayId)>,
+    /// The second session and its relay, where media pass two relays.
+    pub far: Option<(u64, RelayId)>,
     /// Seconds since 1970 when the dialog began.
     pub started: u32,
     /// What names the caller's and the callee's user agent at the registrar, 48 bits; 0 for one

@@ -48,6 +48,7 @@ pub mod routing;
 mod stateless;
 mod uas;
 mod validate;
+mod waiting;
 
 pub use counters::Counters;
 
@@ -71,6 +72,7 @@ use media::{Media, Party, SessionRef};
 pub use next_hop::QueryId;
 use next_hop::{NextHopRules, Onward, Resolving};
 use probes::Probes;
+use waiting::WaitingForMedia;
 
 /// What the proxy must know of its surroundings.
 #[derive(Debug, Clone)]
@@ -197,6 +199,7 @@ pub struct Proxy {
     overloaded: bool,
     groups: Groups,
     resolving: Resolving,
+    waiting_for_media: WaitingForMedia,
     probes: Probes,
 }
 
@@ -209,6 +212,7 @@ impl Proxy {
             transactions: Transactions::new(config.limits, config.timers),
             groups: Groups::new(config.routing.groups.clone(), config.epoch.0),
             resolving: Resolving::default(),
+            waiting_for_media: WaitingForMedia::default(),
             probes: Probes::default(),
             config,
             contexts: HashMap::new(),
@@ -257,6 +261,7 @@ impl Proxy {
         self.transactions.handle_timeout(now);
         self.fire_timer_c(media, now);
         self.fire_dns_deadlines(media, now);
+        self.fire_media_deadlines(media, now);
         self.fire_probes(now);
         self.drain(media, now);
     }
@@ -307,6 +312,7 @@ impl Proxy {
             self.registrar.poll_timeout(),
             timer_c,
             self.resolving.poll_timeout(),
+            self.waiting_for_media.poll_timeout(),
             self.groups.poll_timeout().map(|at| (at, "probe")),
         ]
         .into_iter()
@@ -457,6 +463,7 @@ impl Proxy {
                     dialog,
                     fail_on: None,
                     said_trying: false,
+                    waited: false,
                 };
                 self.start(id, outbound, media, now);
             }

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! version  1 byte   1
-//! flags    1 byte   bit 0: a session follows, bits 1 and 2: the name of caller, of callee follows
+//! flags    1 byte   bit 0: a session follows, bits 1 and 2: the name of caller, of callee follows,
+//!                   bit 3: a second session follows
 //! started  4 bytes
 //! tag      4 bytes
 //! caller   a flow
 //! callee   a flow
 //! session  8 bytes session, 4 bytes tunnel key, 1 byte mark     (if flagged)
 //! name     6 bytes each                                          (if flagged)
+//! far      as session: of the second relay                       (if flagged)
 //!
 //! flow: 1 byte: bits 0-2 transport, 3 peer is IPv6, 4 local is IPv6, 5 a connection follows,
 //!               6 local is the caller's local (callee only)
@@ -29,6 +31,7 @@ use crate::hop::{ConnectionId, Flow, Transport};
 const VERSION: u8 = 1;
 const HAS_SESSION: u8 = 1;
 const HAS_NAME: [u8; 2] = [1 << 1, 1 << 2];
+const HAS_FAR: u8 = 1 << 3;
 
 const TRANSPORT_MASK: u8 = 0b111;
 const PEER_IS_V6: u8 = 1 << 3;
@@ -47,6 +50,7 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     for (name, flag) in cookie.names.iter().zip(HAS_NAME) {
         flags |= if *name == 0 { 0 } else { flag };
     }
+    flags |= if cookie.far.is_some() { HAS_FAR } else { 0 };
     out.push(flags);
     out.extend_from_slice(&cookie.started.to_be_bytes());
     out.extend_from_slice(&cookie.caller_tag.to_be_bytes());
@@ -57,6 +61,9 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     }
     for name in cookie.names.iter().filter(|name| **name != 0) {
         out.extend_from_slice(&name.to_be_bytes()[2..]);
+    }
+    if let Some(far) = cookie.far {
+        encode_session(&mut out, far);
     }
     out
 }
@@ -88,8 +95,14 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
             *name = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         }
     }
+    let far = if flags & HAS_FAR == 0 {
+        None
+    } else {
+        Some(decode_session(reader)?)
+    };
     Some(DialogCookie {
         names,
+        far,
         caller,
         callee,
         caller_tag,

@@ -133,6 +133,7 @@ mod tests {
             caller_tag: 1,
             names: [0, 0],
             session: None,
+            far: None,
             started: 0,
         });
         assert_eq!(

@@ -216,6 +216,7 @@ fn example() -> DialogCookie {
         callee: flow(SocketAddr::from(([192, 0, 2, 20], 40_001))),
         caller_tag: keys().tag_hash(b"caller"),
         session: Some((77, relay(1))),
+        far: None,
         started: 1_700_000_000,
     }
 }
@@ -240,18 +241,18 @@ fn relay(mark: u8) -> RelayId {
 }
 
 fn cookies() -> impl Strategy<Value = DialogCookie> {
-    let session = prop::option::of((any::<u64>(), (0..=63_u8).prop_map(relay)));
+    let session = || prop::option::of((any::<u64>(), (0..=63_u8).prop_map(relay)));
     (
         flows(),
         flows(),
         any::<bool>(),
         any::<u32>(),
-        session,
+        (session(), session()),
         any::<u32>(),
         prop::array::uniform2(0..1_u64 << 48),
     )
         .prop_map(
-            |(caller, mut callee, same_local, caller_tag, session, started, names)| {
+            |(caller, mut callee, same_local, caller_tag, (session, far), started, names)| {
                 if same_local {
                     callee.local = caller.local;
                 }
@@ -261,6 +262,7 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
                     callee,
                     caller_tag,
                     session,
+                    far,
                     started,
                 }
             },

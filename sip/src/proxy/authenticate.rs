@@ -268,6 +268,13 @@ impl Proxy {
         self.authentication.as_ref().map(|state| &state.digest)
     }
 
+    /// The trunk that a request comes from, where its address says which.
+    pub(super) fn trusted_name(&self, hop: &Hop) -> Option<&str> {
+        let mut trunks = self.authentication.as_ref()?.trunks.iter();
+        let trunk = trunks.find(|trunk| trunk.sends_from(hop.flow.peer.ip()))?;
+        Some(&trunk.name)
+    }
+
     /// True where a request comes from a trunk that needs no digest.
     pub(super) fn is_trusted(&self, hop: &Hop) -> bool {
         let state = self.authentication.as_ref();

@@ -52,6 +52,10 @@ pub struct Counters {
     pub calls: u64,
     /// INVITEs answered with 2xx.
     pub answered: u64,
+    /// Calls that waited until their relay had sessions again.
+    pub media_waits: u64,
+    /// Those that waited too long and went on without it.
+    pub media_waits_expired: u64,
     /// Who was let in, and who was not.
     pub authentication: authenticate::Counters,
 }

@@ -34,6 +34,8 @@ pub(super) struct Outbound<'a> {
     pub(super) fail_on: Option<Vec<u16>>,
     /// The 100 has been sent.
     pub(super) said_trying: bool,
+    /// It has waited for its relay already.
+    pub(super) waited: bool,
 }
 
 /// Why there is no branch to a target.
@@ -54,6 +56,20 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) {
+        let breadth = Breadth::of(&outbound.inner);
+        if breadth.is_exhausted() {
+            self.counters.rejected += 1;
+            self.respond(id, &outbound.original, 440, "Max-Breadth Exceeded", now);
+            return;
+        }
+        if self.is_loop(&outbound.inner) {
+            self.counters.rejected += 1;
+            self.respond(id, &outbound.original, 482, "Loop Detected", now);
+            return;
+        }
+        let Some(outbound) = self.wait_for_media(id, outbound, media, now) else {
+            return;
+        };
         let Outbound {
             original,
             inner,
@@ -62,18 +78,8 @@ impl Proxy {
             dialog,
             fail_on,
             said_trying,
+            waited: _,
         } = outbound;
-        let breadth = Breadth::of(&inner);
-        if breadth.is_exhausted() {
-            self.counters.rejected += 1;
-            self.respond(id, &original, 440, "Max-Breadth Exceeded", now);
-            return;
-        }
-        if self.is_loop(&inner) {
-            self.counters.rejected += 1;
-            self.respond(id, &original, 482, "Loop Detected", now);
-            return;
-        }
         if original.method() == Method::Invite {
             if !said_trying {
                 self.respond(id, &original, 100, "Trying", now);
@@ -236,7 +242,8 @@ impl Proxy {
         let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
         edit.set(HeaderName::MaxForwards, hops.to_string());
         if !role.is_in_dialog() && begins_dialog(inner) {
-            let cookie = self.cookie(inner, hop, target, placement.session, now);
+            let sessions = [placement.session, placement.far];
+            let cookie = self.cookie(inner, hop, target, sessions, now);
             let (caller, callee) = self.dialog_flows(hop, target);
             for value in record_routes(&caller, &callee, &cookie) {
                 edit.push_front(HeaderName::RecordRoute, value);
@@ -259,7 +266,7 @@ impl Proxy {
         inner: &Message,
         hop: &Hop,
         target: &Target,
-        session: Option<SessionRef>,
+        [session, far]: [Option<SessionRef>; 2],
         now: Instant,
     ) -> String {
         let caller_tag = inner.from().ok().and_then(|from| from.tag());
@@ -272,6 +279,7 @@ impl Proxy {
             callee: target.flow,
             caller_tag: self.config.keys.tag_hash(caller_tag.unwrap_or_default()),
             session: session.map(|session| (session.session, session.relay)),
+            far: far.map(|far| (far.session, far.relay)),
             started: self.seconds(now),
         })
     }
@@ -340,8 +348,62 @@ impl Proxy {
                 session,
                 ..Placement::default()
             },
-            None => place(inner, hop, target, dialog, media, now),
+            None => self.place_anew(inner, hop, target, dialog, media, now),
         }
+    }
+
+    /// The media of a copy: placed anew for a new call, rewritten for its relay later on.
+    fn place_anew(
+        &self,
+        inner: &Message,
+        hop: &Hop,
+        target: &Target,
+        dialog: Option<(DialogCookie, Party)>,
+        media: &mut dyn Media,
+        now: Instant,
+    ) -> Placement {
+        match dialog {
+            None if inner.method() == Method::Invite && !has_to_tag(inner) => {
+                let contact = target.contact();
+                media.place(&new_call(self, inner, hop, target, &contact), now)
+            }
+            None => Placement::default(),
+            Some((cookie, party)) => {
+                let session = SessionRef::of(&cookie);
+                let body = session.and_then(|session| {
+                    media.rewrite(
+                        &CallMessage {
+                            message: inner,
+                            from: hop,
+                            party,
+                            session,
+                        },
+                        now,
+                    )
+                });
+                Placement {
+                    session,
+                    body,
+                    ..Placement::default()
+                }
+            }
+        }
+    }
+
+    /// The group or the trusted trunk that a request comes from, by its address.
+    fn trunk_of(&self, hop: &Hop) -> Option<&str> {
+        let routing = &self.config.routing;
+        let group = routing.group_of_source(hop.flow.peer.ip());
+        let group = group.and_then(|group| routing.groups.get(group));
+        group
+            .map(|group| group.name.as_str())
+            .or_else(|| self.trusted_name(hop))
+    }
+
+    /// The group that a target is a member of.
+    fn group_of(&self, target: &Target) -> Option<&str> {
+        let group = target.next_hop.as_ref()?.group?;
+        Some(&self.config.routing.groups.get(group)?.name)
     }
 
     /// A caller whose packets now take another edge keeps the relay that the call began with.
@@ -392,55 +454,32 @@ pub(super) const fn role_of(sender: Party) -> Role {
     }
 }
 
-/// The media of a copy: placed anew for a new call, rewritten for its relay later on.
-fn place(
-    inner: &Message,
-    hop: &Hop,
-    target: &Target,
-    dialog: Option<(DialogCookie, Party)>,
-    media: &mut dyn Media,
-    now: Instant,
-) -> Placement {
-    match dialog {
-        None if inner.method() == Method::Invite && !has_to_tag(inner) => {
-            // A next hop is where it says: nothing of it is behind a NAT.
-            let next_hop = target
-                .next_hop
-                .map(|_| format!("sip:{}", target.flow.peer).into_bytes());
-            let contact = next_hop.as_deref().or(target.uri.as_deref());
-            let contact = contact.unwrap_or_default();
-            let (to, to_relay) = (&target.flow, target.relay);
-            media.place(
-                &NewCall {
-                    request: inner,
-                    from: hop,
-                    to,
-                    to_relay,
-                    contact,
-                },
-                now,
-            )
+impl Target {
+    /// Its own idea of its address. A next hop is where it says: nothing of it is behind a NAT.
+    pub(super) fn contact(&self) -> Vec<u8> {
+        match (&self.next_hop, &self.uri) {
+            (Some(_), _) => format!("sip:{}", self.flow.peer).into_bytes(),
+            (None, Some(uri)) => uri.to_vec(),
+            (None, None) => Vec::new(),
         }
-        None => Placement::default(),
-        Some((cookie, party)) => {
-            let session = SessionRef::of(&cookie);
-            let body = session.and_then(|session| {
-                media.rewrite(
-                    &CallMessage {
-                        message: inner,
-                        from: hop,
-                        party,
-                        session,
-                    },
-                    now,
-                )
-            });
-            Placement {
-                session,
-                body,
-                incompatible: false,
-            }
-        }
+    }
+}
+
+/// A call on its way to a target, as the media side sees it.
+pub(super) fn new_call<'a>(
+    proxy: &'a Proxy,
+    inner: &'a Message,
+    hop: &'a Hop,
+    target: &'a Target,
+    contact: &'a [u8],
+) -> NewCall<'a> {
+    NewCall {
+        request: inner,
+        from: hop,
+        to: &target.flow,
+        to_relay: target.relay,
+        contact,
+        trunks: [proxy.trunk_of(hop), proxy.group_of(target)],
     }
 }
 

@@ -4,13 +4,16 @@
 //! environment knows relays. [`Media`] is the seam: the proxy calls it while it forwards, because
 //! a retransmission must carry the same body as the first copy, and it must answer from memory.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wire::mark::RelayId;
 
 use crate::cookie::DialogCookie;
 use crate::hop::{Flow, Hop};
 use crate::message::Message;
+
+/// The longest that a call may wait for its relay, whatever the media side says.
+pub const MAX_PATIENCE: Duration = Duration::from_secs(4);
 
 /// A call's media on one relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +30,11 @@ impl SessionRef {
         cookie
             .session
             .map(|(session, relay)| Self { relay, session })
+    }
+
+    /// The session on the second relay of a dialog whose media pass two.
+    pub fn far_of(cookie: &DialogCookie) -> Option<Self> {
+        cookie.far.map(|(session, relay)| Self { relay, session })
     }
 }
 
@@ -62,6 +70,8 @@ pub struct NewCall<'a> {
     pub to_relay: Option<RelayId>,
     /// The callee's own idea of its address (the URI of its contact).
     pub contact: &'a [u8],
+    /// The groups of next hops or trusted trunks that the call comes from and goes to.
+    pub trunks: [Option<&'a str>; 2],
 }
 
 /// What the media side decided for one branch.
@@ -69,6 +79,8 @@ pub struct NewCall<'a> {
 pub struct Placement {
     /// The session the call is pinned to; `None` when media go end to end.
     pub session: Option<SessionRef>,
+    /// The session on the second relay, where the media pass two.
+    pub far: Option<SessionRef>,
     /// The body to send in place of the one that came.
     pub body: Option<Vec<u8>>,
     /// The parties' address families differ and nothing joins them: the branch fails with 488.
@@ -90,6 +102,23 @@ pub struct CallMessage<'a> {
 
 /// The environment's side of a call's media.
 pub trait Media {
+    /// False where no call ever waits, so that nothing is prepared to ask.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
+    /// Until when a new call that goes to `branches` targets has to wait for a relay that will soon
+    /// have sessions, and for which; `None`: it can be placed now. `again` where it waits already.
+    fn wait_until(
+        &mut self,
+        _call: &NewCall<'_>,
+        _branches: usize,
+        _again: bool,
+        _now: Instant,
+    ) -> Option<(Instant, RelayId)> {
+        None
+    }
+
     /// Places the media of a new call on a branch.
     fn place(&mut self, call: &NewCall<'_>, now: Instant) -> Placement;
 
@@ -108,6 +137,10 @@ pub trait Media {
     fn hung_up(&mut self, _: &Message, _: Party, session: SessionRef, now: Instant) {
         self.ended(session, now);
     }
+
+    /// A dialog is about to be over whose cookie names this session on a second relay. Where the
+    /// call is known, [`Media::hung_up`], which follows, sees to both.
+    fn hung_up_far(&mut self, _session: SessionRef, _now: Instant) {}
 
     /// The branch failed or the call is over: nothing will need the session again. A core that
     /// passes on copies of one response without state says so, and [`Media::answered`], for each.

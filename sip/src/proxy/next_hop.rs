@@ -47,6 +47,8 @@ pub(super) enum Way {
 /// How a next hop is treated other than a phone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NextHopRules {
+    /// The group that it belongs to.
+    pub(super) group: Option<usize>,
     /// How long it may be silent.
     pub(super) timeout: Duration,
     pub(super) dialog_address: DialogAddress,
@@ -240,6 +242,9 @@ impl Proxy {
 
     /// True where a request waited, which it does no longer.
     pub(super) fn stop_waiting(&mut self, id: ServerId) -> Option<Message> {
+        if let Some(original) = self.stop_waiting_for_media(id) {
+            return Some(original);
+        }
         if self.resolving.waits.is_empty() {
             return None;
         }
@@ -300,11 +305,13 @@ impl Proxy {
             way,
             uri,
         } = onward;
-        let group = match way {
-            Way::Group(group) => self.groups.config(group),
+        let index = match way {
+            Way::Group(group) => Some(group),
             Way::Dns => None,
         };
+        let group = index.and_then(|group| self.groups.config(group));
         let rules = NextHopRules {
+            group: index,
             timeout: group.map_or(TIMEOUT, |group| group.timeout),
             dialog_address: group.map_or(DialogAddress::Anycast, |group| group.dialog_address),
         };
@@ -338,6 +345,7 @@ impl Proxy {
             dialog: None,
             fail_on: Some(fail_on),
             said_trying,
+            waited: false,
         };
         self.start(id, outbound, media, now);
     }

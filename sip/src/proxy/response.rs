@@ -405,6 +405,9 @@ impl Proxy {
         if let Some((cookie, party)) = &context.dialog
             && let Some(session) = SessionRef::of(cookie)
         {
+            if let Some(far) = SessionRef::far_of(cookie) {
+                media.hung_up_far(far, now);
+            }
             media.hung_up(&context.request, *party, session, now);
         }
     }

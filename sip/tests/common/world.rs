@@ -40,6 +40,10 @@ pub(crate) struct RecordingMedia {
     /// Several cores tell of one call, and of copies of its messages.
     pub(crate) shared: bool,
     next: u64,
+    /// New calls wait for this relay, for so long.
+    pub(crate) short: Option<(Duration, RelayId)>,
+    /// The second relay of new calls.
+    pub(crate) far: Option<RelayId>,
 }
 
 impl RecordingMedia {
@@ -54,6 +58,22 @@ impl RecordingMedia {
 }
 
 impl Media for RecordingMedia {
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn wait_until(
+        &mut self,
+        _: &NewCall<'_>,
+        branches: usize,
+        again: bool,
+        now: Instant,
+    ) -> Option<(Instant, RelayId)> {
+        let (patience, relay) = self.short?;
+        self.log.push(format!("wait {branches} {again}"));
+        Some((now + patience, relay))
+    }
+
     fn place(&mut self, call: &NewCall<'_>, _: Instant) -> Placement {
         self.log.push(String::from("place"));
         if call.from.flow.peer.is_ipv4() != call.to.peer.is_ipv4() {
@@ -71,8 +91,13 @@ impl Media for RecordingMedia {
             relay,
             session: self.next,
         });
+        let far = self.far.map(|relay| SessionRef {
+            relay,
+            session: 1000 + self.next,
+        });
         Placement {
             session,
+            far,
             ..Placement::default()
         }
     }
@@ -102,6 +127,10 @@ impl Media for RecordingMedia {
         let again = self.shared || self.in_doubt.contains(&session.session);
         assert!(open || again, "the session of an unanswered call ends once");
         self.log.push(String::from("ended"));
+    }
+
+    fn hung_up_far(&mut self, session: SessionRef, _: Instant) {
+        self.log.push(format!("far {}", session.session));
     }
 
     fn unsettled(&mut self, session: SessionRef, _: Instant) {

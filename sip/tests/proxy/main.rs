@@ -8,6 +8,7 @@ mod next_hops;
 mod overload;
 #[path = "../common/phones.rs"]
 mod phones;
+mod relay_wait;
 #[path = "../common/world.rs"]
 mod world;
 

@@ -7,6 +7,7 @@
 //!
 //! Relative paths in the file start at the folder of the file.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,23 +20,23 @@ use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
+use crate::media::choice::{Pin, Pinned, Plan};
 use crate::transport::tls::Identity;
 
 mod authentication;
 mod checks;
 pub mod file;
 mod registrar;
+mod relays;
 mod routing;
 
 pub use authentication::Authentication;
 
 use authentication::check_authentication;
-use checks::{
-    check_domains, check_edges, check_media, check_relay_control, check_service_addresses,
-    check_sip, check_tunnel,
-};
+use checks::{check_domains, check_edges, check_service_addresses, check_sip, check_tunnel};
 use file::File;
 use registrar::{check_location, check_registrar};
+use relays::{check_fallbacks, check_media, check_pins, check_relay_control};
 use routing::{check_dns, check_routing};
 
 /// Where the admin pages are when the file does not say.
@@ -66,6 +67,8 @@ pub struct Config {
     pub location: Option<Location>,
     /// Which relay carries media, and when.
     pub media: Media,
+    /// What is different for some accounts and trunks.
+    pub pins: HashMap<Pinned, Pin>,
     /// The key of the signed state; `None`: make one at the start.
     pub cookie_key: Option<CookieKey>,
     /// A second key whose signatures are accepted, while the keys rotate.
@@ -76,6 +79,8 @@ pub struct Config {
     pub dns_servers: Vec<SocketAddr>,
     /// Where the rtp-agents connect to; always there when an edge has relays.
     pub relay_control: Option<RelayControl>,
+    /// How many leases its agents keep ready for us.
+    pub leases: Option<Leases>,
     /// The operator's HTTP listener.
     pub admin_listen: SocketAddr,
     /// Logs.
@@ -108,6 +113,8 @@ pub struct Edge {
     pub allowed_sources: Vec<IpNetwork>,
     /// The relays, in the order in which they stand in for each other.
     pub relays: Vec<EdgeRelay>,
+    /// Agents of other edges that stand in after those.
+    pub fallback: Vec<String>,
 }
 
 impl Edge {
@@ -127,6 +134,10 @@ pub struct EdgeRelay {
     pub mark: Mark,
     /// The name in the rtp-agent's certificate.
     pub agent: String,
+    /// The agents that stand in for it, where it has an order of its own.
+    pub fallback: Option<Vec<String>>,
+    /// Where its media may be, where that is laid down.
+    pub media_addresses: Option<Vec<IpNetwork>>,
 }
 
 /// SIP transports and their limits.
@@ -237,6 +248,8 @@ pub enum Anchor {
     Caller,
     /// The edge that the callee's registration came through.
     Callee,
+    /// Both: media pass the relay of one edge, then that of the other.
+    Both,
 }
 
 /// When a relay is used.
@@ -271,6 +284,17 @@ pub struct RelayControl {
     pub private_key: PathBuf,
     /// PEM, the authorities whose rtp-agents are believed.
     pub ca: PathBuf,
+}
+
+/// How many leases are kept ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leases {
+    /// By each agent while there are few calls.
+    pub min_stock: u32,
+    /// By each agent at most.
+    pub max_stock: u32,
+    /// How long a call waits for its relay when calls come faster than leases.
+    pub wait: Duration,
 }
 
 impl RelayControl {
@@ -312,6 +336,7 @@ impl Config {
         }
         check_service_addresses(file)?;
         let edges = check_edges(file)?;
+        check_fallbacks(&edges)?;
         check_relay_control(file.relay_control.as_ref(), &edges)?;
         let domains = check_domains(&file.domains)?;
         let authentication = file.authentication.as_ref();
@@ -325,11 +350,12 @@ impl Config {
             domains,
             authentication: authentication.transpose()?,
             tunnel: check_tunnel(&file.tunnel)?,
-            edges,
             sip: check_sip(file, folder)?,
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
             media: check_media(&file.media)?,
+            pins: check_pins(file, &edges)?,
+            edges,
             cookie_key: None,
             previous_cookie_key: None,
             relay_control: file.relay_control.as_ref().map(|control| RelayControl {
@@ -337,6 +363,11 @@ impl Config {
                 certificate: folder.join(&control.certificate),
                 private_key: folder.join(&control.private_key),
                 ca: folder.join(&control.ca),
+            }),
+            leases: file.relay_control.as_ref().map(|control| Leases {
+                min_stock: control.min_stock,
+                max_stock: control.max_stock,
+                wait: Duration::from_millis(control.lease_wait_ms),
             }),
             admin_listen,
             log: file.log.clone(),
@@ -395,6 +426,26 @@ impl Config {
     pub fn own_networks(&self) -> Vec<IpNetwork> {
         let own = self.service_addresses.iter().chain([&self.tunnel.listen]);
         own.map(|address| IpNetwork::from(*address)).collect()
+    }
+
+    /// Where the media of each agent may be, for those of which it is laid down.
+    pub fn media_addresses(&self) -> HashMap<&str, Vec<IpNetwork>> {
+        let mut allowed: HashMap<&str, Vec<IpNetwork>> = HashMap::new();
+        for (_, relay, _) in self.relays() {
+            if let Some(networks) = &relay.media_addresses {
+                allowed.entry(&relay.agent).or_default().extend(networks);
+            }
+        }
+        allowed
+    }
+
+    /// Which relay carries a call, who stands in for it, and for whom that is different.
+    pub fn media_plan(&self) -> Plan {
+        Plan {
+            stand_ins: relays::stand_ins(&self.edges),
+            pins: self.pins.clone(),
+            ..Plan::new(self.media.anchor, self.media.relay)
+        }
     }
 
     /// The relays of all edges, with the index of their edge.

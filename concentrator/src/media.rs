@@ -1,7 +1,9 @@
 //! A call's media: whether it needs a relay, which one, and what its SDP says.
 //!
-//! [`Calls`] answers the proxy from memory. A new call takes one lease per media line from the
-//! stock of the relay that the anchor's mark names; the offer that goes on to the callee carries
+//! [`Calls`] answers the proxy from memory. `choice` says which relays a new call may use; it takes
+//! one lease per media line from the stock of the first that has one, or one on the relays of both
+//! edges, which then pass the media on to each other. Where that relay will soon have more, the call
+//! waits for a while ([`Media::wait_until`]); nothing else does. The offer that goes on to the callee carries
 //! the lease's B side, the answer that goes back to the caller its A side, and the relay learns
 //! the details afterwards. A call is keyed by its first lease ([`SessionRef`]), which travels in
 //! the dialog cookie, so every later message finds it whatever edge brought it.
@@ -16,23 +18,25 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use sip::message::{Message, Method};
 use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
 use sip::sdp::{self, MediaAddress, Sdp, session_description};
 use wire::mark::RelayId;
-use wire::relay_control::{Payload, Side, SideAddr};
+use wire::relay_control::{Gate, Payload, Side, SideAddr};
 
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::{LeasedSession, RelayPool};
-use addresses::{behind_nat, contact_address, gate, may_send, payload_of};
+use addresses::{behind_nat, contact_address, gate, gate_for_relay, may_send, payload_of};
 pub use call::Call;
 use call::{Description, Turn};
+use choice::{Choice, Plan};
 
 mod addresses;
 mod call;
+pub mod choice;
 
 /// The most media lines of one call that are relayed; further ones stay as they came.
 const MAX_STREAMS: usize = 8;
@@ -48,8 +52,17 @@ pub struct Counters {
     pub unplaced: u64,
     /// Branches refused because no relay had an address of each party's family.
     pub unbridged: u64,
-    /// Calls placed on the other party's relay, because the anchor's had none to give.
+    /// Calls placed on another relay than the first that they should have, because that one had no
+    /// lease to give.
     pub fallback: u64,
+    /// Calls whose media pass the relays of both edges.
+    pub chained: u64,
+    /// Calls that should pass two relays and pass one.
+    pub unchained: u64,
+    /// Calls about which a pin has decided something.
+    pub pinned: u64,
+    /// Sessions of calls that we do not know, given back because a cookie has named them.
+    pub released_by_cookie: u64,
     /// Media lines of relayed calls that found no lease.
     pub lines_unplaced: u64,
     /// Bodies that claim to be SDP and are not.
@@ -72,8 +85,9 @@ struct Body<'a> {
 /// The calls whose media are on relays, and the relays.
 #[derive(Debug)]
 pub struct Calls {
-    anchor: Anchor,
-    policy: RelayPolicy,
+    plan: Plan,
+    /// How long a call waits for its relay to have leases again.
+    patience: Duration,
     /// Our own addresses, which no media come from.
     own: Vec<IpNetwork>,
     /// The relays' leases and connections.
@@ -93,14 +107,25 @@ impl Calls {
         relays: RelayPool,
     ) -> Self {
         Self {
-            anchor,
-            policy,
+            plan: Plan::new(anchor, policy),
+            patience: Duration::ZERO,
             own,
             relays,
             calls: HashMap::new(),
             call_of: HashMap::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// Which relays stand in for which, and what is different for some accounts and trunks.
+    pub fn set_plan(&mut self, plan: Plan) {
+        self.plan = plan;
+    }
+
+    /// How long a new call waits for its relay when calls have come faster than leases; zero: none
+    /// waits, and it takes the next relay at once.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// What happened so far.
@@ -122,10 +147,11 @@ impl Calls {
         let Some(call) = self.calls.get_mut(&key) else {
             return;
         };
-        let is_gone = |lease: &LeasedSession| lease.session == session;
-        call.spare = call.spare.filter(|lease| !is_gone(lease));
-        for line in &mut call.lines {
-            line.lease = line.lease.filter(|lease| !is_gone(lease));
+        for lease in call.take_lease_of(session) {
+            for other in lease.sessions().filter(|other| *other != session) {
+                self.call_of.remove(&other);
+                self.relays.release_other_half(other);
+            }
         }
         self.forget_if_bare(key);
     }
@@ -139,8 +165,10 @@ impl Calls {
 
     fn release(&mut self, leases: impl IntoIterator<Item = LeasedSession>, now: Instant) {
         for lease in leases {
-            self.call_of.remove(&lease.session);
-            self.relays.release(lease.session, now);
+            for session in lease.sessions() {
+                self.call_of.remove(&session);
+                self.relays.release(session, now);
+            }
         }
     }
 
@@ -152,8 +180,8 @@ impl Calls {
     }
 
     /// Whether the parties need a relay between them.
-    fn wanted(&self, call: &NewCall<'_>, offer: Option<&Body<'_>>) -> bool {
-        match self.policy {
+    fn wanted(call: &NewCall<'_>, choice: &Choice, offer: Option<&Body<'_>>) -> bool {
+        match choice.policy {
             RelayPolicy::Always => true,
             RelayPolicy::Never => false,
             RelayPolicy::Auto => {
@@ -165,20 +193,75 @@ impl Calls {
         }
     }
 
-    /// The relays to try, the anchor's first.
-    fn candidates(&self, call: &NewCall<'_>) -> [Option<RelayId>; 2] {
-        let [first, second] = match self.anchor {
-            Anchor::Caller => [call.from.relay, call.to_relay],
-            Anchor::Callee => [call.to_relay, call.from.relay],
+    /// The first of these relays that has fewer leases than a call needs, and will soon have more.
+    fn shortage(
+        &self,
+        relays: &[RelayId],
+        [caller, callee]: [Option<IpAddr>; 2],
+        leases: usize,
+    ) -> Option<RelayId> {
+        let parties = |index| match (relays.len(), index) {
+            (2, 0) => [caller, None],
+            (2, _) => [None, callee],
+            _ => [caller, callee],
         };
-        [first, second.filter(|second| first != Some(*second))]
+        let mut relays = relays.iter().enumerate();
+        let short = relays.find(|(index, relay)| {
+            let parties = parties(*index);
+            self.relays.available(**relay, parties, leases) < leases
+                && self.relays.is_refilling(**relay, parties)
+        });
+        short.map(|(_, relay)| *relay)
     }
 
-    fn take(&mut self, call: &NewCall<'_>) -> Option<LeasedSession> {
-        for (rank, relay) in self.candidates(call).into_iter().enumerate() {
-            let Some(relay) = relay else { continue };
-            let parties = [call.from.flow.peer.ip(), call.to.peer.ip()].map(Some);
-            if let Ok(lease) = self.relays.take_lease(relay, parties) {
+    /// A lease for a new call, or one on each of two relays.
+    fn take(&mut self, call: &NewCall<'_>, choice: &Choice) -> Option<LeasedSession> {
+        let parties = parties(call);
+        if let (Anchor::Both, [Some(near), Some(far)]) = (choice.anchor, choice.relays) {
+            let chained = self.take_chain([near, far], parties);
+            self.counters.chained += u64::from(chained.is_some_and(|lease| lease.far.is_some()));
+            if chained.is_some() {
+                return chained;
+            }
+        }
+        let candidates = self.plan.candidates(choice);
+        let lease = self.take_first(&candidates, parties)?;
+        self.counters.unchained += u64::from(choice.is_of_two_relays());
+        Some(lease)
+    }
+
+    /// A lease on each of two relays or of those that stand in for them; a single one where one
+    /// relay is in both orders.
+    fn take_chain(
+        &mut self,
+        [near, far]: [RelayId; 2],
+        parties: [Option<IpAddr>; 2],
+    ) -> Option<LeasedSession> {
+        let far: Vec<RelayId> = self.plan.order(far).collect();
+        let near: Vec<RelayId> = self.plan.order(near).collect();
+        for (near_rank, near) in near.iter().enumerate() {
+            for (far_rank, far) in far.iter().enumerate() {
+                let lease = if self.relays.is_same(*near, *far) {
+                    self.relays.take_lease(*near, parties)
+                } else {
+                    self.relays.take_chain(*near, *far, parties)
+                };
+                if let Ok(lease) = lease {
+                    self.counters.fallback += u64::from(near_rank + far_rank > 0);
+                    return Some(lease);
+                }
+            }
+        }
+        None
+    }
+
+    fn take_first(
+        &mut self,
+        candidates: &[RelayId],
+        parties: [Option<IpAddr>; 2],
+    ) -> Option<LeasedSession> {
+        for (rank, relay) in candidates.iter().enumerate() {
+            if let Ok(lease) = self.relays.take_lease(*relay, parties) {
                 self.counters.fallback += u64::from(rank > 0);
                 return Some(lease);
             }
@@ -186,15 +269,26 @@ impl Calls {
         None
     }
 
+    /// A lease for another line of a call: on the relays that the call is pinned to, else on one that
+    /// stands in for them.
+    fn take_for_line(
+        &mut self,
+        key: SessionRef,
+        far: Option<RelayId>,
+        parties: [Option<IpAddr>; 2],
+    ) -> Option<LeasedSession> {
+        let chained = far.and_then(|far| self.take_chain([key.relay, far], parties));
+        chained.or_else(|| {
+            let candidates: Vec<RelayId> = self.plan.order(key.relay).collect();
+            self.take_first(&candidates, parties)
+        })
+    }
+
     /// The description in a message, if there is one that can be read.
     fn description<'a>(&mut self, message: &'a Message) -> Option<Body<'a>> {
-        let range = session_description(message)?;
-        let bytes = message.body();
-        let Ok(sdp) = Sdp::parse(&bytes[range.clone()]) else {
-            self.counters.bad_sdp += 1;
-            return None;
-        };
-        Some(Body { bytes, range, sdp })
+        let body = read_description(message)?;
+        self.counters.bad_sdp += u64::from(body.is_err());
+        body.ok()
     }
 
     /// Notes what a party says about each line, and rewrites it for the other.
@@ -237,37 +331,45 @@ impl Calls {
         media: &sdp::Media<'_>,
         turn: Turn,
     ) -> Option<LeasedSession> {
-        let call = self.calls.get_mut(&key)?;
         let off = !relayable(media);
+        let call = self.calls.get_mut(&key)?;
         if number >= MAX_STREAMS || (off && number >= call.lines.len()) {
             return None;
         }
         let believed = media.address.filter(|_| !off && !media.is_held());
-        let address = believed.filter(|address| may_send(*address, &self.own));
+        let address = believed
+            .filter(|address| may_send(*address, &self.own))
+            .filter(|address| !self.relays.is_relay_address(*address));
         self.counters.hostile_addresses += u64::from(address != believed);
         let parties = [Party::Caller, Party::Callee].map(|party| call.signalling(party));
-        let spare = &mut call.spare.take();
-        let line = call.line(number);
+        let far = call.far;
         let payload = payload_of(media);
-        let description = Description {
-            address,
-            off,
-            payload,
-        };
-        line.describe(party, description);
-        if !off && line.lease.is_none() && turn.offer {
-            let lease = spare
-                .take()
-                .or_else(|| self.relays.take_lease(key.relay, parties).ok());
-            self.counters.lines_unplaced += u64::from(lease.is_none());
-            if let Some(lease) = lease {
-                self.call_of.insert(lease.session, key);
-                line.take(lease);
-            }
+        let line = call.line(number);
+        line.describe(
+            party,
+            Description {
+                address,
+                off,
+                payload,
+            },
+        );
+        if off {
+            return None;
         }
-        let lease = line.lease.filter(|_| !off);
-        call.spare = spare.take();
-        lease
+        if line.lease.is_some() || !turn.offer {
+            return line.lease;
+        }
+        let lease = call
+            .spare
+            .take()
+            .or_else(|| self.take_for_line(key, far, parties));
+        self.counters.lines_unplaced += u64::from(lease.is_none());
+        let lease = lease?;
+        for session in lease.sessions() {
+            self.call_of.insert(session, key);
+        }
+        self.calls.get_mut(&key)?.line(number).take(lease);
+        Some(lease)
     }
 
     /// Tells the relay that a lease is a call's although no line uses it yet.
@@ -280,7 +382,7 @@ impl Calls {
             let expected = call.signalling(party).into_iter().collect();
             gate(expected, Payload::Rtp)
         });
-        self.relays.bind(spare.session, a, b, &call.call_id, now);
+        bind(&mut self.relays, &spare, [a, b], &call.call_id, now);
     }
 
     /// Carries out what a message has concluded, and tells the relays what is new.
@@ -302,7 +404,7 @@ impl Calls {
         };
         let signalling = [Party::Caller, Party::Callee].map(|party| call.signalling(party));
         for line in &mut call.lines {
-            let Some(LeasedSession { session, .. }) = line.lease else {
+            let Some(lease) = line.lease else {
                 continue;
             };
             let binds = line.binds();
@@ -312,13 +414,20 @@ impl Calls {
                 line.gate(party, signalling, again)
             });
             if let (true, Some(a), Some(b)) = (binds, a.clone(), b.clone()) {
-                self.relays.bind(session, a, b, &call.call_id, now);
+                bind(&mut self.relays, &lease, [a, b], &call.call_id, now);
                 continue;
             }
             for (side, gate) in [(Side::A, a), (Side::B, b)] {
                 if let Some(gate) = gate {
+                    let session = session_facing(side, &lease);
                     self.relays.update_gate(session, side, gate, now);
                 }
+            }
+            if let (Some(far), Some(payload)) = (lease.far, line.new_payload()) {
+                let (near, between) = (lease.session, [far.a, lease.b]);
+                let [b, a] = between.map(|other| gate_for_relay(other, payload));
+                self.relays.update_gate(near, Side::B, b, now);
+                self.relays.update_gate(far.session, Side::A, a, now);
             }
         }
     }
@@ -345,16 +454,46 @@ impl Calls {
 }
 
 impl Media for Calls {
+    fn may_wait(&self) -> bool {
+        !self.patience.is_zero() && self.relays.any_is_low()
+    }
+
+    fn wait_until(
+        &mut self,
+        call: &NewCall<'_>,
+        branches: usize,
+        again: bool,
+        now: Instant,
+    ) -> Option<(Instant, RelayId)> {
+        let choice = self.plan.choose(call);
+        let (firsts, parties) = (choice.firsts(), parties(call));
+        // Before anything is read: mostly there are more than the largest offer needs.
+        self.shortage(&firsts, parties, branches.saturating_mul(MAX_STREAMS))?;
+        let body = read_description(call.request).and_then(Result::ok);
+        if !Self::wanted(call, &choice, body.as_ref()) {
+            return None;
+        }
+        let leases = branches.saturating_mul(streams_of(body.as_ref()));
+        let short = self.shortage(&firsts, parties, leases)?;
+        if !again {
+            self.relays
+                .expect(short, u32::try_from(leases).unwrap_or(u32::MAX));
+        }
+        Some((now + self.patience, short))
+    }
+
     fn place(&mut self, call: &NewCall<'_>, now: Instant) -> Placement {
-        let body = match self.policy {
+        let choice = self.plan.choose(call);
+        self.counters.pinned += u64::from(choice.pinned);
+        let body = match choice.policy {
             RelayPolicy::Never => None,
             RelayPolicy::Auto | RelayPolicy::Always => self.description(call.request),
         };
-        if !self.wanted(call, body.as_ref()) {
+        if !Self::wanted(call, &choice, body.as_ref()) {
             self.counters.direct += 1;
             return Placement::default();
         }
-        let Some(lease) = self.take(call) else {
+        let Some(lease) = self.take(call, &choice) else {
             // Between two families nothing flows without a relay.
             let incompatible = call.from.flow.peer.is_ipv4() != call.to.peer.is_ipv4();
             if incompatible {
@@ -371,19 +510,24 @@ impl Media for Calls {
         let key = lease.session;
         // A session's number that is used again is a call that nobody has told us the end of.
         self.give_back(key, now);
+        let far = lease.far.map(|far| far.session);
         let call_id = String::from_utf8_lossy(call.request.call_id().unwrap_or_default());
         let mut entry = Call::new(call_id.into_owned(), now);
         entry.spare = Some(lease);
+        entry.far = far.map(|far| far.relay);
         entry.heard(Party::Caller, call.from.flow.peer.ip());
         entry.heard(Party::Callee, call.to.peer.ip());
         let turn = entry.turn(call.request, Party::Caller, body.is_some());
         self.calls.insert(key, entry);
-        self.call_of.insert(key, key);
+        for session in lease.sessions() {
+            self.call_of.insert(session, key);
+        }
         let body = body.and_then(|body| self.exchange(key, Party::Caller, &body, turn));
         self.bind_spare(key, now);
         self.settle(key, Party::Caller, turn, now);
         Placement {
             session: Some(key),
+            far,
             body,
             incompatible: false,
         }
@@ -434,8 +578,18 @@ impl Media for Calls {
         }
     }
 
+    fn hung_up_far(&mut self, session: SessionRef, now: Instant) {
+        if !self.call_of.contains_key(&session) {
+            self.counters.released_by_cookie += 1;
+            self.relays.release(session, now);
+        }
+    }
+
     fn hung_up(&mut self, bye: &Message, party: Party, session: SessionRef, now: Instant) {
         let Some(call) = self.calls.get_mut(&session) else {
+            // We have restarted, and the relay has not: nobody else would tell it.
+            self.counters.released_by_cookie += 1;
+            self.relays.release(session, now);
             return;
         };
         if bye.call_id().unwrap_or_default() != call.call_id.as_bytes() {
@@ -462,6 +616,19 @@ impl Media for Calls {
     fn unsettled(&mut self, _: SessionRef, _: Instant) {}
 }
 
+/// The description in a message; `Err` where it cannot be read.
+fn read_description(message: &Message) -> Option<Result<Body<'_>, sdp::SdpError>> {
+    let range = session_description(message)?;
+    let bytes = message.body();
+    let sdp = Sdp::parse(&bytes[range.clone()]);
+    Some(sdp.map(|sdp| Body { bytes, range, sdp }))
+}
+
+/// Where each party's signalling comes from.
+fn parties(call: &NewCall<'_>) -> [Option<IpAddr>; 2] {
+    [call.from.flow.peer.ip(), call.to.peer.ip()].map(Some)
+}
+
 /// A media line that a relay can carry.
 fn relayable(media: &sdp::Media<'_>) -> bool {
     media.is_udp() && !media.is_rejected()
@@ -475,11 +642,43 @@ const fn side_of(party: Party) -> Side {
     }
 }
 
-const fn facing(party: Party, stream: &LeasedSession) -> SideAddr {
+fn facing(party: Party, stream: &LeasedSession) -> SideAddr {
     match side_of(party) {
         Side::A => stream.a,
-        Side::B => stream.b,
+        Side::B => stream.callee_side(),
     }
+}
+
+/// The session whose port on this side a party sends to.
+fn session_facing(side: Side, lease: &LeasedSession) -> SessionRef {
+    match (side, lease.far) {
+        (Side::B, Some(far)) => far.session,
+        (Side::A, _) | (Side::B, None) => lease.session,
+    }
+}
+
+/// Tells the relays what a lease is for. Between two relays each lets in the other and nobody else.
+fn bind(
+    relays: &mut RelayPool,
+    lease: &LeasedSession,
+    [a, b]: [Gate; 2],
+    call_id: &str,
+    now: Instant,
+) {
+    let Some(far) = lease.far else {
+        return relays.bind(lease.session, a, b, call_id, now);
+    };
+    let to_far = gate_for_relay(far.a, a.payload);
+    let to_near = gate_for_relay(lease.b, b.payload);
+    relays.bind(lease.session, a, to_far, call_id, now);
+    relays.bind(far.session, to_near, b, call_id, now);
+}
+
+/// The leases that a call needs: one for each line that a relay can carry, and one before the offer.
+fn streams_of(offer: Option<&Body<'_>>) -> usize {
+    let media = offer.map_or(&[][..], |offer| offer.sdp.media());
+    let lines = media.iter().take(MAX_STREAMS);
+    lines.filter(|media| relayable(media)).count().max(1)
 }
 
 const fn media_address(side: SideAddr) -> MediaAddress {

@@ -158,17 +158,27 @@ impl Worker {
             .relays()
             .map(|(id, relay, _)| (id, relay.agent.clone()));
         let first_request = u64::try_from(unix_time().as_micros()).unwrap_or(1);
-        let settings = Settings {
+        let mut settings = Settings {
             first_request,
             ..Settings::default()
         };
-        let relays = RelayPool::new(&config.name, relays, settings);
-        let calls = Calls::new(
+        if let Some(leases) = config.leases {
+            settings.stock = leases.min_stock;
+            settings.max_stock = leases.max_stock;
+        }
+        let mut relays = RelayPool::new(&config.name, relays, settings);
+        relays.refuse_addresses(config.own_networks());
+        for (agent, allowed) in config.media_addresses() {
+            relays.allow_addresses(agent, allowed);
+        }
+        let mut calls = Calls::new(
             config.media.anchor,
             config.media.relay,
             config.own_networks(),
             relays,
         );
+        calls.set_plan(config.media_plan());
+        calls.set_patience(config.leases.map_or(Duration::ZERO, |leases| leases.wait));
         let mut proxy = Proxy::new(proxy_config(config)?);
         authenticate(&mut proxy, config)?;
         Ok(Self {
@@ -350,6 +360,7 @@ impl Worker {
                 self.calls.relays.handle_closed(link);
             }
         }
+        self.proxy.handle_media_ready(&mut self.calls, now());
     }
 
     fn perform(&mut self, command: Command) {

@@ -171,7 +171,8 @@ pub fn passes(gate: &Gate, from: SocketAddr) -> bool {
 
 /// The port of another relay that a gate names; it is never a multicast or broadcast address.
 pub fn other_relay(gate: &Gate) -> Option<SocketAddr> {
-    let (GateMode::Relay, [address], Some(port)) = (gate.mode, &gate.expected[..], gate.port) else {
+    let (GateMode::Relay, [address], Some(port)) = (gate.mode, &gate.expected[..], gate.port)
+    else {
         return None;
     };
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());

@@ -9,10 +9,8 @@ use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::Mark;
 
-use super::file::{EdgeFile, File, MediaFile, RelayControlFile, SipFile, TunnelFile};
-use super::{
-    Anchor, Edge, EdgeRelay, Media, Problem, RelayPolicy, Sip, TcpLimits, Tls, Tunnel, problem,
-};
+use super::file::{EdgeFile, File, SipFile, TunnelFile};
+use super::{Edge, EdgeRelay, Problem, Sip, TcpLimits, Tls, Tunnel, problem};
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
 const MIN_MTU: u16 = 1280;
@@ -227,9 +225,18 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
                 ),
             );
         }
+        if let Some(networks) = &relay.media_addresses {
+            let key = format!("{at}.media_addresses");
+            if networks.is_empty() {
+                return problem(key, "is empty; name the agent's addresses, or leave it out");
+            }
+            check_networks(networks, &key)?;
+        }
         relays.push(EdgeRelay {
             mark,
             agent: relay.agent.clone(),
+            fallback: relay.fallback.clone(),
+            media_addresses: relay.media_addresses.clone(),
         });
     }
     Ok(Edge {
@@ -239,6 +246,7 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
         old_key: edge.old_key.map(TunnelKey),
         allowed_sources: edge.allowed_sources.clone(),
         relays,
+        fallback: edge.fallback.clone(),
     })
 }
 
@@ -334,48 +342,4 @@ fn check_tls(sip: &SipFile, folder: &Path) -> Result<Option<Tls>, Problem> {
         client_ca: tls.client_ca.as_ref().map(|ca| folder.join(ca)),
         server_ca: tls.server_ca.as_ref().map(|ca| folder.join(ca)),
     }))
-}
-
-pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {
-    let anchor = match media.anchor.as_str() {
-        "caller" => Anchor::Caller,
-        "callee" => Anchor::Callee,
-        other => {
-            return problem(
-                "media.anchor",
-                format!("{other:?} is not known; use \"caller\" or \"callee\""),
-            );
-        }
-    };
-    let relay = match media.relay.as_str() {
-        "auto" => RelayPolicy::Auto,
-        "always" => RelayPolicy::Always,
-        "never" => RelayPolicy::Never,
-        other => {
-            return problem(
-                "media.relay",
-                format!("{other:?} is not known; use \"auto\", \"always\" or \"never\""),
-            );
-        }
-    };
-    Ok(Media { anchor, relay })
-}
-
-pub(super) fn check_relay_control(
-    control: Option<&RelayControlFile>,
-    edges: &[Edge],
-) -> Result<(), Problem> {
-    let Some(control) = control else {
-        if edges.iter().all(|edge| edge.relays.is_empty()) {
-            return Ok(());
-        }
-        return problem(
-            "relay_control",
-            "is missing, but edges have relays; add [relay_control] with listen, certificate, private_key and ca",
-        );
-    };
-    if control.listen.port() == 0 {
-        return problem("relay_control.listen", "0 is not a port; use 7060");
-    }
-    Ok(())
 }

@@ -103,6 +103,9 @@ pub struct EdgeFile {
     /// The edge's relays, in the order in which they stand in for each other.
     #[serde(default)]
     pub relays: Vec<RelayFile>,
+    /// Agents of other edges that stand in after those.
+    #[serde(default)]
+    pub fallback: Vec<String>,
 }
 
 /// `[[edges.relays]]`
@@ -113,6 +116,10 @@ pub struct RelayFile {
     pub mark: u8,
     /// The name in the rtp-agent's certificate.
     pub agent: String,
+    /// The agents that stand in for it, instead of the edge's others and the edge's `fallback`.
+    pub fallback: Option<Vec<String>>,
+    /// Where its media may be; any address but our own and loopback where absent.
+    pub media_addresses: Option<Vec<IpNetwork>>,
 }
 
 /// `[sip]`
@@ -243,10 +250,28 @@ fn default_on_corrupt() -> String {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MediaFile {
-    /// `caller` or `callee`.
+    /// `caller`, `callee` or `both`.
     pub anchor: String,
     /// `auto`, `always` or `never`.
     pub relay: String,
+    /// What is different for some accounts and trunks.
+    pub pins: Vec<PinFile>,
+}
+
+/// `[[media.pins]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinFile {
+    /// `user@domain`; or else
+    pub account: Option<String>,
+    /// a group of next hops or a trusted trunk, by its name.
+    pub trunk: Option<String>,
+    /// The rtp-agent of its calls, whatever the mark.
+    pub agent: Option<String>,
+    /// As in `[media]`.
+    pub anchor: Option<String>,
+    /// As in `[media]`.
+    pub relay: Option<String>,
 }
 
 impl Default for MediaFile {
@@ -254,6 +279,7 @@ impl Default for MediaFile {
         Self {
             anchor: "caller".to_owned(),
             relay: "auto".to_owned(),
+            pins: Vec::new(),
         }
     }
 }
@@ -280,4 +306,25 @@ pub struct RelayControlFile {
     pub private_key: PathBuf,
     /// PEM, the authorities whose rtp-agents are believed.
     pub ca: PathBuf,
+    /// Leases that each agent keeps ready while there are few calls.
+    #[serde(default = "default_min_stock")]
+    pub min_stock: u32,
+    /// The most that it keeps ready, however many calls there are.
+    #[serde(default = "default_max_stock")]
+    pub max_stock: u32,
+    /// How long a call waits for its relay when calls come faster than leases.
+    #[serde(default = "default_lease_wait_ms")]
+    pub lease_wait_ms: u64,
+}
+
+const fn default_min_stock() -> u32 {
+    64
+}
+
+const fn default_max_stock() -> u32 {
+    256
+}
+
+const fn default_lease_wait_ms() -> u64 {
+    300
 }

@@ -238,8 +238,68 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
-        "[media]\nanchor = \"both\"\n[relay_control]",
-        &["media.anchor", "\"caller\""],
+        "[media]\nanchor = \"middle\"\n[relay_control]",
+        &["media.anchor", "\"caller\"", "\"both\""],
+    ),
+    (
+        "[relay_control]",
+        "[[media.pins]]\naccount = \"sip:a@b\"\nagent = \"relay9\"\n[relay_control]",
+        &["media.pins[0].agent", "relay9"],
+    ),
+    (
+        "[relay_control]",
+        "[[media.pins]]\naccount = \"alice\"\nagent = \"relay1\"\n[relay_control]",
+        &["media.pins[0].account", "user@domain"],
+    ),
+    (
+        "[relay_control]",
+        "[[media.pins]]\ntrunk = \"carrier\"\nanchor = \"both\"\n[relay_control]",
+        &["media.pins[0].trunk", "carrier"],
+    ),
+    (
+        "[relay_control]",
+        "[[media.pins]]\naccount = \"a@b\"\n[relay_control]",
+        &["media.pins[0]", "says nothing"],
+    ),
+    (
+        "[relay_control]",
+        "[[media.pins]]\nagent = \"relay1\"\n[relay_control]",
+        &["media.pins[0]", "account", "trunk"],
+    ),
+    (
+        "[relay_control]",
+        "[[media.pins]]\naccount = \"a@b\"\nrelay = \"never\"\n[[media.pins]]\naccount = \"a@B\"\nagent = \"relay1\"\n[relay_control]",
+        &["media.pins[1]", "second pin"],
+    ),
+    (
+        "key = 0x1002",
+        "key = 0x1002\nfallback = [\"relay9\"]",
+        &["edges[1].fallback[0]", "relay9"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay2\"\nfallback = [\"relay1\", \"relay1\"]",
+        &["edges[1].relays[0].fallback[1]", "twice"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay2\"\nmedia_addresses = [\"10.0.2.2/24\"]",
+        &["edges[1].relays[0].media_addresses[0]", "10.0.2.0/24"],
+    ),
+    (
+        "10.0.9.2:7060\"",
+        "10.0.9.2:7060\"\nmin_stock = 0",
+        &["relay_control.min_stock", "first call"],
+    ),
+    (
+        "10.0.9.2:7060\"",
+        "10.0.9.2:7060\"\nmax_stock = 10",
+        &["relay_control.max_stock", "64"],
+    ),
+    (
+        "10.0.9.2:7060\"",
+        "10.0.9.2:7060\"\nlease_wait_ms = 9000",
+        &["relay_control.lease_wait_ms", "4000"],
     ),
     (
         "[relay_control]",
@@ -323,6 +383,35 @@ fn each_mistake_is_named_with_file_line_key_and_a_way_out() {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
     }
+}
+
+#[test]
+fn stand_ins_are_the_edges_others_and_then_its_fallback_or_the_relays_own() {
+    let text = GOOD
+        .replacen("key = 0x1001", "key = 0x1001\nfallback = [\"relay2\"]", 1)
+        .replacen(
+            "agent = \"relay2\"",
+            "agent = \"relay2\"\nfallback = [\"relay1b\"]",
+            1,
+        );
+    let plan = loaded(&text).unwrap().media_plan();
+    let mut order: Vec<String> = plan
+        .stand_ins
+        .iter()
+        .map(|(relay, order)| {
+            let order: Vec<String> = order.iter().map(ToString::to_string).collect();
+            format!("{relay}: {}", order.join(" "))
+        })
+        .collect();
+    order.sort();
+    assert_eq!(
+        order,
+        [
+            "0x1001/1: 0x1001/2 0x1002/1",
+            "0x1001/2: 0x1001/1 0x1002/1",
+            "0x1002/1: 0x1001/2"
+        ]
+    );
 }
 
 #[test]

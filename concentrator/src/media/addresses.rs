@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnetwork::IpNetwork;
 use sip::message::{Host, Uri};
 use sip::sdp::Media;
-use wire::relay_control::{Gate, GateMode, Payload};
+use wire::relay_control::{Gate, GateMode, Payload, SideAddr};
 
 /// A gate for exactly these addresses, from any port, because a NAT chooses the port.
 pub(super) const fn gate(expected: Vec<IpAddr>, payload: Payload) -> Gate {
@@ -18,6 +18,16 @@ pub(super) const fn gate(expected: Vec<IpAddr>, payload: Payload) -> Gate {
         expected,
         port: None,
         mode: GateMode::Exact,
+        payload,
+    }
+}
+
+/// A gate for exactly this side of another relay.
+pub(super) fn gate_for_relay(other: SideAddr, payload: Payload) -> Gate {
+    Gate {
+        expected: vec![other.addr],
+        port: Some(other.rtp),
+        mode: GateMode::Relay,
         payload,
     }
 }

@@ -18,7 +18,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use sip::message::{Message, Method};
-use sip::proxy::media::Party;
+use sip::proxy::media::{Party, SessionRef};
+use wire::mark::RelayId;
 use wire::relay_control::{Gate, Payload};
 
 use super::addresses::gate;
@@ -38,6 +39,8 @@ pub struct Call {
     pub answered: bool,
     /// The lease that was taken before there was an offer.
     pub(super) spare: Option<LeasedSession>,
+    /// The second relay that the call is pinned to, where its media pass two.
+    pub(super) far: Option<RelayId>,
     /// The media lines, in the order of the SDP.
     pub(super) lines: Vec<Line>,
     /// Where each party's signalling comes from; `None` before the first message of it.
@@ -55,6 +58,8 @@ pub(super) struct Line {
     fresh: bool,
     /// The relay knows what the lease is for.
     bound: bool,
+    /// What two relays in a chain let through between them.
+    between: Payload,
     sides: [Said; 2],
 }
 
@@ -117,6 +122,7 @@ impl Call {
             started: now,
             answered: false,
             spare: None,
+            far: None,
             lines: Vec::new(),
             signalling: [None; 2],
             exchange: Exchange::default(),
@@ -127,6 +133,19 @@ impl Call {
     pub(super) fn leases(&self) -> impl Iterator<Item = LeasedSession> {
         let used = self.lines.iter().filter_map(|line| line.lease);
         self.spare.into_iter().chain(used)
+    }
+
+    /// The second relay that the call is pinned to, where its media pass two.
+    pub const fn far_relay(&self) -> Option<RelayId> {
+        self.far
+    }
+
+    /// Takes away the leases that a session belongs to.
+    pub(super) fn take_lease_of(&mut self, session: SessionRef) -> Vec<LeasedSession> {
+        let has_it = |lease: &mut LeasedSession| lease.sessions().any(|own| own == session);
+        let lines = self.lines.iter_mut().map(|line| &mut line.lease);
+        let leases = std::iter::once(&mut self.spare).chain(lines);
+        leases.filter_map(|lease| lease.take_if(has_it)).collect()
     }
 
     /// Where a party's signalling comes from.
@@ -333,8 +352,19 @@ impl Line {
     }
 
     /// True the first time: the relay must be told what the lease is for.
-    pub(super) const fn binds(&mut self) -> bool {
-        !std::mem::replace(&mut self.bound, true)
+    pub(super) fn binds(&mut self) -> bool {
+        let binds = !std::mem::replace(&mut self.bound, true);
+        if binds {
+            self.between = self.payload();
+        }
+        binds
+    }
+
+    /// What the two relays of a chain must now let through between them, if that has changed.
+    pub(super) fn new_payload(&mut self) -> Option<Payload> {
+        let payload = self.payload();
+        let before = std::mem::replace(&mut self.between, payload);
+        (before != payload).then_some(payload)
     }
 
     /// What `party` says about the line.

@@ -16,6 +16,7 @@ use wire::relay_control::{FromAgent, Gate, Lease, ToAgent, VERSION};
 use super::*;
 use crate::relays::pool::{Command, LinkId, Settings};
 
+mod choice;
 mod offers;
 
 const CALLER: &str = "203.0.113.2";
@@ -304,6 +305,7 @@ impl World {
         let relays = [
             (relay(1), String::from("relay1")),
             (relay(2), String::from("relay2")),
+            (relay(3), String::from("relay3")),
         ];
         let pool = RelayPool::new("c1", relays, Settings::default());
         let own = vec![IpNetwork::from(ip("198.51.100.1"))];
@@ -382,6 +384,7 @@ impl World {
             to: &to.flow,
             to_relay: to.relay,
             contact: contact.as_bytes(),
+            trunks: [None; 2],
         };
         self.calls.place(&call, self.now)
     }

@@ -2,35 +2,46 @@
 //!
 //! A [`RelayId`] is served by one rtp-agent, known by the name in its certificate. Each agent has
 //! at most one link; a new one replaces it. While it is linked, the agent keeps our stock of leases
-//! filled, so [`RelayPool::take_lease`] answers from memory. What a lease is for travels after
-//! the fact as a request, which is sent again when the agent comes back and given up after
+//! filled, so [`RelayPool::take_lease`] answers from memory; how large the stock is follows the rate
+//! of calls (`demand`). What a lease is for travels after the fact as a request, which is sent again when the agent comes back and given up after
 //! [`REQUEST_DEADLINE`]. An agent that comes back with another epoch has forgotten its sessions:
-//! each becomes a [`RelayEvent::SessionLost`].
+//! each becomes a [`RelayEvent::SessionLost`]. An agent that was not heard of for [`QUIET_AFTER`]
+//! heartbeats gives no leases until it is heard again, well before its link is given up; one that
+//! names addresses or ports that cannot be its own (`checks`) loses its link.
 //!
 //! Pure: [`RelayPool::poll_command`] and [`RelayPool::poll_event`] say what has to be done.
 
+mod chain;
+mod checks;
 mod counters;
+mod demand;
 mod lease;
+mod stock;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use sip::proxy::media::SessionRef;
 use wire::mark::RelayId;
 use wire::relay_control::{
     ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, ToAgent, VERSION,
 };
 
+use checks::{Bounds, Lie};
 pub use counters::Counters;
-use lease::reaches;
-pub use lease::{LeasedSession, NoLease};
+use demand::Demand;
+pub use lease::{FarSession, LeasedSession, NoLease};
 
 /// A request that has no answer by then is given up.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Heartbeats that may go unanswered.
 const MISSED_HEARTBEATS: u32 = 3;
+
+/// Heartbeat intervals of silence after which an agent gives no leases.
+pub const QUIET_AFTER: u32 = 2;
 
 /// One connection of an agent, unique for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,8 +50,10 @@ pub struct LinkId(pub u64);
 /// How many leases to keep and how often to ask whether an agent is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Unbound leases wanted from each agent.
+    /// Unbound leases wanted from each agent while there are few calls.
     pub stock: u32,
+    /// The most of them, however many calls there are.
+    pub max_stock: u32,
     /// The interval of heartbeats.
     pub heartbeat: Duration,
     /// The number of the first request. An agent remembers the answers to recent requests, so a
@@ -52,6 +65,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             stock: 64,
+            max_stock: 256,
             heartbeat: Duration::from_millis(500),
             first_request: 1,
         }
@@ -100,11 +114,22 @@ struct Request {
     deadline: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Agent {
     link: Option<Link>,
     epoch: Option<u64>,
+    /// The version of the protocol spoken on the link.
+    version: u16,
+    /// Where its media are; empty where its Hello has not said.
+    addresses: Vec<IpAddr>,
     draining: bool,
+    /// It was not heard of for a while.
+    quiet: bool,
+    /// It has no ports for the stock that was asked for.
+    short: bool,
+    demand: Demand,
+    /// The request for another stock that has no answer yet.
+    stock_request: Option<u64>,
     leases: VecDeque<Lease>,
     /// Sessions in use, and the relay each was taken for.
     sessions: HashMap<u64, RelayId>,
@@ -112,6 +137,23 @@ struct Agent {
 }
 
 impl Agent {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            link: None,
+            epoch: None,
+            version: 0,
+            addresses: Vec::new(),
+            draining: false,
+            quiet: false,
+            short: false,
+            demand: Demand::new(settings.stock, settings.max_stock),
+            stock_request: None,
+            leases: VecDeque::new(),
+            sessions: HashMap::new(),
+            requests: BTreeMap::new(),
+        }
+    }
+
     fn is_up(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.greeted)
     }
@@ -133,8 +175,12 @@ pub struct AgentStatus<'a> {
     pub up: bool,
     /// It takes no new calls.
     pub draining: bool,
+    /// It was not heard of for a while, and gives no leases until it is.
+    pub quiet: bool,
     /// Leases in stock.
     pub leases: usize,
+    /// Leases that the stock should have by the rate of calls.
+    pub wanted: usize,
     /// Sessions in use.
     pub sessions: usize,
 }
@@ -144,6 +190,7 @@ pub struct AgentStatus<'a> {
 pub struct RelayPool {
     name: String,
     settings: Settings,
+    bounds: Bounds,
     agents: BTreeMap<String, Agent>,
     agent_of: HashMap<RelayId, String>,
     links: HashMap<LinkId, String>,
@@ -151,6 +198,8 @@ pub struct RelayPool {
     commands: VecDeque<Command>,
     events: VecDeque<RelayEvent>,
     counters: Counters,
+    /// When something was last handled.
+    clock: Option<Instant>,
 }
 
 impl RelayPool {
@@ -164,11 +213,12 @@ impl RelayPool {
         let names: HashSet<&String> = agent_of.values().collect();
         let agents = names
             .into_iter()
-            .map(|name| (name.clone(), Agent::default()))
+            .map(|name| (name.clone(), Agent::new(&settings)))
             .collect();
         Self {
             name: name.to_owned(),
             settings,
+            bounds: Bounds::default(),
             agents,
             agent_of,
             links: HashMap::new(),
@@ -176,7 +226,18 @@ impl RelayPool {
             commands: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            clock: None,
         }
+    }
+
+    /// Our own addresses, which no relay can have.
+    pub fn refuse_addresses(&mut self, own: Vec<IpNetwork>) {
+        self.bounds.own = own;
+    }
+
+    /// The only addresses that this agent's media may have; loopback is believed only if named here.
+    pub fn allow_addresses(&mut self, agent: &str, allowed: Vec<IpNetwork>) {
+        self.bounds.allowed.insert(agent.to_owned(), allowed);
     }
 
     /// An agent with that name in its certificate has connected.
@@ -193,6 +254,8 @@ impl RelayPool {
                 .push_back(Command::Close(old.id, "replaced by a newer link"));
         }
         agent.leases.clear();
+        agent.quiet = false;
+        agent.stock_request = None;
         let next_heartbeat = now + self.settings.heartbeat;
         agent.link = Some(Link {
             id: link,
@@ -214,6 +277,7 @@ impl RelayPool {
         let was_up = agent.is_up();
         agent.link = None;
         agent.leases.clear();
+        agent.stock_request = None;
         if was_up {
             self.events.push_back(RelayEvent::AgentDown(name));
         }
@@ -221,6 +285,7 @@ impl RelayPool {
 
     /// A message from an agent.
     pub fn handle_message(&mut self, link: LinkId, message: FromAgent, now: Instant) {
+        self.clock = Some(now);
         let Some(name) = self.links.get(&link).cloned() else {
             return;
         };
@@ -231,21 +296,33 @@ impl RelayPool {
             return;
         };
         state.last_heard = now;
+        agent.quiet = false;
         let greeted = state.greeted;
         match message {
             FromAgent::Hello {
                 name: claimed,
                 epoch,
                 version,
+                media_addresses,
                 ..
             } => {
                 if greeted || claimed != name || version == 0 {
                     return self.violation(link, "unexpected Hello");
                 }
+                for address in &media_addresses {
+                    if let Err(lie) = self.bounds.check_address(&name, *address) {
+                        return self.catch_lie(link, lie);
+                    }
+                }
+                agent.addresses = media_addresses;
+                agent.version = version.min(VERSION);
                 self.greet(link, &name, epoch);
             }
             _ if !greeted => self.violation(link, "the first message was not Hello"),
-            FromAgent::Leases { leases } => self.stock(&name, leases),
+            FromAgent::Leases { leases } => self.stock(link, &name, leases),
+            FromAgent::Done { request } if agent.stock_request == Some(request) => {
+                self.stock_agreed(&name, now);
+            }
             FromAgent::Done { request } => {
                 if agent.requests.remove(&request).is_none() {
                     self.counters.stray += 1;
@@ -283,52 +360,6 @@ impl RelayPool {
         }
     }
 
-    /// Takes a lease of this relay from the stock, with an address of the caller's family on side A
-    /// and one of the callee's on side B, where those are known.
-    pub fn take_lease(
-        &mut self,
-        relay: RelayId,
-        parties: [Option<IpAddr>; 2],
-    ) -> Result<LeasedSession, NoLease> {
-        let Some(agent) = self
-            .agent_of
-            .get(&relay)
-            .and_then(|name| self.agents.get_mut(name))
-        else {
-            self.counters.unknown_relay += 1;
-            return Err(NoLease::Unknown);
-        };
-        if !agent.is_up() {
-            self.counters.not_connected += 1;
-            return Err(NoLease::NotConnected);
-        }
-        if agent.draining {
-            self.counters.draining += 1;
-            return Err(NoLease::Draining);
-        }
-        if agent.leases.is_empty() {
-            self.counters.stock_empty += 1;
-            return Err(NoLease::StockEmpty);
-        }
-        let mut leases = agent.leases.iter();
-        let first = leases.position(|lease| reaches(lease, parties));
-        let Some(lease) = first.and_then(|first| agent.leases.remove(first)) else {
-            self.counters.wrong_family += 1;
-            return Err(NoLease::WrongFamily);
-        };
-        self.counters.leases_taken += 1;
-        agent.sessions.insert(lease.session, relay);
-        let session = SessionRef {
-            relay,
-            session: lease.session,
-        };
-        Ok(LeasedSession {
-            session,
-            a: lease.a,
-            b: lease.b,
-        })
-    }
-
     /// Tells the agent what a lease is for.
     pub fn bind(&mut self, session: SessionRef, a: Gate, b: Gate, call: &str, now: Instant) {
         let call = call.to_owned();
@@ -362,9 +393,20 @@ impl RelayPool {
         });
     }
 
+    /// Gives back the other half of a chain whose first or second session has just ended: an event
+    /// has said so, and it was handled at the time that counts here.
+    pub fn release_other_half(&mut self, session: SessionRef) {
+        if let Some(now) = self.clock {
+            self.release(session, now);
+        }
+    }
+
     /// Sends heartbeats, closes silent links, gives up old requests.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.clock = Some(now);
+        self.adapt_stocks(now);
         let silence = self.settings.heartbeat * (MISSED_HEARTBEATS + 1);
+        let hush = self.settings.heartbeat * QUIET_AFTER;
         for agent in self.agents.values_mut() {
             let before = agent.requests.len();
             agent.requests.retain(|_, request| request.deadline > now);
@@ -372,6 +414,10 @@ impl RelayPool {
             let Some(link) = agent.link.as_mut() else {
                 continue;
             };
+            if !agent.quiet && link.greeted && link.last_heard + hush <= now {
+                agent.quiet = true;
+                self.counters.quiet += 1;
+            }
             if link.last_heard + silence <= now {
                 self.counters.silent += 1;
                 link.last_heard = now;
@@ -389,18 +435,21 @@ impl RelayPool {
     /// When to call [`RelayPool::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let silence = self.settings.heartbeat * (MISSED_HEARTBEATS + 1);
+        let hush = self.settings.heartbeat * QUIET_AFTER;
         let deadlines = self.agents.values().flat_map(|agent| {
             let link = agent.link.as_ref();
             let heartbeat = link
                 .filter(|link| link.greeted)
                 .map(|link| link.next_heartbeat);
             let silent = link.map(|link| link.last_heard + silence);
+            let quiet = link.filter(|link| link.greeted && !agent.quiet);
+            let quiet = quiet.map(|link| link.last_heard + hush);
             let request = agent
                 .requests
                 .values()
                 .next()
                 .map(|request| request.deadline);
-            [heartbeat, silent, request].into_iter().flatten()
+            [heartbeat, silent, quiet, request].into_iter().flatten()
         });
         deadlines.min().map(|at| (at, "relay control"))
     }
@@ -426,7 +475,9 @@ impl RelayPool {
             name,
             up: agent.is_up(),
             draining: agent.draining,
+            quiet: agent.quiet,
             leases: agent.leases.len(),
+            wanted: agent.demand.wanted() as usize,
             sessions: agent.sessions.len(),
         })
     }
@@ -456,9 +507,9 @@ impl RelayPool {
         self.commands.push_back(Command::Send(
             link,
             ToAgent::Welcome {
-                version: VERSION,
+                version: agent.version,
                 name: self.name.clone(),
-                stock: self.settings.stock,
+                stock: agent.demand.wanted(),
                 heartbeat_ms: u32::try_from(self.settings.heartbeat.as_millis()).unwrap_or(500),
             },
         ));
@@ -471,41 +522,16 @@ impl RelayPool {
         self.events.push_back(RelayEvent::AgentUp(name.to_owned()));
     }
 
-    /// Adds what an agent offers, each lease once and no more than there is room for.
-    ///
-    /// After a lost link the agent names again what it holds unbound. A lease that a call has taken
-    /// stays the call's while its Bind is still being asked for; if that was given up, the agent has
-    /// never heard of the call, whose session is lost, and the lease is as good as new.
-    fn stock(&mut self, name: &str, leases: Vec<Lease>) {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return;
-        };
-        let most = self.settings.stock as usize * 2;
-        for lease in leases {
-            let known = agent.leases.iter().any(|l| l.session == lease.session);
-            if known || agent.leases.len() >= most || agent.draining {
-                continue;
-            }
-            if agent.sessions.contains_key(&lease.session) {
-                if agent.asks_about(lease.session) {
-                    continue;
-                }
-                self.counters.sessions_lost += 1;
-                let relay = agent.sessions.remove(&lease.session);
-                let lost = relay.map(|relay| SessionRef {
-                    relay,
-                    session: lease.session,
-                });
-                self.events.extend(lost.map(RelayEvent::SessionLost));
-            }
-            agent.leases.push_back(lease);
-        }
-    }
-
     fn handle_failed(&mut self, name: &str, request: u64, code: ErrorCode) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
+        if agent.stock_request == Some(request) {
+            agent.stock_request = None;
+            agent.short = true;
+            self.counters.stock_refused += 1;
+            return;
+        }
         let Some(request) = agent.requests.remove(&request) else {
             self.counters.stray += 1;
             return;
@@ -533,19 +559,32 @@ impl RelayPool {
         }
     }
 
+    /// Closes a link for what its agent has said; nothing more is heard from it.
     fn violation(&mut self, link: LinkId, why: &'static str) {
         self.counters.violations += 1;
         self.commands.push_back(Command::Close(link, why));
+        self.handle_closed(link);
+    }
+
+    fn catch_lie(&mut self, link: LinkId, lie: Lie) {
+        let (counter, why) = match lie {
+            Lie::Address(why) => (&mut self.counters.bad_addresses, why),
+            Lie::Port(why) => (&mut self.counters.bad_ports, why),
+        };
+        *counter += 1;
+        self.violation(link, why);
     }
 
     fn request(&mut self, session: SessionRef, now: Instant, make: impl FnOnce(u64) -> ToAgent) {
+        if let Some(name) = self.agent_of.get(&session.relay).cloned() {
+            self.ask(&name, session.session, now, make);
+        }
+    }
+
+    fn ask(&mut self, name: &str, session: u64, now: Instant, make: impl FnOnce(u64) -> ToAgent) {
         let number = self.next_request;
         self.next_request += 1;
-        let Some(agent) = self
-            .agent_of
-            .get(&session.relay)
-            .and_then(|name| self.agents.get_mut(name))
-        else {
+        let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
         let message = make(number);
@@ -558,7 +597,7 @@ impl RelayPool {
             number,
             Request {
                 message,
-                session: session.session,
+                session,
                 deadline,
             },
         );

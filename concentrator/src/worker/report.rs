@@ -119,6 +119,8 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("path_flow_dead", sip.routing.dead_flows),
         ("call", sip.calls),
         ("call_answered", sip.answered),
+        ("media_wait", sip.media_waits),
+        ("media_wait_expired", sip.media_waits_expired),
     ]
 }
 
@@ -148,6 +150,10 @@ fn media_totals(calls: &Calls) -> Totals {
         ("media_unplaced", media.unplaced),
         ("media_unbridged", media.unbridged),
         ("media_fallback", media.fallback),
+        ("media_chained", media.chained),
+        ("media_unchained", media.unchained),
+        ("media_pinned", media.pinned),
+        ("media_released_by_cookie", media.released_by_cookie),
         ("media_line_unplaced", media.lines_unplaced),
         ("media_hostile_address", media.hostile_addresses),
         ("media_offer_rolled_back", media.rolled_back),
@@ -155,6 +161,7 @@ fn media_totals(calls: &Calls) -> Totals {
         ("bad_sdp", media.bad_sdp),
         ("lease_taken", relays.leases_taken),
         ("lease_relay_not_connected", relays.not_connected),
+        ("lease_relay_quiet", relays.quiet_relay),
         ("lease_stock_empty", relays.stock_empty),
         ("lease_wrong_family", relays.wrong_family),
         ("lease_relay_draining", relays.draining),
@@ -162,6 +169,14 @@ fn media_totals(calls: &Calls) -> Totals {
         ("relay_unknown_agent", relays.unknown_agent),
         ("relay_violation", relays.violations),
         ("relay_silent", relays.silent),
+        ("relay_quiet", relays.quiet),
+        ("relay_bad_address", relays.bad_addresses),
+        ("relay_bad_port", relays.bad_ports),
+        ("lease_surplus", relays.surplus_leases),
+        ("lease_returned", relays.leases_returned),
+        ("lease_chain_taken", relays.chains),
+        ("stock_change", relays.stock_changes),
+        ("stock_refused", relays.stock_refused),
         ("relay_request_failed", relays.failed),
         ("relay_request_expired", relays.expired),
         ("relay_stray_answer", relays.stray),
@@ -184,6 +199,7 @@ fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
         ),
         ("requests_in_progress", level(proxy.contexts())),
         ("waiting_for_dns", level(proxy.waiting())),
+        ("waiting_for_relay", level(proxy.waiting_for_media())),
         (
             "members_down",
             level(
@@ -224,6 +240,8 @@ fn list_calls(calls: &Calls, now: Instant) -> Value {
                 "tunnel_key": session.relay.key.to_string(),
                 "mark": session.relay.mark.number(),
                 "session": session.session,
+                "far_mark": call.far_relay().map(|relay| relay.mark.number()),
+                "far_tunnel_key": call.far_relay().map(|relay| relay.key.to_string()),
                 "answered": call.answered,
                 "age_ms": millis(now, call.started),
             })
@@ -277,7 +295,9 @@ fn list_relays(calls: &Calls) -> Value {
                 "agent": agent.name,
                 "up": agent.up,
                 "draining": agent.draining,
+                "quiet": agent.quiet,
                 "leases": agent.leases,
+                "stock": agent.wanted,
                 "sessions": agent.sessions,
             })
         })

@@ -273,7 +273,7 @@ fn the_stock_grows_when_it_is_asked_for_and_shrinks_as_leases_are_used_or_given_
     let mut rig = Rig::new();
     let leases = rig.connect(C1, 2);
     let said = rig.control(C1, stock(1, 5));
-    assert_eq!(said.last(), Some(&FromAgent::Done { request: 1 }));
+    assert!(said.contains(&FromAgent::Done { request: 1 }), "{said:?}");
     assert_eq!(rig.relay.gauges().leases, 5);
 
     assert_eq!(
@@ -346,10 +346,7 @@ fn what_came_before_the_bind_goes_on_to_the_other_relay() {
     rig.packet(lease.session, Side::A, CALLER, 1);
     let other = "192.0.2.200:41000";
     rig.control(C1, chained(1, lease.session, other));
-    assert_eq!(
-        rig.transmitted,
-        [(port(lease.session, Side::B), at(other))]
-    );
+    assert_eq!(rig.transmitted, [(port(lease.session, Side::B), at(other))]);
 }
 
 #[test]

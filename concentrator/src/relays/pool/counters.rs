@@ -7,6 +7,8 @@ pub struct Counters {
     pub leases_taken: u64,
     /// Calls that found no agent linked.
     pub not_connected: u64,
+    /// Calls that found an agent that was not heard of for a while.
+    pub quiet_relay: u64,
     /// Calls that found the stock empty.
     pub stock_empty: u64,
     /// Calls that found no lease with an address of each party's family.
@@ -27,6 +29,22 @@ pub struct Counters {
     pub expired: u64,
     /// Answers to no request of ours.
     pub stray: u64,
+    /// Times that an agent was not heard of for two heartbeats.
+    pub quiet: u64,
+    /// Links closed because the agent named an address that cannot be a relay's.
+    pub bad_addresses: u64,
+    /// Links closed because the agent named a port that cannot be a relay's.
+    pub bad_ports: u64,
+    /// Leases that an agent offered beyond what a stock may hold.
+    pub surplus_leases: u64,
+    /// Requests for a larger or smaller stock.
+    pub stock_changes: u64,
+    /// Those that an agent could not fulfil.
+    pub stock_refused: u64,
+    /// Leases given back because the stock has become smaller.
+    pub leases_returned: u64,
+    /// Pairs of leases taken for chains of two relays.
+    pub chains: u64,
     /// Sessions that ended with their agent.
     pub sessions_lost: u64,
 }

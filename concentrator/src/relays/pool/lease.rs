@@ -12,8 +12,34 @@ pub struct LeasedSession {
     pub session: SessionRef,
     /// The side that faces the caller.
     pub a: SideAddr,
+    /// The side that faces the callee, or the second relay.
+    pub b: SideAddr,
+    /// The session on the callee's relay, where two relays are chained.
+    pub far: Option<FarSession>,
+}
+
+/// The second session of a chain: side A faces the first relay, side B the callee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FarSession {
+    /// The relay and its number for the session.
+    pub session: SessionRef,
+    /// The side that faces the first relay.
+    pub a: SideAddr,
     /// The side that faces the callee.
     pub b: SideAddr,
+}
+
+impl LeasedSession {
+    /// Where the callee sends.
+    pub fn callee_side(&self) -> SideAddr {
+        self.far.map_or(self.b, |far| far.b)
+    }
+
+    /// All sessions of it: one, or two in a chain.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionRef> + use<> {
+        let far = self.far.map(|far| far.session);
+        std::iter::once(self.session).chain(far)
+    }
 }
 
 /// Why there is no lease.
@@ -23,6 +49,8 @@ pub enum NoLease {
     Unknown,
     /// Its agent has no link.
     NotConnected,
+    /// Its agent was not heard of for a while.
+    Quiet,
     /// Its agent takes no new calls.
     Draining,
     /// Calls come faster than leases.

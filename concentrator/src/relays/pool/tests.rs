@@ -101,6 +101,9 @@ fn messages_out_of_order_close_the_link() {
         world.commands(),
         [Command::Close(LINK, "the first message was not Hello")]
     );
+    world.say(hello("relay1", 1));
+    assert_eq!(world.commands(), [], "nothing more is heard on it");
+    world.pool.handle_connected(LINK, "relay1", world.now);
     world.say(hello("relay2", 1));
     assert_eq!(world.commands(), [Command::Close(LINK, "unexpected Hello")]);
     assert_eq!(world.pool.counters().violations, 2);
@@ -297,7 +300,8 @@ fn the_stock_is_bounded_whatever_an_agent_offers() {
         leases: (100..1000).map(lease).collect(),
     });
     let leases = world.pool.agents().map(|agent| agent.leases).max();
-    assert_eq!(leases, Some(Settings::default().stock as usize * 2));
+    assert_eq!(leases, Some(Settings::default().max_stock as usize * 2));
+    assert_eq!(world.pool.counters().surplus_leases, 389);
 }
 
 #[test]
@@ -310,6 +314,263 @@ fn events_of_sessions_that_are_not_ours_are_only_counted() {
     });
     assert_eq!(world.events(), []);
     assert_eq!(world.pool.counters().stray, 1);
+}
+
+#[test]
+fn the_stock_follows_the_rate_of_calls_in_both_directions() {
+    let mut world = World::linked();
+    world.say(FromAgent::Leases {
+        leases: (100..140).map(lease).collect(),
+    });
+    let mut asked = Vec::new();
+    for _ in 0..40 {
+        assert!(world.pool.take_lease(relay(1), [None; 2]).is_ok());
+        asked.extend(world.stocks());
+    }
+    let [(request, 128)] = asked[..] else {
+        panic!("40 in a second want a stock for 80: {asked:?}");
+    };
+    world.say(FromAgent::Done { request });
+    world.say(FromAgent::Leases {
+        leases: (200..328).map(lease).collect(),
+    });
+    assert_eq!(
+        world.pool.agents().map(|agent| agent.wanted).max(),
+        Some(128)
+    );
+
+    // Nobody calls any more.
+    let mut shrunk = None;
+    for _ in 0..240 {
+        world.now += Duration::from_millis(500);
+        world.say(FromAgent::HeartbeatAck { seq: 0 });
+        world.pool.handle_timeout(world.now);
+        shrunk = shrunk.or(world.stocks().pop());
+    }
+    let Some((request, 64)) = shrunk else {
+        panic!("{shrunk:?}");
+    };
+    assert_eq!(world.released(), 0, "not before the agent has agreed");
+    world.say(FromAgent::Done { request });
+    assert_eq!(world.released(), 65, "128 and one left over, less 64");
+    assert_eq!(
+        world.pool.agents().map(|agent| agent.leases).max(),
+        Some(64)
+    );
+    assert_eq!(world.pool.counters().leases_returned, 65);
+}
+
+#[test]
+fn an_agent_without_ports_is_asked_again_later_and_nobody_waits_for_it() {
+    let mut world = World::linked();
+    let parties = [None; 2];
+    assert!(world.pool.is_refilling(relay(1), parties));
+    world.pool.expect(relay(1), 100);
+    let stocks = world.stocks();
+    let [(request, 256)] = stocks[..] else {
+        panic!("{stocks:?}");
+    };
+    world.say(FromAgent::Failed {
+        request,
+        code: ErrorCode::NoPorts,
+        text: String::new(),
+    });
+    assert!(!world.pool.is_refilling(relay(1), parties));
+    assert_eq!(world.pool.counters().stock_refused, 1);
+    for _ in 0..4 {
+        world.now += Duration::from_millis(500);
+        world.say(FromAgent::HeartbeatAck { seq: 0 });
+        world.pool.handle_timeout(world.now);
+    }
+    assert_eq!(world.stocks().len(), 1);
+    assert!(world.pool.is_refilling(relay(1), parties));
+}
+
+#[test]
+fn an_agent_of_version_1_is_spoken_to_as_such() {
+    let mut world = World::new();
+    world.pool.handle_connected(LINK, "relay1", world.now);
+    let FromAgent::Hello { name, epoch, .. } = hello("relay1", 1) else {
+        panic!("a Hello");
+    };
+    world.say(FromAgent::Hello {
+        version: 1,
+        name,
+        epoch,
+        media_addresses: Vec::new(),
+        software: String::new(),
+    });
+    let [Command::Send(LINK, ToAgent::Welcome { version: 1, .. })] = &world.commands()[..] else {
+        panic!("a Welcome of version 1");
+    };
+    world.pool.expect(relay(1), 1000);
+    assert_eq!(world.commands(), []);
+}
+
+#[test]
+fn an_agent_that_lies_about_its_address_or_ports_loses_its_link() {
+    let service: IpAddr = "198.51.100.1".parse().unwrap();
+    let (good, elsewhere) = (lease(50), "10.0.9.9".parse().unwrap());
+    let moved = |addr| Lease {
+        a: SideAddr { addr, ..good.a },
+        ..good
+    };
+    let low = Lease {
+        b: SideAddr { rtp: 53, ..good.b },
+        ..good
+    };
+    for (bad, addresses, ports) in [
+        (moved(service), 1, 0),
+        (moved(IpAddr::V4(Ipv4Addr::LOCALHOST)), 1, 0),
+        (moved("239.1.2.3".parse().unwrap()), 1, 0),
+        (moved(elsewhere), 1, 0),
+        (low, 0, 1),
+    ] {
+        let mut world = World::linked();
+        world.pool.refuse_addresses(vec![service.into()]);
+        let allowed = "10.0.1.0/24".parse().unwrap();
+        world.pool.allow_addresses("relay1", vec![allowed]);
+        world.events();
+        world.say(FromAgent::Leases {
+            leases: vec![good, bad],
+        });
+        assert!(
+            matches!(world.commands()[..], [Command::Close(LINK, _)]),
+            "{bad:?}"
+        );
+        let counters = world.pool.counters();
+        assert_eq!(
+            (counters.bad_addresses, counters.bad_ports),
+            (addresses, ports)
+        );
+        assert_eq!(world.events(), [RelayEvent::AgentDown("relay1".to_owned())]);
+        assert_eq!(
+            world.pool.take_lease(relay(1), [None; 2]),
+            Err(NoLease::NotConnected),
+            "not even those before it"
+        );
+        world.say(FromAgent::Leases {
+            leases: vec![lease(60)],
+        });
+        assert!(world.pool.agents().all(|agent| agent.leases == 0));
+    }
+}
+
+#[test]
+fn an_agent_whose_hello_names_an_address_that_is_not_its_own_is_not_taken() {
+    let mut world = World::new();
+    world
+        .pool
+        .refuse_addresses(vec!["198.51.100.1/32".parse().unwrap()]);
+    world.pool.handle_connected(LINK, "relay1", world.now);
+    world.say(FromAgent::Hello {
+        version: VERSION,
+        name: "relay1".to_owned(),
+        epoch: 1,
+        media_addresses: vec!["10.0.1.2".parse().unwrap(), "198.51.100.1".parse().unwrap()],
+        software: String::new(),
+    });
+    assert!(matches!(world.commands()[..], [Command::Close(LINK, _)]));
+    assert!(world.pool.agents().all(|agent| !agent.up));
+    assert_eq!(world.pool.counters().bad_addresses, 1);
+}
+
+#[test]
+fn a_quiet_agent_gives_no_leases_until_it_is_heard_again() {
+    let mut world = World::linked();
+    world.now += Settings::default().heartbeat * QUIET_AFTER;
+    assert!(
+        world
+            .pool
+            .poll_timeout()
+            .is_some_and(|(at, _)| at <= world.now)
+    );
+    world.pool.handle_timeout(world.now);
+    let taken = world.pool.take_lease(relay(1), [None; 2]);
+    assert_eq!(taken, Err(NoLease::Quiet));
+    world.say(FromAgent::HeartbeatAck { seq: 1 });
+    assert!(world.pool.take_lease(relay(1), [None; 2]).is_ok());
+    let counters = world.pool.counters();
+    assert_eq!((counters.quiet, counters.quiet_relay), (1, 1));
+}
+
+/// TLS keeps others from replaying; an agent may still do it by mistake.
+#[test]
+fn what_an_agent_says_twice_or_in_the_wrong_order_changes_nothing() {
+    let mut world = World::linked();
+    let taken = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
+    let (a, b) = (Gate::default(), Gate::default());
+    world.pool.bind(taken.session, a, b, "call", world.now);
+    let [Command::Send(_, ToAgent::Bind { request, .. })] = world.commands()[..] else {
+        panic!("a Bind");
+    };
+    world.events();
+    let ended = FromAgent::Ended {
+        session: 10,
+        stats: SessionStatistics::default(),
+    };
+    // The end before the answer to the Bind; then all of it again.
+    world.say(ended.clone());
+    world.say(FromAgent::Done { request });
+    world.say(FromAgent::Done { request });
+    world.say(ended);
+    world.say(FromAgent::MediaTimeout { session: 10 });
+    assert!(matches!(world.events()[..], [RelayEvent::Ended(..)]));
+    assert_eq!(world.pool.counters().stray, 3);
+    assert!(world.pool.agents().all(|agent| agent.sessions == 0));
+}
+
+#[test]
+fn two_relays_are_chained_over_a_family_that_both_have() {
+    let mut world = World::linked();
+    world.pool.handle_connected(LinkId(2), "relay2", world.now);
+    world
+        .pool
+        .handle_message(LinkId(2), hello("relay2", 1), world.now);
+    let v6 = |side: SideAddr, addr: &str| SideAddr {
+        addr: addr.parse().unwrap(),
+        ..side
+    };
+    let far = |session, a: bool, b: bool| {
+        let lease = lease(session);
+        let address = |v6| if v6 { "2001:db8:2::2" } else { "10.0.2.2" };
+        Lease {
+            session,
+            a: v6(lease.a, address(a)),
+            b: v6(lease.b, address(b)),
+        }
+    };
+    let leases = vec![
+        far(20, true, true),
+        far(21, true, false),
+        far(22, false, true),
+    ];
+    world
+        .pool
+        .handle_message(LinkId(2), FromAgent::Leases { leases }, world.now);
+    let parties = ["192.0.2.1", "2001:db8::9"].map(|party| party.parse().ok());
+    let chain = world
+        .pool
+        .take_chain(relay(1), relay(2), parties)
+        .expect("a chain");
+    assert_eq!(chain.session.session, 10);
+    assert_eq!(chain.far.map(|far| far.session.session), Some(22));
+    assert_eq!(
+        chain.callee_side().addr,
+        "2001:db8:2::2".parse::<IpAddr>().unwrap()
+    );
+
+    world.say(FromAgent::Leases {
+        leases: vec![lease(11)],
+    });
+    let none = world.pool.take_chain(relay(1), relay(2), parties);
+    assert_eq!(none, Err(NoLease::WrongFamily), "the first has IPv4 only");
+    assert!(
+        world.pool.take_lease(relay(1), [None; 2]).is_ok(),
+        "and keeps its lease"
+    );
+    let same = world.pool.take_chain(relay(2), relay(2), parties);
+    assert!(same.is_err(), "nobody is chained to itself");
 }
 
 struct World {
@@ -358,6 +619,25 @@ impl World {
         std::iter::from_fn(|| self.pool.poll_command()).collect()
     }
 
+    /// Stocks that were asked for, with the number of the request.
+    fn stocks(&mut self) -> Vec<(u64, u32)> {
+        let commands = self.commands().into_iter();
+        commands
+            .filter_map(|command| match command {
+                Command::Send(_, ToAgent::Stock { request, stock }) => Some((request, stock)),
+                Command::Send(..) | Command::Close(..) => None,
+            })
+            .collect()
+    }
+
+    /// Releases that were asked for.
+    fn released(&mut self) -> usize {
+        let commands = self.commands().into_iter();
+        commands
+            .filter(|command| matches!(command, Command::Send(_, ToAgent::Release { .. })))
+            .count()
+    }
+
     fn events(&mut self) -> Vec<RelayEvent> {
         std::iter::from_fn(|| self.pool.poll_event()).collect()
     }
@@ -372,7 +652,7 @@ fn relay(mark: u8) -> RelayId {
 
 fn lease(session: u64) -> Lease {
     let side = |rtp| SideAddr {
-        addr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        addr: IpAddr::V4(Ipv4Addr::new(10, 0, 1, 2)),
         rtp,
         rtcp: rtp + 1,
     };

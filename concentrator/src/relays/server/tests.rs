@@ -225,6 +225,21 @@ async fn the_rtp_agent_leases_binds_releases_and_reports_the_end() {
     timeout(PATIENCE, agent).await.unwrap().unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn the_rtp_agent_makes_its_stock_larger_when_calls_ask_for_more() {
+    let world = World::start(Duration::from_secs(5)).await;
+    let (stop, agent) = world.start_agent(25_200);
+    let mut driven = Driven::new(world);
+    driven.until(|driven| driven.leases() == 2).await;
+    driven.pool.expect(relay(), 2);
+    driven.until(|driven| driven.leases() == 4).await;
+    let counters = driven.pool.counters();
+    assert_eq!((counters.stock_changes, counters.stock_refused), (1, 0));
+    assert_eq!(counters.stray, 0);
+    stop.send(true).unwrap();
+    timeout(PATIENCE, agent).await.unwrap().unwrap().unwrap();
+}
+
 /// The server, and what the worker would hear.
 struct World {
     folder: Arc<Folder>,
@@ -374,9 +389,11 @@ impl Driven {
             stock: 2,
             ..Settings::default()
         };
+        let mut pool = RelayPool::new("c1", [(relay(), "relay1".to_owned())], settings);
+        pool.allow_addresses("relay1", vec!["127.0.0.0/8".parse().unwrap()]);
         Self {
             world,
-            pool: RelayPool::new("c1", [(relay(), "relay1".to_owned())], settings),
+            pool,
             links: std::collections::HashMap::new(),
             events: Vec::new(),
         }

@@ -38,6 +38,8 @@ pub(crate) enum Middle {
     Flip,
     /// This is done, knowing what edge 1 has seen.
     Intruder(fn(&TwoEdges, &[Packet]) -> Result<()>),
+    /// This is done to the programs.
+    Break(fn(&TwoEdges, &mut Service) -> Result<()>),
 }
 
 /// What was seen at each place.
@@ -144,7 +146,7 @@ pub(crate) fn place(
 /// From the first ring to the flip.
 fn during_the_call(
     net: &TwoEdges,
-    service: &Service,
+    service: &mut Service,
     plan: Plan,
     captures: &Captures,
     caller: &mut Process,
@@ -156,13 +158,16 @@ fn during_the_call(
     wait_for_audio(&captures.ua1, caller, 1)?;
     progress("the call is up, audio flows");
     wait_for_audio(&captures.ua1, caller, half as usize)?;
+    if let Middle::Break(change) = plan.middle {
+        change(net, service)?;
+    }
     let during = holdings(net, service)?;
     let flipped_at = match plan.middle {
-        Middle::Nothing => None,
         Middle::Intruder(intrude) => {
             intrude(net, &captures.edge1.so_far()?)?;
             None
         }
+        Middle::Nothing | Middle::Break(_) => None,
         Middle::Flip => {
             net.flip()?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?;

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::sandbox::{self, EXIT_SKIP};
 
+mod anchor_both;
 mod bad_config;
 mod baresip;
 mod calls;
@@ -23,6 +24,7 @@ mod linphone;
 mod nat_rebind;
 mod offer_answer;
 mod ping;
+mod relay_fallback;
 mod restart;
 mod rig;
 mod stranger_rtp;
@@ -76,6 +78,16 @@ const SCENARIOS: &[Scenario] = &[
         name: "restart",
         about: "the concentrator crashes and starts again; a phone is called that has not registered since",
         run: restart::run,
+    },
+    Scenario {
+        name: "anchor-both",
+        about: "media pass the relays of both edges; each phone knows its own edge's only; the route flips",
+        run: anchor_both::run,
+    },
+    Scenario {
+        name: "relay-fallback",
+        about: "relay killed, its control link cut, concentrator killed: at set-up and in mid-call",
+        run: relay_fallback::run,
     },
     Scenario {
         name: "stranger-rtp",

@@ -143,6 +143,24 @@ impl Service {
         self.wait_until_ready(net)
     }
 
+    /// The same where the folder is not at hand.
+    pub(crate) fn crash_and_start_concentrator(&mut self, net: &TwoEdges) -> Result<()> {
+        let folder = self.folder.parent().map(Path::to_owned);
+        self.crash_concentrator(net, &folder.context("the service has a folder")?)
+    }
+
+    /// Starts the relay of edge 1 again, which was killed, and waits until it has leases.
+    pub(crate) fn start_relay1(&mut self, net: &TwoEdges) -> Result<()> {
+        self.relay1.process = Process::start(
+            &net.edge1,
+            "relay1-again",
+            &binary("sipcast-rtp-agent")?.to_string_lossy(),
+            &["--config", "relay1.toml"],
+            &self.folder,
+        )?;
+        self.wait_until_ready(net)
+    }
+
     /// Fails when one of them has ended.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         for program in [
@@ -308,12 +326,14 @@ pub(crate) const ALL_TRANSPORTS: &str = "[sip]\nws_port = 8080\nwss_port = 8443\
 /// concentrator.toml.
 pub(crate) fn concentrator_config() -> String {
     let edge = |number: u8, source: Ipv4Addr, key: u32, mark: u8| {
+        let other = 3 - number;
         format!(
             r#"
 [[edges]]
 name = "edge{number}"
 sources = ["{source}/32"]
 key = {key:#x}
+fallback = ["relay{other}"]
 [[edges.relays]]
 mark = {mark}
 agent = "relay{number}"

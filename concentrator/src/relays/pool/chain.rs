@@ -26,8 +26,9 @@ impl RelayPool {
         for between in families(caller) {
             let wanted = [[caller, Some(between)], [Some(between), callee]];
             let missing = [near, far].into_iter().zip(wanted);
-            let missing = missing.filter_map(|(relay, parties)| self.find(relay, parties).err());
-            if let Some(missing) = missing.last() {
+            let mut missing =
+                missing.filter_map(|(relay, parties)| self.find(relay, parties).err());
+            if let Some(missing) = missing.next() {
                 why = missing;
                 continue;
             }

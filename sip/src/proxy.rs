@@ -17,6 +17,7 @@
 //! * `edge`: Path, where the registrar stands behind us (RFC 3327)
 //! * `fork`: which targets at once and which later, and how long a context lives (16.6, 16.8)
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
+//! * `large`: which copies go over TCP because of their length (18.1.1)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
@@ -37,6 +38,7 @@ mod edge;
 mod fork;
 mod forward;
 pub mod groups;
+mod large;
 mod loops;
 pub mod media;
 mod next_hop;
@@ -67,6 +69,7 @@ use crate::timer::Timers;
 use crate::transaction::{self, ClientId, Incoming, ServerId, Transactions};
 use forward::Outbound;
 use groups::Groups;
+use large::TcpPeers;
 use media::{Media, Party, SessionRef};
 pub use next_hop::QueryId;
 use next_hop::{NextHopRules, Onward, Resolving};
@@ -138,8 +141,10 @@ struct Branch {
     borrowed: bool,
     /// The request comes through here once more, and so do the answers to it, before they come here.
     passes_again: bool,
-    /// It went to a next hop, which must say something soon.
-    impatient: bool,
+    /// It went to a next hop, which must say something within this time.
+    patience: Option<Duration>,
+    /// It goes over TCP for its length alone.
+    instead_of_udp: bool,
     /// It went to the flow that a Path names.
     by_path: bool,
 }
@@ -198,6 +203,7 @@ pub struct Proxy {
     groups: Groups,
     resolving: Resolving,
     probes: Probes,
+    tcp_peers: TcpPeers,
 }
 
 impl Proxy {
@@ -210,6 +216,7 @@ impl Proxy {
             groups: Groups::new(config.routing.groups.clone(), config.epoch.0),
             resolving: Resolving::default(),
             probes: Probes::default(),
+            tcp_peers: TcpPeers::default(),
             config,
             contexts: HashMap::new(),
             by_client: HashMap::new(),
@@ -539,8 +546,10 @@ impl Proxy {
                     self.forget_client(client);
                 }
                 transaction::Event::TransportError(client) => {
-                    let (status, reason) = self.flow_failed(client);
-                    self.branch_failed(client, status, reason, media, now);
+                    if !self.retry_over_udp(client, now) {
+                        let (status, reason) = self.flow_failed(client);
+                        self.branch_failed(client, status, reason, media, now);
+                    }
                     self.forget_client(client);
                 }
                 transaction::Event::Slow(server) => self.say_trying(server, now),

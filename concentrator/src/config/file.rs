@@ -127,6 +127,8 @@ pub struct SipFile {
     pub udp: bool,
     /// Listen on TCP.
     pub tcp: bool,
+    /// Longer requests go to next hops over TCP (RFC 3261 section 18.1.1).
+    pub udp_request_max_bytes: usize,
     /// Connections in all.
     pub max_tcp_connections: usize,
     /// Connections of one source address.
@@ -168,6 +170,7 @@ impl Default for SipFile {
             unicast_address: None,
             udp: true,
             tcp: true,
+            udp_request_max_bytes: 1300,
             max_tcp_connections: 10_000,
             max_tcp_connections_per_source: 200,
             // Longer than the default registration, so that a phone without keepalives keeps

@@ -91,6 +91,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
+        "[sip]\nudp_request_max_bytes = 70000\n[relay_control]",
+        &["sip.udp_request_max_bytes", "70000", "65535"],
+    ),
+    (
+        "[relay_control]",
         "[dns]\nservers = [\"ns.example.com\"]\n[relay_control]",
         &["dns.servers[0]", "not an address"],
     ),

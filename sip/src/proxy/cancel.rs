@@ -157,6 +157,9 @@ impl Proxy {
                 }
                 self.stop_timer_c(client);
                 self.transactions.abandon(client);
+                if self.retry_over_udp(client, now) {
+                    continue;
+                }
                 self.branch_failed(client, 408, "Request Timeout", media, now);
             }
         }

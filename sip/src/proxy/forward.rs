@@ -2,7 +2,7 @@
 //! transaction of each branch.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::fork::{Breadth, Rest, groups};
 use super::loops::deciding;
@@ -13,7 +13,7 @@ use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
 use crate::text::push_address;
-use crate::transaction::ServerId;
+use crate::transaction::{ClientId, ServerId};
 
 /// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
 const MAX_FORWARDS: u8 = 70;
@@ -137,7 +137,8 @@ impl Proxy {
             edit.set(HeaderName::MaxBreadth, share.to_string());
             request = edit.finish();
         }
-        let Some(client) = self.transactions.send_request(&request, target.flow, now) else {
+        let (request, flow) = self.by_length(request, target, now);
+        let Some(client) = self.transactions.send_request(&request, flow, now) else {
             match (session, dialog) {
                 (Some(session), None) if earlier.is_none() => media.ended(session, now),
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
@@ -145,25 +146,38 @@ impl Proxy {
             }
             return Err(NotStarted::Full);
         };
-        if let Some(rules) = target.next_hop {
-            self.start_timer_c(client, now + rules.timeout);
-        } else if request.method() == Method::Invite {
-            self.start_timer_c(client, now + self.config.timer_c);
-        }
+        let patience = target.next_hop.map(|rules| rules.timeout);
+        self.start_patience(client, &request, patience, now);
         let progress = Progress::Calling { cancel: false };
         Ok(Branch {
             client,
             request,
-            flow: target.flow,
+            flow,
             progress,
             session,
             instance: target.instance.clone(),
             reached: false,
             borrowed: earlier.is_some(),
             passes_again,
-            impatient: target.next_hop.is_some(),
+            patience,
+            instead_of_udp: flow.transport != target.flow.transport,
             by_path: target.by_path,
         })
+    }
+
+    /// A next hop must say something soon, a phone that rings has Timer C.
+    pub(super) fn start_patience(
+        &mut self,
+        client: ClientId,
+        request: &Message,
+        patience: Option<Duration>,
+        now: Instant,
+    ) {
+        if let Some(patience) = patience {
+            self.start_timer_c(client, now + patience);
+        } else if request.method() == Method::Invite {
+            self.start_timer_c(client, now + self.config.timer_c);
+        }
     }
 
     /// An ACK for a 2xx goes on without a transaction (RFC 3261 section 17.1.1.3).
@@ -199,8 +213,9 @@ impl Proxy {
         for target in &targets {
             let placement = self.place(&inner, hop, target, dialog, None, media, now);
             let copy = self.copy(&inner, hop, target, role_of(party), placement, now);
+            let (copy, flow) = self.by_length(copy, target, now);
             self.transmits.push_back(Transmit {
-                flow: target.flow,
+                flow,
                 bytes: copy.bytes().clone(),
             });
         }

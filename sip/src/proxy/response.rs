@@ -80,6 +80,7 @@ impl Proxy {
             }
             return;
         }
+        self.note_heard_over_tcp(server, index, now);
         self.adopt_session(server, index, response, media, now);
         match response.status().unwrap_or_default() {
             100..=199 => self.pass_provisional(server, index, response, hop, media, now),
@@ -90,6 +91,15 @@ impl Proxy {
                     without_own_via(response, None, self.transactions.server_flow(server));
                 self.finish_branch(server, index, response, media, now);
             }
+        }
+    }
+
+    /// A next hop that answers what it got over TCP for its length takes TCP.
+    fn note_heard_over_tcp(&mut self, server: ServerId, index: usize, now: Instant) {
+        let context = self.contexts.get(&server);
+        let branch = context.and_then(|context| context.branches.get(index));
+        if let Some(branch) = branch.filter(|branch| branch.instead_of_udp) {
+            self.note_tcp_works(branch.flow.peer, now);
         }
     }
 
@@ -141,7 +151,7 @@ impl Proxy {
         let client = branch.client;
         let invite = branch.request.method() == Method::Invite;
         let cancel_now = branch.progress == Progress::Calling { cancel: true };
-        let impatient = branch.impatient;
+        let impatient = branch.patience.is_some();
         if matches!(branch.progress, Progress::Calling { .. }) {
             branch.progress = Progress::Proceeding { cancelled: false };
         }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -66,6 +67,29 @@ impl fmt::Display for Transport {
     }
 }
 
+/// Where a phone is, and which address of the service it knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) own: IpAddr,
+    pub(crate) service: IpAddr,
+}
+
+impl Place {
+    /// Both phones of `two-edges`.
+    pub(crate) const IPV4: Self = Self {
+        own: IpAddr::V4(PHONE),
+        service: IpAddr::V4(SERVICE),
+    };
+
+    /// The scripts are for IPv4.
+    fn script(self, text: &str) -> String {
+        match self.own {
+            IpAddr::V4(_) => text.to_owned(),
+            IpAddr::V6(_) => text.replace("IN IP4", "IN IP6"),
+        }
+    }
+}
+
 /// What a phone does in a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Script {
@@ -87,7 +111,20 @@ pub(crate) fn callee(
         Script::Plain => ANSWER,
         Script::Offers => ANSWERS,
     };
-    answering(namespace, transport, seconds, [CALLEE, answer], folder)
+    let scripts = [CALLEE, answer];
+    answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
+}
+
+/// The same at another place.
+pub(crate) fn callee_at(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let scripts = [CALLEE, ANSWER];
+    answering(namespace, place, transport, seconds, scripts, folder)
 }
 
 /// The same, and it registers once more after `again_ms`.
@@ -99,7 +136,8 @@ pub(crate) fn callee_again(
     folder: &Path,
 ) -> Result<Process> {
     let scenario = CALLEE_AGAIN.replace("@AGAIN_MS@", &again_ms.to_string());
-    answering(namespace, transport, seconds, [&scenario, ANSWER], folder)
+    let scripts = [scenario.as_str(), ANSWER];
+    answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
 }
 
 /// Starts a phone that registers as ua2 and answers OPTIONS.
@@ -116,19 +154,20 @@ pub(crate) fn alive(namespace: &Namespace, folder: &Path) -> Result<Process> {
         "user",
         "ua2",
     ];
-    sipp(namespace, Transport::Udp, &scenario, &folder)
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 fn answering(
     namespace: &Namespace,
+    place: Place,
     transport: Transport,
     seconds: u32,
     [callee, answer]: [&str; 2],
     folder: &Path,
 ) -> Result<Process> {
     let folder = prepare(namespace, folder, seconds, 220.0)?;
-    fs::write(folder.join("callee.xml"), callee)?;
-    fs::write(folder.join("answer.xml"), answer)?;
+    fs::write(folder.join("callee.xml"), place.script(callee))?;
+    fs::write(folder.join("answer.xml"), place.script(answer))?;
     let scenario = [
         "-sf",
         "callee.xml",
@@ -138,7 +177,7 @@ fn answering(
         "user",
         "ua2",
     ];
-    sipp(namespace, transport, &scenario, &folder)
+    sipp(namespace, place, transport, &scenario, &folder)
 }
 
 /// Starts the phone that registers as ua1, calls ua2 and hangs up after `seconds` of audio. The
@@ -151,12 +190,35 @@ pub(crate) fn caller(
     padding: usize,
     folder: &Path,
 ) -> Result<Process> {
-    let folder = prepare(namespace, folder, seconds, 110.0)?;
     let call = match script {
         Script::Plain => CALLER.replace("@PADDING@", &padding_header(padding)),
         Script::Offers => OFFERS.to_owned(),
     };
-    fs::write(folder.join("caller.xml"), call)?;
+    calling(namespace, Place::IPV4, transport, seconds, &call, folder)
+}
+
+/// The same at another place.
+pub(crate) fn caller_at(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let call = CALLER.replace("@PADDING@", "");
+    calling(namespace, place, transport, seconds, &call, folder)
+}
+
+fn calling(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: u32,
+    call: &str,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, seconds, 110.0)?;
+    fs::write(folder.join("caller.xml"), place.script(call))?;
     let talk = (seconds * 1000 + SILENCE_MS).to_string();
     let scenario = [
         "-sf",
@@ -170,7 +232,28 @@ pub(crate) fn caller(
         "-d",
         &talk,
     ];
-    sipp(namespace, transport, &scenario, &folder)
+    sipp(namespace, place, transport, &scenario, &folder)
+}
+
+/// Starts the phone that registers as ua1 and calls `peer` with INVITE, ACK and BYE made `padding`
+/// bytes longer; it hangs up after about a second of audio.
+pub(crate) fn call_at_length(
+    namespace: &Namespace,
+    peer: &str,
+    padding: usize,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 110.0)?;
+    let padding = padding_header(padding);
+    let mut scenario = CALLER
+        .replace("@PADDING@", &padding)
+        .replace("[peer]@", &format!("{peer}@"));
+    for line in ["CSeq: 2 ACK\n", "CSeq: 3 BYE\n"] {
+        scenario = scenario.replace(line, &format!("{line}{padding}"));
+    }
+    fs::write(folder.join("caller.xml"), scenario)?;
+    let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 /// Starts the phone that registers as ua1 and calls `peer` at `domain`; one of the two hangs up
@@ -199,7 +282,7 @@ pub(crate) fn call_to(
         .replace("[peer]@example.com", &format!("{peer}@{domain}"));
     fs::write(folder.join("caller.xml"), scenario)?;
     let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];
-    sipp(namespace, Transport::Udp, &scenario, &folder)
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 /// Header fields that nobody knows, in lines of a plausible length.
@@ -223,12 +306,13 @@ fn prepare(namespace: &Namespace, folder: &Path, seconds: u32, pitch: f64) -> Re
 
 fn sipp(
     namespace: &Namespace,
+    place: Place,
     transport: Transport,
     scenario: &[&str],
     folder: &Path,
 ) -> Result<Process> {
-    let target = format!("{SERVICE}:5060");
-    let address = PHONE.to_string();
+    let target = SocketAddr::new(place.service, 5060).to_string();
+    let address = place.own.to_string();
     let transport = match transport {
         Transport::Udp => "u1",
         Transport::Tcp => "t1",

@@ -18,7 +18,9 @@ mod digest;
 mod dispatch;
 mod fragmented_invite;
 mod hostile_packets;
+mod ipv6;
 mod kamailio_registrar;
+mod large_requests;
 mod linphone;
 mod nat_rebind;
 mod offer_answer;
@@ -126,6 +128,16 @@ const SCENARIOS: &[Scenario] = &[
         name: "dispatch",
         about: "two trunk servers: fail-over by OPTIONS, 503 and SRV; dialogs at the unicast address",
         run: dispatch::run,
+    },
+    Scenario {
+        name: "large-requests",
+        about: "requests over 1,300 bytes to a trunk: TCP; UDP where that is refused or silent",
+        run: large_requests::run,
+    },
+    Scenario {
+        name: "ipv6",
+        about: "calls over IPv6 through the tunnel, UDP and TCP, with a flip, and to and from IPv4",
+        run: ipv6::run,
     },
 ];
 

@@ -60,12 +60,22 @@ impl Service {
 
     /// The same, with more sections in the concentrator's config.
     pub(crate) fn start_with(net: &TwoEdges, folder: &Path, more: &str) -> Result<Self> {
+        Self::start_edited(net, folder, more, |config| config)
+    }
+
+    /// The same, with every config file changed by `edit`.
+    pub(crate) fn start_edited(
+        net: &TwoEdges,
+        folder: &Path,
+        more: &str,
+        edit: impl Fn(String) -> String,
+    ) -> Result<Self> {
         let folder = folder.join(FOLDER);
         let own = |name: &'static str| (name, vec![name.to_owned()]);
         let sip = ("sip", vec!["example.com".to_owned(), SERVICE.to_string()]);
         certs::write_all(&folder, &[own("c1"), own("relay1"), own("relay2"), sip])?;
         let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
-            start_program(namespace, name, binary, port, &config, &folder)
+            start_program(namespace, name, binary, port, &edit(config), &folder)
         };
         let mut service = Self {
             concentrator: start(

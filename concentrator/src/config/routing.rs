@@ -199,7 +199,9 @@ fn check_udp_request_max(file: &File) -> Result<usize, Problem> {
     }
     problem(
         "sip.udp_request_max_bytes",
-        format!("{max} is not from {SMALLEST_DATAGRAM} to 65535; use 1300 (RFC 3261 section 18.1.1), or 65535 for UDP always"),
+        format!(
+            "{max} is not from {SMALLEST_DATAGRAM} to 65535; use 1300 (RFC 3261 section 18.1.1), or 65535 for UDP always"
+        ),
     )
 }
 

@@ -19,6 +19,7 @@ const CALLEE: &str = include_str!("../scenarios/callee.xml");
 const CALLEE_AGAIN: &str = include_str!("../scenarios/callee_again.xml");
 const OPTIONS: &str = include_str!("../scenarios/options.xml");
 const ANSWER: &str = include_str!("../scenarios/answer.xml");
+const QUICK_CALLER: &str = include_str!("../scenarios/quick_caller.xml");
 const OFFERS: &str = include_str!("../scenarios/offers.xml");
 const ANSWERS: &str = include_str!("../scenarios/answers.xml");
 
@@ -138,6 +139,31 @@ pub(crate) fn callee_again(
     let scenario = CALLEE_AGAIN.replace("@AGAIN_MS@", &again_ms.to_string());
     let scripts = [scenario.as_str(), ANSWER];
     answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
+}
+
+/// Starts the phone that registers as ua2 and answers every call, with 180 and 200 in one breath.
+pub(crate) fn quick_callee(namespace: &Namespace, folder: &Path) -> Result<Process> {
+    let answer = ANSWER
+        .replace(r#"<pause milliseconds="400"/>"#, "")
+        .replace(r#"<action><exec rtp_stream="audio.ul,1,0"/></action>"#, "")
+        .replace("[rtpstream_audio_port]", "20000");
+    let scripts = [CALLEE, answer.as_str()];
+    answering(namespace, Place::IPV4, Transport::Udp, 1, scripts, folder)
+}
+
+/// Starts a phone that calls ua2 again and again, `rate` times a second, with ACK and BYE in one
+/// breath.
+pub(crate) fn quick_caller(
+    namespace: &Namespace,
+    calls: u32,
+    rate: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 110.0)?;
+    fs::write(folder.join("quick.xml"), QUICK_CALLER)?;
+    let (calls, rate) = (calls.to_string(), rate.to_string());
+    let scenario = ["-sf", "quick.xml", "-m", &calls, "-r", &rate, "-l", &calls];
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 /// Starts a phone that registers as ua2 and answers OPTIONS.
@@ -329,8 +355,6 @@ fn sipp(
         "5060",
         "-mp",
         "20000",
-        "-m",
-        "1",
         "-nostdin",
         "-trace_err",
         "-trace_msg",
@@ -340,6 +364,9 @@ fn sipp(
         "messages.txt",
         &target,
     ]);
+    if !scenario.contains(&"-m") {
+        arguments.extend(["-m", "1"]);
+    }
     Process::start(namespace, "sipp", "sipp", &arguments, folder)
 }
 

@@ -22,6 +22,7 @@ mod ipv6;
 mod kamailio_registrar;
 mod large_requests;
 mod linphone;
+mod message_order;
 mod nat_rebind;
 mod offer_answer;
 mod ping;
@@ -78,6 +79,16 @@ const SCENARIOS: &[Scenario] = &[
         name: "restart",
         about: "the concentrator crashes and starts again; a phone is called that has not registered since",
         run: restart::run,
+    },
+    Scenario {
+        name: "restart-in-call",
+        about: "the concentrator crashes and starts again in mid-call; the media go on, the BYE arrives",
+        run: restart::in_mid_call,
+    },
+    Scenario {
+        name: "message-order",
+        about: "500 calls without a pause: no message of a call overtakes another",
+        run: message_order::run,
     },
     Scenario {
         name: "stranger-rtp",

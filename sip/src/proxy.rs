@@ -406,7 +406,7 @@ impl Proxy {
         if let Err(rejection) = validate::forwardable(&request) {
             self.counters.rejected += 1;
             let response = rejection.response(&request, &self.to_tag(&request));
-            if self.authentication.is_some() {
+            if self.authentication.is_some() || self.may_be_forged(hop) {
                 self.answer_stranger(id, &request, hop, response.0);
             } else {
                 self.transactions.respond(id, response.0, response.1, now);
@@ -433,6 +433,10 @@ impl Proxy {
                 self.respond_with(id, &response, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
+            route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {
+                let response = self.refusal(&request, status, reason);
+                self.answer_stranger(id, &request, hop, response);
+            }
             route::Routed::Refused { status, reason } => {
                 self.respond(id, &request, status, reason, now);
             }

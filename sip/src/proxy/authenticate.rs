@@ -315,6 +315,16 @@ impl Proxy {
         false
     }
 
+    /// True where nobody authenticates, and nothing but an address that anybody can write says where
+    /// a request comes from. It is refused without a transaction: the answer to an INVITE would be
+    /// sent eleven times to whoever has that address (RFC 3261 section 17.2.1).
+    pub(super) fn may_be_forged(&self, hop: &Hop) -> bool {
+        self.authentication.is_none()
+            && hop.flow.transport == Transport::Udp
+            && !self.registrar.knows(&hop.flow)
+            && !self.config.routing.is_trunk(hop.flow.peer.ip())
+    }
+
     /// Answers a request that was not let in, and forgets it.
     pub(super) fn answer_stranger(
         &mut self,
@@ -338,8 +348,7 @@ impl Proxy {
     /// True for the ACK of an answer that was given without a transaction: RFC 3261 section 8.2.7
     /// has a stateless UAS ignore it.
     pub(super) fn is_ack_of_refusal(&self, ack: &Message) -> bool {
-        self.authentication.is_some()
-            && ack.header(HeaderName::Route).is_none()
+        ack.header(HeaderName::Route).is_none()
             && ack.to().ok().and_then(|to| to.tag()) == Some(self.to_tag(ack).as_bytes())
     }
 

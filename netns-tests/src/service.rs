@@ -169,6 +169,11 @@ impl Service {
 }
 
 impl Service {
+    /// Where its config files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The PEM file of who signed all certificates.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.join("ca.pem")

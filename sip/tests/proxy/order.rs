@@ -1,6 +1,8 @@
 //! Messages of one call leave in the order in which they came, however many are taken in before
 //! anything is sent. (Between worker processes of others a 200 overtakes its 180.)
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! Sending requests: those that are too large for a datagram.
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use bytes::Bytes;

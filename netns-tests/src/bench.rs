@@ -12,6 +12,7 @@ use serde::Serialize;
 
 mod bindings;
 mod ingress_tun;
+mod relay;
 mod signalling;
 mod sip_core;
 
@@ -32,6 +33,11 @@ const BENCHES: &[Bench] = &[
         name: "ingress-tun",
         about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
         run: ingress_tun::run,
+    },
+    Bench {
+        name: "relay",
+        about: "CPU per relayed packet in user space, loss, delay, sessions; rtpengine beside it",
+        run: relay::run,
     },
     Bench {
         name: "signalling",

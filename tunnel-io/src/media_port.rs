@@ -79,10 +79,11 @@ impl MediaPort {
             )
         };
         let Ok(received) = usize::try_from(received) else {
-            return match Errno::last() {
-                Errno::EAGAIN => Ok(None),
-                errno => no_datagram_because(errno).map(|_| None),
-            };
+            let errno = Errno::last();
+            if errno != Errno::EAGAIN {
+                no_datagram_because(errno)?;
+            }
+            return Ok(None);
         };
         Ok(address.read(length).map(|from| Arrival {
             from,
@@ -108,9 +109,9 @@ impl MediaPort {
             if sent >= 0 {
                 return Ok(());
             }
-            match Errno::last() {
-                Errno::EINTR => {}
-                errno => return Err(SendFailure::of(errno)),
+            let errno = Errno::last();
+            if errno != Errno::EINTR {
+                return Err(SendFailure::of(errno));
             }
         }
     }

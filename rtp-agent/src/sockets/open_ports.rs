@@ -29,6 +29,10 @@ const USES: [(Side, Component); PORTS] = [
     (Side::B, Component::Rtcp),
 ];
 
+/// Sessions that share a thread before the next thread gets some: few sessions on many threads would
+/// wake them all for a packet or two.
+const NEIGHBOURS: usize = 256;
+
 /// Which of a session's ports: 0 to 3.
 pub(super) type PortNumber = usize;
 
@@ -213,7 +217,7 @@ impl OpenPorts {
     }
 
     fn poller(&self, place: usize) -> &PortPoller {
-        &self.pollers[place % self.pollers.len()]
+        &self.pollers[place / NEIGHBOURS % self.pollers.len()]
     }
 }
 

@@ -106,7 +106,13 @@ impl Control {
             FromAgent::Done { .. } => self.done += 1,
             FromAgent::Failed { code, text, .. } => bail!("the agent: {code:?}: {text}"),
             FromAgent::Ended { session, .. } => bail!("session {session} has ended"),
-            _ => {}
+            FromAgent::Hello { .. }
+            | FromAgent::MediaStarted { .. }
+            | FromAgent::MediaTimeout { .. }
+            | FromAgent::Statistics { .. }
+            | FromAgent::Heartbeat { .. }
+            | FromAgent::HeartbeatAck { .. }
+            | FromAgent::Draining => {}
         }
         Ok(())
     }

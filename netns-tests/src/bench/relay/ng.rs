@@ -65,18 +65,17 @@ impl Client {
             };
             let port = port.with_context(|| format!("no port for session {session}"))?;
             let step = steps.get_mut(session).context("a cookie of nobody")?;
-            *step = match (*step, was) {
-                (Step::Offered, 'o') => Step::Answered { b: port },
-                (Step::Answered { b }, 'a') => {
+            match *step {
+                Step::Offered if was == 'o' => *step = Step::Answered { b: port },
+                Step::Answered { b } if was == 'a' => {
+                    *step = Step::Ready { a: port, b };
                     ready += 1;
-                    Step::Ready { a: port, b }
                 }
-                (step, _) => step,
-            };
-            if was == 'o' {
-                let step = *step;
-                self.ask_for(session, step, phones)?;
+                // An answer to a question that was asked twice.
+                Step::Offered | Step::Answered { .. } | Step::Ready { .. } => continue,
             }
+            let step = *step;
+            self.ask_for(session, step, phones)?;
         }
         let sessions = steps.into_iter().filter_map(|step| match step {
             Step::Ready { a, b } => Some(RelaySession { a, b }),

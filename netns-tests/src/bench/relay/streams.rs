@@ -109,8 +109,8 @@ impl Phones {
         self.ports
     }
 
-    /// Sends and receives as planned. `at_start` and `at_end` are called at the ends of the time that
-    /// is measured, and what they give comes back.
+    /// Sends and receives as planned. `mark` is called at both ends of the time that is measured, and
+    /// what it gives comes back.
     pub(super) fn run<T: Send>(
         &self,
         sessions: &[RelaySession],
@@ -195,10 +195,7 @@ impl Phones {
                     };
                     for message in messages {
                         let bytes = message.iovs().next().unwrap_or_default();
-                        let came = message.cmsgs()?.find_map(|cmsg| match cmsg {
-                            ControlMessageOwned::ScmTimestampns(at) => Some(nanoseconds(at)),
-                            _ => None,
-                        });
+                        let came = message.cmsgs()?.find_map(time_stamp);
                         let came = came.context("no time stamp")?;
                         seen.note(side, bytes, came, window, &mut last);
                     }
@@ -299,8 +296,12 @@ fn wall_clock_ns() -> u64 {
     since.map_or(0, |since| since.as_nanos() as u64)
 }
 
-const fn nanoseconds(at: TimeSpec) -> u64 {
-    at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64
+/// When the kernel received it, in nanoseconds of the wall clock.
+fn time_stamp(message: ControlMessageOwned) -> Option<u64> {
+    if let ControlMessageOwned::ScmTimestampns(at) = message {
+        return Some(at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64);
+    }
+    None
 }
 
 fn sleep_until(at: Instant) {

@@ -25,6 +25,7 @@ linphonec|linphone-cli|another phone in the lab
 /usr/lib/python3/dist-packages/websockets|python3-websockets|the WebSocket phone of the lab
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
 dnsmasq|dnsmasq-base|the DNS of the lab
+rtpengine|rtpengine-daemon|the peer of the relay benchmark
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.

@@ -52,7 +52,7 @@ const TRICKLE: Plan = Plan {
     measured: Duration::from_secs(5),
 };
 /// Calls of the search for the highest rate: from, to, step.
-const LADDER: (usize, usize, usize) = (1_000, 4_000, 250);
+const LADDER: (usize, usize, usize) = (1_000, 4_000, 500);
 const PEER: &str = "rtpengine in user space (no kernel module)";
 
 pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {

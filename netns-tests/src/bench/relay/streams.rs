@@ -310,3 +310,34 @@ fn sleep_until(at: Instant) {
         thread::sleep(left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_says_which_it_is_and_when_it_was_sent() {
+        let bytes = packet(7, 70_000, 1_234_567_890_123);
+        assert_eq!(read(&bytes), Some((7, 70_000, 1_234_567_890_123)));
+        assert_eq!(read(&bytes[..PACKET - 1]), None);
+    }
+
+    #[test]
+    fn what_comes_late_in_its_stream_or_to_the_wrong_phone_is_noticed() {
+        let window = Window { from: 100, to: 200 };
+        let (mut seen, mut last) = (Seen::default(), [None; 2]);
+        for (side, number, sent) in [(1, 1, 110), (1, 3, 130), (1, 2, 120), (0, 4, 140)] {
+            seen.note(
+                side,
+                &packet(0, number, sent),
+                sent + 1000,
+                window,
+                &mut last,
+            );
+        }
+        // Sent before the time that is measured.
+        seen.note(1, &packet(0, 5, 99), 1000, window, &mut last);
+        assert_eq!((seen.received, seen.out_of_order, seen.strays), (3, 1, 1));
+        assert!((seen.delay_us(0.5) - 1.0).abs() < 1e-6);
+    }
+}

@@ -40,6 +40,21 @@ const BENCHES: &[Bench] = &[
         run: relay::run,
     },
     Bench {
+        name: "relay/cost",
+        about: "its parts apart: CPU per packet, delay, sessions set up",
+        run: relay::run_cost,
+    },
+    Bench {
+        name: "relay/sessions",
+        about: "memory of as many sessions as the limit of open files allows, 10,000 at most",
+        run: relay::run_sessions,
+    },
+    Bench {
+        name: "relay/highest-rate",
+        about: "the highest rate without a lost packet",
+        run: relay::run_highest_rate,
+    },
+    Bench {
         name: "signalling",
         about: "CPU per proxied call, highest rate, post-dial delay; Kamailio beside it",
         run: signalling::run,

@@ -117,6 +117,7 @@ impl Phones {
         plan: Plan,
         mark: impl Fn() -> Result<T>,
     ) -> Result<(Seen, T, T)> {
+        self.drain()?;
         let start = Instant::now() + Duration::from_millis(50);
         let window = Window::of(start, plan);
         let ended = AtomicBool::new(false);
@@ -206,6 +207,16 @@ impl Phones {
             }
             thread::sleep(LAZY);
         }
+    }
+
+    /// Throws away what a run before has left.
+    fn drain(&self) -> Result<()> {
+        for (_, socket) in self.sides() {
+            socket.set_nonblocking(true)?;
+            while socket.recv(&mut [0; PACKET]).is_ok() {}
+            socket.set_nonblocking(false)?;
+        }
+        Ok(())
     }
 
     fn sides(&self) -> impl Iterator<Item = (usize, &UdpSocket)> {

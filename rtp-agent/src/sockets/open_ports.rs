@@ -125,9 +125,8 @@ impl OpenPorts {
                 }
             }
         }
-        let ports = match <[_; PORTS]>::try_from(sockets) {
-            Ok(ports) => ports,
-            Err(_) => return Err(io::Error::other("not four ports")),
+        let Ok(ports) = <[_; PORTS]>::try_from(sockets) else {
+            return Err(io::Error::other("not four ports"));
         };
         self.watch(SessionPorts { session, ports })
     }

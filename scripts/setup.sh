@@ -27,6 +27,7 @@ node|nodejs|runs JsSIP, another WebSocket phone of the lab
 npm|npm|fetches JsSIP
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
 dnsmasq|dnsmasq-base|the DNS of the lab
+rtpengine|rtpengine-daemon|the peer of the relay benchmark
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.

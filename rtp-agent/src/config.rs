@@ -12,8 +12,13 @@ use serde::Deserialize;
 
 use crate::ports::PortRange;
 use crate::session::Limits;
+use crate::sockets::MediaThreads;
 
 const ADMIN_PORT: u16 = 9103;
+/// Media threads: they share one lock.
+const MAX_THREADS: u16 = 64;
+/// Longer would be heard as jitter.
+const MAX_GATHER_US: u32 = 5000;
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
@@ -45,6 +50,8 @@ pub struct Media {
     pub max_stock: u32,
     /// Packets held by all sessions together.
     pub max_held: usize,
+    /// How packets are waited for.
+    pub threads: MediaThreads,
 }
 
 /// The `[control]` section.
@@ -93,6 +100,9 @@ struct MediaFile {
     max_stock: u32,
     #[serde(default = "max_held_packets")]
     max_held_packets: usize,
+    threads: Option<u16>,
+    #[serde(default = "gather_us")]
+    gather_us: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,6 +142,16 @@ const fn max_stock() -> u32 {
 
 const fn max_held_packets() -> usize {
     8192
+}
+
+const fn gather_us() -> u32 {
+    1000
+}
+
+/// One for each core that the program may use.
+fn all_cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    u16::try_from(cores).map_or(MAX_THREADS, |cores| cores.min(MAX_THREADS))
 }
 
 impl admin::run::Config for Config {
@@ -240,6 +260,18 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
             );
         }
     }
+    let threads = file.threads.unwrap_or_else(all_cores);
+    if !(1..=MAX_THREADS).contains(&threads) {
+        let message = format!("{threads} is out of range; use 1 to {MAX_THREADS}");
+        return wrong("media.threads", message);
+    }
+    if file.gather_us > MAX_GATHER_US {
+        let message = format!(
+            "{} is out of range; use 0 to {MAX_GATHER_US} microseconds",
+            file.gather_us
+        );
+        return wrong("media.gather_us", message);
+    }
     Ok(Media {
         addresses: file.addresses.clone(),
         ports,
@@ -252,6 +284,10 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
         quarantine: Duration::from_millis(file.quarantine_ms),
         max_stock: file.max_stock,
         max_held: file.max_held_packets,
+        threads: MediaThreads {
+            threads: threads.into(),
+            gather: Duration::from_micros(file.gather_us.into()),
+        },
     })
 }
 
@@ -320,6 +356,16 @@ mod tests {
                 "control.server_name: \"a b\"",
             ),
             ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
+            (
+                "gather_us = 1000",
+                "gather_us = 9999",
+                "media.gather_us: 9999",
+            ),
+            (
+                "gather_us = 1000",
+                "gather_us = 1000\nthreads = 0",
+                "media.threads: 0 is out",
+            ),
         ] {
             let text = include_str!("../../configs/rtp-agent.toml");
             assert!(text.contains(good), "{good}");

@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod control_link;
 pub mod eventloop;
+mod file_limit;
 pub mod hold;
 pub mod latch;
 pub mod metrics;

@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use crate::relay::Troubles;
 use crate::relay::report::{Gauges, Totals};
-use crate::sockets::{SharedEngine, SocketDrops, now};
+use crate::sockets::{SharedEngine, SocketCounts, SocketDrops, now};
 
 /// A registry that asks the relay.
 pub fn registry(engine: SharedEngine) -> Registry {
@@ -31,7 +31,9 @@ impl Collector for RelayCollector {
             .engine
             .with(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
         let drops = self.engine.drops();
-        for (name, help, value) in gauge_rows(&gauges) {
+        let sockets = self.engine.sockets();
+        let rows = gauge_rows(&gauges).into_iter();
+        for (name, help, value) in rows.chain(socket_rows(sockets)) {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
@@ -59,6 +61,21 @@ fn gauge_rows(gauges: &Gauges) -> [Row; 6] {
         ("sipcast_relay_port_pairs_free", "Port pairs that could be used", gauges.ports_free),
         ("sipcast_relay_port_pairs_quarantined", "Port pairs resting after use", gauges.ports_quarantined),
         ("sipcast_relay_packets_waiting", "Packets held for the other party", gauges.held),
+    ]
+}
+
+const fn socket_rows(sockets: SocketCounts) -> [Row; 2] {
+    [
+        (
+            "sipcast_relay_sockets_open",
+            "Media sockets of sessions and leases",
+            sockets.open,
+        ),
+        (
+            "sipcast_relay_sockets_resting",
+            "Media sockets kept for the next session with the same port",
+            sockets.resting,
+        ),
     ]
 }
 

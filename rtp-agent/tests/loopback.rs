@@ -22,6 +22,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rtp_agent::config::{Config, Control, Media};
 use rtp_agent::ports::PortRange;
 use rtp_agent::session::Limits;
+use rtp_agent::sockets::MediaThreads;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -199,6 +200,10 @@ impl Agent {
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
                 max_held: 100,
+                threads: MediaThreads {
+                    threads: 2,
+                    gather: Duration::from_millis(1),
+                },
             },
             control: Control {
                 concentrators: vec![listener.local_addr().unwrap()],

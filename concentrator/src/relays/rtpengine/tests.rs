@@ -522,7 +522,7 @@ struct Call {
     active: bool,
 }
 
-/// As much of rtpengine 10.5 as we use; `no_ipv6` is its silence about families it does not have.
+/// As much of rtpengine 10.5 as we use; without IPv6 it answers with IPv4 whatever it was asked for.
 #[derive(Debug, Default)]
 struct Rtpengine {
     calls: HashMap<String, Call>,
@@ -540,7 +540,7 @@ impl Rtpengine {
     fn answer(&mut self, datagram: &[u8]) -> Option<Vec<u8>> {
         let space = datagram.iter().position(|octet| *octet == b' ')?;
         let (cookie, body) = datagram.split_at(space + 1);
-        let request = Value::parse(&body).ok()?.dictionary()?;
+        let request = Value::parse(body).ok()?.dictionary()?;
         let command = request.text("command")?;
         if self.silent || self.deaf_to == Some(command) {
             return None;
@@ -612,14 +612,16 @@ impl Rtpengine {
 
     fn look(&mut self, answer: &mut Vec<u8>, delete: bool, request: Dictionary<'_>) {
         let id = request.text("call-id").expect("a call-id");
-        let call = match delete {
-            true => self.calls.remove(id),
-            false => self.calls.get(id).cloned(),
+        let call = if delete {
+            self.calls.remove(id)
+        } else {
+            self.calls.get(id).cloned()
         };
         let Some(call) = call else {
-            return match delete {
-                true => result(answer, "ok", None),
-                false => result(answer, "error", Some("Unknown call-id")),
+            return if delete {
+                result(answer, "ok", None)
+            } else {
+                result(answer, "error", Some("Unknown call-id"))
             };
         };
         bencode::write_dictionary(answer, |answer| {
@@ -782,9 +784,11 @@ impl World {
 
     fn dones(&mut self) -> Vec<u64> {
         let outputs = self.outputs();
-        let done = outputs.into_iter().filter_map(|output| match output {
-            Output::Say(FromAgent::Done { request }) => Some(request),
-            _ => None,
+        let done = outputs.into_iter().filter_map(|output| {
+            let Output::Say(FromAgent::Done { request }) = output else {
+                return None;
+            };
+            Some(request)
         });
         done.collect()
     }

@@ -26,6 +26,7 @@ linphonec|linphone-cli|another phone in the lab
 node|nodejs|runs JsSIP, another WebSocket phone of the lab
 npm|npm|fetches JsSIP
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
+rtpengine|rtpengine-daemon|a relay of another make, in the lab
 dnsmasq|dnsmasq-base|the DNS of the lab
 rtpengine|rtpengine-daemon|the peer of the relay benchmark
 '
@@ -70,6 +71,11 @@ install_missing() {
     $sudo apt-get -q update
     # shellcheck disable=SC2086 # a list of words
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $packages
+    # The lab starts its own.
+    case " $packages" in
+        *" rtpengine-daemon "*)
+            $sudo systemctl disable --now rtpengine-daemon 2>/dev/null || true ;;
+    esac
 }
 
 check_rust() {

@@ -19,12 +19,14 @@ use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
+use crate::relays::rtpengine::Target;
 use crate::transport::tls::Identity;
 
 mod authentication;
 mod checks;
 pub mod file;
 mod registrar;
+mod relay;
 mod routing;
 
 pub use authentication::Authentication;
@@ -74,7 +76,7 @@ pub struct Config {
     pub routing: sip::proxy::routing::Config,
     /// Who resolves names; empty: whom the system asks.
     pub dns_servers: Vec<SocketAddr>,
-    /// Where the rtp-agents connect to; always there when an edge has relays.
+    /// Where the rtp-agents connect to; always there when an edge has one.
     pub relay_control: Option<RelayControl>,
     /// The operator's HTTP listener.
     pub admin_listen: SocketAddr,
@@ -125,8 +127,10 @@ impl Edge {
 pub struct EdgeRelay {
     /// Its mark, 1..=63.
     pub mark: Mark,
-    /// The name in the rtp-agent's certificate.
+    /// The name in the rtp-agent's certificate, or the one that [`Target`] makes up.
     pub agent: String,
+    /// Where it is, if it is an rtpengine.
+    pub rtpengine: Option<Target>,
 }
 
 /// SIP transports and their limits.
@@ -403,6 +407,18 @@ impl Config {
             let relays = edge.relays.iter();
             relays.map(move |relay| (edge.relay_id(relay), relay, edge))
         })
+    }
+}
+
+impl Config {
+    /// The relays that are an rtpengine, each once.
+    pub fn rtpengines(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        for (_, relay, _) in self.relays() {
+            let known = |target: &&Target| !targets.contains(target);
+            targets.extend(relay.rtpengine.iter().find(known).cloned());
+        }
+        targets
     }
 }
 

@@ -28,6 +28,7 @@ mod offer_answer;
 mod ping;
 mod restart;
 mod rig;
+mod rtpengine_relay;
 mod stranger_rtp;
 mod torture;
 mod websocket;
@@ -134,6 +135,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "kamailio-registrar",
         about: "the service as the edge proxy of a stock Kamailio registrar: Path, a call, the flip",
         run: kamailio_registrar::run,
+    },
+    Scenario {
+        name: "rtpengine-relay",
+        about: "a stock rtpengine as edge 1's relay: a call, its end, and a call after it was killed",
+        run: rtpengine_relay::run,
     },
     Scenario {
         name: "dispatch",

@@ -10,6 +10,7 @@ use wire::gre::TunnelKey;
 use wire::mark::Mark;
 
 use super::file::{EdgeFile, File, MediaFile, RelayControlFile, SipFile, TunnelFile};
+use super::relay::check_relay;
 use super::{
     Anchor, Edge, EdgeRelay, Media, Problem, RelayPolicy, Sip, TcpLimits, Tls, Tunnel, problem,
 };
@@ -218,19 +219,7 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
                 ),
             );
         }
-        if !is_host_name(&relay.agent) {
-            return problem(
-                format!("{at}.agent"),
-                format!(
-                    "{:?} is not a name as in a certificate (a DNS name)",
-                    relay.agent
-                ),
-            );
-        }
-        relays.push(EdgeRelay {
-            mark,
-            agent: relay.agent.clone(),
-        });
+        relays.push(check_relay(&at, mark, relay)?);
     }
     Ok(Edge {
         name: edge.name.clone(),
@@ -366,12 +355,13 @@ pub(super) fn check_relay_control(
     edges: &[Edge],
 ) -> Result<(), Problem> {
     let Some(control) = control else {
-        if edges.iter().all(|edge| edge.relays.is_empty()) {
+        let mut relays = edges.iter().flat_map(|edge| &edge.relays);
+        if relays.all(|relay| relay.rtpengine.is_some()) {
             return Ok(());
         }
         return problem(
             "relay_control",
-            "is missing, but edges have relays; add [relay_control] with listen, certificate, private_key and ca",
+            "is missing, but edges have relays that are an rtp-agent; add [relay_control] with listen, certificate, private_key and ca",
         );
     };
     if control.listen.port() == 0 {

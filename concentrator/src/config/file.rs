@@ -112,7 +112,11 @@ pub struct RelayFile {
     /// The mark, 1..=63.
     pub mark: u8,
     /// The name in the rtp-agent's certificate.
-    pub agent: String,
+    pub agent: Option<String>,
+    /// Instead: where an rtpengine listens for `ng`.
+    pub rtpengine: Option<String>,
+    /// One of the names in that rtpengine's `interface`.
+    pub interface: Option<String>,
 }
 
 /// `[sip]`

@@ -55,6 +55,34 @@ fn a_good_file_becomes_checked_types() {
 }
 
 #[test]
+fn a_relay_may_be_an_rtpengine_and_needs_no_certificates_then() {
+    let control = GOOD.find("[relay_control]").unwrap();
+    let text = GOOD[..control]
+        .replace("agent = \"relay1\"", "rtpengine = \"10.0.1.9:22222\"")
+        .replace(
+            "agent = \"relay1b\"",
+            "rtpengine = \"[2001:db8::9]:2223\"\ninterface = \"pub\"",
+        )
+        .replace("agent = \"relay2\"", "rtpengine = \"10.0.1.9:22222\"");
+    let config = checked(&text).unwrap();
+    let names: Vec<String> = config
+        .rtpengines()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let names_wanted = [
+        "rtpengine@10.0.1.9:22222",
+        "rtpengine@[2001:db8::9]:2223/pub",
+    ];
+    assert_eq!(names, names_wanted, "each once");
+    let agents: Vec<&str> = config
+        .relays()
+        .map(|(_, relay, _)| relay.agent.as_str())
+        .collect();
+    assert_eq!(agents, [names_wanted[0], names_wanted[1], names_wanted[0]]);
+}
+
+#[test]
 fn the_examples_that_we_ship_are_in_order() {
     for (name, routes) in [("concentrator.toml", 0), ("edge-of-kamailio.toml", 1)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -313,6 +341,41 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "agent = \"relay2\"",
         "agent = \"relay 2\"",
         &["edges[1].relays[0].agent", "certificate"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "",
+        &["edges[1].relays[0]", "rtpengine"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay2\"\nrtpengine = \"10.0.1.9:22222\"",
+        &["edges[1].relays[0].rtpengine", "not both"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"10.0.1.9\"",
+        &["edges[1].relays[0].rtpengine", "listen-ng"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"10.0.1.9:0\"",
+        &["edges[1].relays[0].rtpengine", "port"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"0.0.0.0:22222\"",
+        &["edges[1].relays[0].rtpengine", "one host"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay2\"\ninterface = \"pub\"",
+        &["edges[1].relays[0].interface", "media.addresses"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"10.0.1.9:22222\"\ninterface = \"pub/10.0.1.9\"",
+        &["edges[1].relays[0].interface", "NAME/ADDRESS"],
     ),
 ];
 

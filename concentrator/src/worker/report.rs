@@ -10,6 +10,7 @@ use sip::proxy::Proxy;
 use crate::location::Location;
 use crate::media::Calls;
 use crate::metrics::{Metrics, event, kind};
+use crate::relays::rtpengine;
 use crate::status::Status;
 
 /// Calls and bindings listed in `/status`; the counts are always complete.
@@ -278,6 +279,7 @@ fn list_relays(calls: &Calls) -> Value {
         .map(|agent| {
             json!({
                 "agent": agent.name,
+                "kind": rtpengine::kind_of(agent.name),
                 "up": agent.up,
                 "draining": agent.draining,
                 "leases": agent.leases,

@@ -73,6 +73,8 @@ pub(crate) enum Script {
     Plain,
     /// An offer in the 200, hold, resume, and an offer that is refused.
     Offers,
+    /// A second of audio; then the caller holds the call, for as long as the others last.
+    Hold,
 }
 
 /// Starts the phone that registers as ua2 and answers.
@@ -83,9 +85,11 @@ pub(crate) fn callee(
     seconds: u32,
     folder: &Path,
 ) -> Result<Process> {
+    let held = held_answer();
     let answer = match script {
         Script::Plain => ANSWER,
         Script::Offers => ANSWERS,
+        Script::Hold => held.as_str(),
     };
     answering(namespace, transport, seconds, [CALLEE, answer], folder)
 }
@@ -151,10 +155,15 @@ pub(crate) fn caller(
     padding: usize,
     folder: &Path,
 ) -> Result<Process> {
-    let folder = prepare(namespace, folder, seconds, 110.0)?;
+    let audio = match script {
+        Script::Plain | Script::Offers => seconds,
+        Script::Hold => 1,
+    };
+    let folder = prepare(namespace, folder, audio, 110.0)?;
     let call = match script {
         Script::Plain => CALLER.replace("@PADDING@", &padding_header(padding)),
         Script::Offers => OFFERS.to_owned(),
+        Script::Hold => holding_caller(),
     };
     fs::write(folder.join("caller.xml"), call)?;
     let talk = (seconds * 1000 + SILENCE_MS).to_string();
@@ -200,6 +209,28 @@ pub(crate) fn call_to(
     fs::write(folder.join("caller.xml"), scenario)?;
     let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];
     sipp(namespace, Transport::Udp, &scenario, &folder)
+}
+
+/// The caller with the hold of [`OFFERS`] before its pause.
+fn holding_caller() -> String {
+    let from = OFFERS.find("<pause milliseconds=\"1000\"/>").unwrap_or(0);
+    let hold = &OFFERS[from..];
+    let hold = &hold[..hold.find("<pause milliseconds=\"500\"/>").unwrap_or(0)];
+    CALLER
+        .replace("CSeq: 3 BYE", "CSeq: 4 BYE")
+        .replace(
+            "<!-- As long as -d says",
+            &format!("{hold}<!-- As long as -d says"),
+        )
+        .replace("@PADDING@", "")
+}
+
+/// The callee with the answer to it.
+fn held_answer() -> String {
+    const INVITE: &str = "<recv request=\"INVITE\"/>";
+    let hold = ANSWERS.split(INVITE).nth(1).unwrap_or_default();
+    let bye = "<recv request=\"BYE\"/>";
+    ANSWER.replace(bye, &format!("{INVITE}{hold}{bye}"))
 }
 
 /// Header fields that nobody knows, in lines of a plausible length.
@@ -261,7 +292,15 @@ fn sipp(
 
 #[cfg(test)]
 mod tests {
-    use super::padding_header;
+    use super::{held_answer, holding_caller, padding_header};
+
+    #[test]
+    fn a_call_on_hold_has_one_re_invite_and_its_answer() {
+        assert_eq!(holding_caller().matches("a=sendonly").count(), 1);
+        assert_eq!(holding_caller().matches("CSeq: 3 ACK").count(), 1);
+        assert_eq!(held_answer().matches("a=recvonly").count(), 1);
+        assert_eq!(held_answer().matches("request=\"ACK\"").count(), 2);
+    }
 
     #[test]
     fn padding_is_as_long_on_the_wire_as_asked() {

@@ -60,6 +60,19 @@ impl Service {
 
     /// The same, with more sections in the concentrator's config.
     pub(crate) fn start_with(net: &TwoEdges, folder: &Path, more: &str) -> Result<Self> {
+        Self::start_limited(net, folder, more, "")
+    }
+
+    /// The same, with more keys in the `[media]` of both relays.
+    pub(crate) fn start_limited(
+        net: &TwoEdges,
+        folder: &Path,
+        more: &str,
+        limits: &str,
+    ) -> Result<Self> {
+        let relay_config = |name: &str, address: Ipv4Addr| {
+            relay_config(name, address).replace("[media]\n", &format!("[media]\n{limits}"))
+        };
         let folder = folder.join(FOLDER);
         let own = |name: &'static str| (name, vec![name.to_owned()]);
         let sip = ("sip", vec!["example.com".to_owned(), SERVICE.to_string()]);

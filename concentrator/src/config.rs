@@ -18,11 +18,13 @@ use admin::credentials::{Credentials, Files};
 use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
+use wire::relay_control::GateMode;
 
 use crate::relays::rtpengine::Target;
 use crate::transport::tls::Identity;
 
 mod authentication;
+mod cdr;
 mod checks;
 pub mod file;
 mod registrar;
@@ -32,6 +34,7 @@ mod routing;
 pub use authentication::Authentication;
 
 use authentication::check_authentication;
+use cdr::check_cdr;
 use checks::{
     check_domains, check_edges, check_media, check_relay_control, check_service_addresses,
     check_sip, check_tunnel,
@@ -68,6 +71,8 @@ pub struct Config {
     pub location: Option<Location>,
     /// Which relay carries media, and when.
     pub media: Media,
+    /// Where a record of each call goes; `None`: nowhere.
+    pub cdr: Option<Cdr>,
     /// The key of the signed state; `None`: make one at the start.
     pub cookie_key: Option<CookieKey>,
     /// A second key whose signatures are accepted, while the keys rotate.
@@ -232,6 +237,21 @@ pub struct Media {
     pub anchor: Anchor,
     /// When a relay is used.
     pub relay: RelayPolicy,
+    /// How strictly relays take the addresses that media are expected from.
+    pub source: GateMode,
+    /// Whether a call ends when its relay has seen no media for too long.
+    pub end_on_timeout: bool,
+}
+
+/// Records of calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cdr {
+    /// The file, one line a call.
+    pub file: PathBuf,
+    /// Calls in progress that are kept in mind.
+    pub max_calls: usize,
+    /// A call that is older is recorded as lost.
+    pub max_duration: Duration,
 }
 
 /// Whose edge gives the relay.
@@ -334,6 +354,7 @@ impl Config {
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
             media: check_media(&file.media)?,
+            cdr: check_cdr(file.cdr.as_ref(), folder)?,
             cookie_key: None,
             previous_cookie_key: None,
             relay_control: file.relay_control.as_ref().map(|control| RelayControl {

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tunnel_io::device_drops::DeviceDrops;
 
+use crate::cdr;
 use crate::config::Config;
 use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
@@ -57,6 +58,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
     // Before anything is opened: a file that cannot be used must not leave phones half served.
     let location = config.location.as_ref().map(location::open).transpose()?;
+    let cdr = cdr::open(&config, worker::unix_time())?;
     let mut tasks = JoinSet::new();
     let relay_inputs = reach_relays(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
@@ -89,6 +91,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         status,
         status_asked,
         location,
+        cdr,
         shutdown: watched(shutdown),
     };
     tokio::select! {

@@ -98,6 +98,8 @@ pub(crate) enum Script {
     Plain,
     /// An offer in the 200, hold, resume, and an offer that is refused.
     Offers,
+    /// A second of audio; then the caller holds the call, for as long as the others last.
+    Hold,
 }
 
 /// Starts the phone that registers as ua2 and answers.
@@ -108,9 +110,11 @@ pub(crate) fn callee(
     seconds: u32,
     folder: &Path,
 ) -> Result<Process> {
+    let held = held_answer();
     let answer = match script {
         Script::Plain => ANSWER,
         Script::Offers => ANSWERS,
+        Script::Hold => held.as_str(),
     };
     let scripts = [CALLEE, answer];
     answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
@@ -216,10 +220,16 @@ pub(crate) fn caller(
     padding: usize,
     folder: &Path,
 ) -> Result<Process> {
+    let audio = match script {
+        Script::Plain | Script::Offers => seconds,
+        Script::Hold => 1,
+    };
     let call = match script {
         Script::Plain => CALLER.replace("@PADDING@", &padding_header(padding)),
         Script::Offers => OFFERS.to_owned(),
+        Script::Hold => holding_caller(),
     };
+    let seconds = (seconds, audio);
     calling(namespace, Place::IPV4, transport, seconds, &call, folder)
 }
 
@@ -232,18 +242,19 @@ pub(crate) fn caller_at(
     folder: &Path,
 ) -> Result<Process> {
     let call = CALLER.replace("@PADDING@", "");
-    calling(namespace, place, transport, seconds, &call, folder)
+    calling(namespace, place, transport, (seconds, seconds), &call, folder)
 }
 
+/// A call of so many seconds, and of so many with audio.
 fn calling(
     namespace: &Namespace,
     place: Place,
     transport: Transport,
-    seconds: u32,
+    (seconds, audio): (u32, u32),
     call: &str,
     folder: &Path,
 ) -> Result<Process> {
-    let folder = prepare(namespace, folder, seconds, 110.0)?;
+    let folder = prepare(namespace, folder, audio, 110.0)?;
     fs::write(folder.join("caller.xml"), place.script(call))?;
     let talk = (seconds * 1000 + SILENCE_MS).to_string();
     let scenario = [
@@ -311,6 +322,28 @@ pub(crate) fn call_to(
     sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
+/// The caller with the hold of [`OFFERS`] before its pause.
+fn holding_caller() -> String {
+    let from = OFFERS.find("<pause milliseconds=\"1000\"/>").unwrap_or(0);
+    let hold = &OFFERS[from..];
+    let hold = &hold[..hold.find("<pause milliseconds=\"500\"/>").unwrap_or(0)];
+    CALLER
+        .replace("CSeq: 3 BYE", "CSeq: 4 BYE")
+        .replace(
+            "<!-- As long as -d says",
+            &format!("{hold}<!-- As long as -d says"),
+        )
+        .replace("@PADDING@", "")
+}
+
+/// The callee with the answer to it.
+fn held_answer() -> String {
+    const INVITE: &str = "<recv request=\"INVITE\"/>";
+    let hold = ANSWERS.split(INVITE).nth(1).unwrap_or_default();
+    let bye = "<recv request=\"BYE\"/>";
+    ANSWER.replace(bye, &format!("{INVITE}{hold}{bye}"))
+}
+
 /// Header fields that nobody knows, in lines of a plausible length.
 fn padding_header(bytes: usize) -> String {
     const LINE: usize = 100;
@@ -372,7 +405,15 @@ fn sipp(
 
 #[cfg(test)]
 mod tests {
-    use super::padding_header;
+    use super::{held_answer, holding_caller, padding_header};
+
+    #[test]
+    fn a_call_on_hold_has_one_re_invite_and_its_answer() {
+        assert_eq!(holding_caller().matches("a=sendonly").count(), 1);
+        assert_eq!(holding_caller().matches("CSeq: 3 ACK").count(), 1);
+        assert_eq!(held_answer().matches("a=recvonly").count(), 1);
+        assert_eq!(held_answer().matches("request=\"ACK\"").count(), 2);
+    }
 
     #[test]
     fn padding_is_as_long_on_the_wire_as_asked() {

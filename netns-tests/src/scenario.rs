@@ -14,6 +14,7 @@ use crate::sandbox::{self, EXIT_SKIP};
 mod bad_config;
 mod baresip;
 mod calls;
+mod cdr;
 mod digest;
 mod dispatch;
 mod fragmented_invite;
@@ -23,6 +24,8 @@ mod kamailio_registrar;
 mod large_requests;
 mod linphone;
 mod message_order;
+mod media_attacks;
+mod media_timeout;
 mod nat_rebind;
 mod offer_answer;
 mod ping;
@@ -95,6 +98,21 @@ const SCENARIOS: &[Scenario] = &[
         name: "stranger-rtp",
         about: "RTP from a stranger to a relay in mid-call reaches nobody and is counted",
         run: stranger_rtp::run,
+    },
+    Scenario {
+        name: "media-attacks",
+        about: "RTP and RTCP of strangers, of a neighbour behind the phone's NAT, before, in and after its audio",
+        run: media_attacks::run,
+    },
+    Scenario {
+        name: "media-timeout",
+        about: "both phones fall silent: the concentrator hangs up with both, the record says so",
+        run: media_timeout::run,
+    },
+    Scenario {
+        name: "cdr",
+        about: "records of calls: answered, failed, over a restart; the file renamed and opened anew",
+        run: cdr::run,
     },
     Scenario {
         name: "offer-answer",

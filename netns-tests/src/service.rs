@@ -78,6 +78,20 @@ impl Service {
         Self::start_all(net, folder, config, |config| config)
     }
 
+    /// With more sections in the concentrator's config, and more keys in the `[media]` of both
+    /// relays.
+    pub(crate) fn start_limited(
+        net: &TwoEdges,
+        folder: &Path,
+        more: &str,
+        limits: &str,
+    ) -> Result<Self> {
+        let media = format!("[media]\n{limits}");
+        Self::start_edited(net, folder, more, |config| {
+            config.replace("[media]\n", &media)
+        })
+    }
+
     fn start_all(
         net: &TwoEdges,
         folder: &Path,

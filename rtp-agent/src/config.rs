@@ -90,6 +90,12 @@ struct MediaFile {
     idle_timeout_s: u64,
     #[serde(default = "half_open_timeout_s")]
     half_open_timeout_s: u64,
+    #[serde(default = "one_way_timeout_s")]
+    one_way_timeout_s: u64,
+    #[serde(default = "held_timeout_s")]
+    held_timeout_s: u64,
+    #[serde(default = "learning_window_s")]
+    learning_window_s: u64,
     #[serde(default = "lease_timeout_s")]
     lease_timeout_s: u64,
     #[serde(default = "linger_ms")]
@@ -122,6 +128,20 @@ const fn idle_timeout_s() -> u64 {
 /// Longer than a proxy lets a phone ring: Timer C is at least 3 minutes (RFC 3261 section 16.6).
 const fn half_open_timeout_s() -> u64 {
     240
+}
+
+/// A phone that suppresses silence may say nothing for minutes, and still sends RTCP.
+const fn one_way_timeout_s() -> u64 {
+    300
+}
+
+const fn held_timeout_s() -> u64 {
+    3600
+}
+
+/// A callee may think about the offer of a re-INVITE, and the offerer restart its stream only then.
+const fn learning_window_s() -> u64 {
+    60
 }
 
 const fn lease_timeout_s() -> u64 {
@@ -240,6 +260,8 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
     for (key, value) in [
         ("media.idle_timeout_s", file.idle_timeout_s),
         ("media.half_open_timeout_s", file.half_open_timeout_s),
+        ("media.held_timeout_s", file.held_timeout_s),
+        ("media.learning_window_s", file.learning_window_s),
         ("media.lease_timeout_s", file.lease_timeout_s),
     ] {
         if !(1..=86_400).contains(&value) {
@@ -248,6 +270,13 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
                 format!("{value} is out of range; use 1 to 86400 seconds"),
             );
         }
+    }
+    if file.one_way_timeout_s > 86_400 {
+        let message = format!(
+            "{} is out of range; use 1 to 86400 seconds, or 0 for no limit",
+            file.one_way_timeout_s
+        );
+        return wrong("media.one_way_timeout_s", message);
     }
     for (key, value) in [
         ("media.linger_ms", file.linger_ms),
@@ -278,6 +307,10 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
         limits: Limits {
             idle: Duration::from_secs(file.idle_timeout_s),
             half_open: Duration::from_secs(file.half_open_timeout_s),
+            one_way: (file.one_way_timeout_s > 0)
+                .then(|| Duration::from_secs(file.one_way_timeout_s)),
+            held: Duration::from_secs(file.held_timeout_s),
+            learning: Duration::from_secs(file.learning_window_s),
             lease: Duration::from_secs(file.lease_timeout_s),
             linger: Duration::from_millis(file.linger_ms),
         },
@@ -344,6 +377,16 @@ mod tests {
                 "linger_ms = 2000",
                 "linger_ms = 9999999",
                 "media.linger_ms: 9999999 is out",
+            ),
+            (
+                "one_way_timeout_s = 300",
+                "one_way_timeout_s = 90000",
+                "media.one_way_timeout_s: 90000 is out",
+            ),
+            (
+                "held_timeout_s = 3600",
+                "held_timeout_s = 0",
+                "media.held_timeout_s: 0 is out",
             ),
             (
                 "[\"10.0.9.2:7060\"]",

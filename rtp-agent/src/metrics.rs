@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::relay::Troubles;
-use crate::relay::report::{Gauges, Totals};
+use crate::relay::report::{Gauges, Silences, Totals};
 use crate::sockets::{SharedEngine, SocketCounts, SocketDrops, now};
 
 /// A registry that asks the relay.
@@ -46,6 +46,13 @@ impl Collector for RelayCollector {
         let mut family = encoder.encode_descriptor(name, "Packets dropped", None, kind)?;
         for (reason, value) in rejected_rows(&totals, &troubles, drops) {
             let labels = [("reason", reason)];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        let name = "sipcast_relay_sessions_timed_out";
+        let help = "Sessions ended for want of media";
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for (limit, value) in silence_rows(&self.engine.with(|relay| relay.silences())) {
+            let labels = [("limit", limit)];
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
@@ -103,15 +110,25 @@ const fn rejected_rows(
     totals: &Totals,
     troubles: &Troubles,
     drops: SocketDrops,
-) -> [(&'static str, u64); 8] {
+) -> [(&'static str, u64); 9] {
     [
         ("gate", totals.rejected.gate),
         ("stranger", totals.rejected.latched),
         ("ssrc", totals.rejected.ssrc),
+        ("late", totals.rejected.late),
         ("not_rtp", totals.rejected.malformed),
         ("hold_overflow", totals.rejected.no_peer),
         ("oversize", drops.oversize),
         ("send_failed", drops.send_failed),
         ("no_session", troubles.no_session),
+    ]
+}
+
+const fn silence_rows(silences: &Silences) -> [(&'static str, u64); 4] {
+    [
+        ("idle", silences.idle),
+        ("half_open", silences.half_open),
+        ("one_way", silences.one_way),
+        ("held", silences.held),
     ]
 }

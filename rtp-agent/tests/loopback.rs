@@ -194,6 +194,9 @@ impl Agent {
                 limits: Limits {
                     idle: Duration::from_secs(60),
                     half_open: Duration::from_secs(60),
+                    one_way: Some(Duration::from_secs(300)),
+                    held: Duration::from_secs(3600),
+                    learning: Duration::from_secs(60),
                     lease: Duration::from_secs(30),
                     linger: Duration::from_millis(100),
                 },

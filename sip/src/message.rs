@@ -34,6 +34,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
+pub(crate) use build::Bye;
 pub use check::Fault;
 pub use edit::Edit;
 pub use error::{ContentLengthFault, HeadFault, ParseError, ValueError};

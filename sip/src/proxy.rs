@@ -21,17 +21,21 @@
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
+//! * `hang_up`: what a call's end needs that nobody asks for (15)
+//! * `calls`: what happened, for records of calls
 //! * `stateless`: messages of transactions that another core has, or had (16.11)
 //! * `uas`: what is answered here (8.2)
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
-//! Contact behind a NAT claims; nothing about a dialog is kept here. Our Via holds a signed cookie
+//! Contact behind a NAT claims; nothing about a dialog is kept here, but where relayed calls are to
+//! be ended from here (`hang_up`). Our Via holds a signed cookie
 //! too, so that a core that never saw a request can pass its responses on.
 //!
 //! Standards: RFC 3261 sections 10, 16 and 18.2; RFC 3581 (rport); RFC 4320 (no 408 to
 //! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
 
 pub mod authenticate;
+pub mod calls;
 mod cancel;
 mod counters;
 mod edge;
@@ -39,6 +43,7 @@ mod fork;
 mod forward;
 pub mod groups;
 mod large;
+mod hang_up;
 mod loops;
 pub mod media;
 mod next_hop;
@@ -204,6 +209,8 @@ pub struct Proxy {
     resolving: Resolving,
     probes: Probes,
     tcp_peers: TcpPeers,
+    dialogs: hang_up::Dialogs,
+    journal: calls::Journal,
 }
 
 impl Proxy {
@@ -226,6 +233,8 @@ impl Proxy {
             transmits: VecDeque::new(),
             counters: Counters::default(),
             overloaded: false,
+            dialogs: hang_up::Dialogs::default(),
+            journal: calls::Journal::default(),
         }
     }
 
@@ -421,6 +430,7 @@ impl Proxy {
         if !self.let_in(id, &request, &inner, in_dialog, hop, now) {
             return;
         }
+        self.journal_begin(id, &request, hop, in_dialog);
         let routed = self.route(inner, named, hop, now);
         if matches!(routed, route::Routed::Register(_) | route::Routed::Options)
             && let Some(refusal) = self.refused_as_uas(id, &request)
@@ -507,6 +517,7 @@ impl Proxy {
     }
 
     fn respond_with(&mut self, id: ServerId, response: &Message, now: Instant) {
+        self.journal_response(id, response);
         let status = response.status().unwrap_or(500);
         self.transactions
             .respond(id, response.bytes().clone(), status, now);

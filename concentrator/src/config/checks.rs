@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::Mark;
+use wire::relay_control::GateMode;
 
 use super::file::{EdgeFile, File, MediaFile, RelayControlFile, SipFile, TunnelFile};
 use super::relay::check_relay;
@@ -347,7 +348,23 @@ pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {
             );
         }
     };
-    Ok(Media { anchor, relay })
+    let source = match media.source.as_str() {
+        "exact" => GateMode::Exact,
+        "subnet" => GateMode::Subnet,
+        "any" => GateMode::Any,
+        other => {
+            return problem(
+                "media.source",
+                format!("{other:?} is not known; use \"exact\", \"subnet\" or \"any\""),
+            );
+        }
+    };
+    Ok(Media {
+        anchor,
+        relay,
+        source,
+        end_on_timeout: media.end_on_timeout,
+    })
 }
 
 pub(super) fn check_relay_control(

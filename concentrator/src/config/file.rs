@@ -41,6 +41,8 @@ pub struct File {
     /// Which relay carries media, and when.
     #[serde(default)]
     pub media: MediaFile,
+    /// A record of each call; none without.
+    pub cdr: Option<CdrFile>,
     /// The key of the signed state.
     #[serde(default)]
     pub cookie: CookieFile,
@@ -254,6 +256,10 @@ pub struct MediaFile {
     pub anchor: String,
     /// `auto`, `always` or `never`.
     pub relay: String,
+    /// `exact`, `subnet` or `any`.
+    pub source: String,
+    /// End a call whose relay has seen no media for too long.
+    pub end_on_timeout: bool,
 }
 
 impl Default for MediaFile {
@@ -261,8 +267,32 @@ impl Default for MediaFile {
         Self {
             anchor: "caller".to_owned(),
             relay: "auto".to_owned(),
+            source: "exact".to_owned(),
+            end_on_timeout: true,
         }
     }
+}
+
+/// `[cdr]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CdrFile {
+    /// The file that a line is added to for each call.
+    pub file: PathBuf,
+    /// Calls in progress that are kept in mind.
+    #[serde(default = "default_max_calls")]
+    pub max_calls: usize,
+    /// A call that is older is recorded as lost.
+    #[serde(default = "default_max_duration_s")]
+    pub max_duration_s: u64,
+}
+
+fn default_max_calls() -> usize {
+    100_000
+}
+
+fn default_max_duration_s() -> u64 {
+    86_400
 }
 
 /// `[cookie]`

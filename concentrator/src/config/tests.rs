@@ -271,6 +271,26 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
+        "[media]\nsource = \"everywhere\"\n[relay_control]",
+        &["media.source", "\"subnet\""],
+    ),
+    (
+        "[relay_control]",
+        "[cdr]\nfile = \"\"\n[relay_control]",
+        &["cdr.file", "empty"],
+    ),
+    (
+        "[relay_control]",
+        "[cdr]\nfile = \"c\"\nmax_calls = 0\n[relay_control]",
+        &["cdr.max_calls", "1 or more"],
+    ),
+    (
+        "[relay_control]",
+        "[cdr]\nfile = \"c\"\nmax_duration_s = 0\n[relay_control]",
+        &["cdr.max_duration_s", "86400"],
+    ),
+    (
+        "[relay_control]",
         "[media]\nanchor = \"both\"\n[relay_control]",
         &["media.anchor", "\"caller\""],
     ),
@@ -404,6 +424,25 @@ fn relays_without_relay_control_are_refused() {
     let text = GOOD.split("[relay_control]").next().unwrap();
     let error = loaded(text).unwrap_err();
     assert!(error.contains("[relay_control]"), "{error}");
+}
+
+#[test]
+fn records_of_calls_and_the_end_of_silent_ones_are_as_the_file_says() {
+    let plain = checked(GOOD).unwrap();
+    assert!(plain.cdr.is_none() && plain.media.end_on_timeout);
+    assert_eq!(plain.media.source, GateMode::Exact);
+    let more = "[media]\nsource = \"subnet\"\nend_on_timeout = false\n[cdr]\nfile = \"c.jsonl\"\n";
+    let config = checked(&format!("{GOOD}{more}")).unwrap();
+    assert_eq!(
+        (config.media.source, config.media.end_on_timeout),
+        (GateMode::Subnet, false)
+    );
+    let cdr = config.cdr.unwrap();
+    assert!(cdr.file.ends_with("c.jsonl"));
+    assert_eq!(
+        (cdr.max_calls, cdr.max_duration.as_secs()),
+        (100_000, 86_400)
+    );
 }
 
 #[test]

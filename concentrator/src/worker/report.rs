@@ -1,12 +1,13 @@
 //! What the worker's cores have done, as metrics and as sections of `/status`.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use sip::digest::{Algorithm, Digest};
 use sip::proxy::Proxy;
 
+use crate::cdr::Cdr;
 use crate::location::Location;
 use crate::media::Calls;
 use crate::metrics::{Metrics, event, kind};
@@ -55,6 +56,26 @@ pub(super) fn publish_location(location: &Location, metrics: &Metrics) {
     let waiting = i64::try_from(location.waiting()).unwrap_or(i64::MAX);
     let gauge = metrics.state.get_or_create(&kind("location_waiting"));
     gauge.set(waiting);
+}
+
+/// The same for records of calls.
+pub(super) fn publish_records(cdr: &Cdr, metrics: &Metrics) {
+    let (counters, ledger) = (cdr.counters(), cdr.ledger_counters());
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    for (name, total) in [
+        ("cdr_written", load(&counters.written)),
+        ("cdr_dropped", load(&counters.dropped)),
+        ("cdr_failed", load(&counters.failed)),
+        ("cdr_untracked", ledger.untracked),
+        ("cdr_challenged", ledger.challenged),
+        ("cdr_unknown_call", ledger.unknown),
+        ("cdr_lost", ledger.lost),
+    ] {
+        let counter = metrics.events.get_or_create(&event(name));
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+    let calls = i64::try_from(cdr.calls()).unwrap_or(i64::MAX);
+    metrics.state.get_or_create(&kind("cdr_calls")).set(calls);
 }
 
 type Totals = Vec<(&'static str, u64)>;
@@ -123,6 +144,8 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("path_flow_dead", sip.routing.dead_flows),
         ("call", sip.calls),
         ("call_answered", sip.answered),
+        ("call_hung_up", sip.hung_up),
+        ("call_not_remembered", sip.not_remembered),
     ]
 }
 
@@ -200,6 +223,7 @@ fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
         ),
         ("bindings", level(proxy.registrar().counts().bindings)),
         ("relayed_calls", level(calls.iter().count())),
+        ("remembered_calls", level(proxy.remembered())),
         ("leases", level(leases)),
     ]
 }

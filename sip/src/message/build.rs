@@ -1,4 +1,5 @@
-//! Messages made from other messages: the CANCEL and the ACK of an INVITE that was sent.
+//! Messages made from other messages: the CANCEL and the ACK of an INVITE that was sent, and the BYE of
+//! a dialog that others have made.
 
 use super::Message;
 use super::edit::on_one_line;
@@ -17,6 +18,41 @@ impl Message {
     /// section 17.1.1.3): as the CANCEL, but for To, which is the response's.
     pub fn ack_for(&self, response: &Self) -> Self {
         hop_by_hop(b"ACK", self, response)
+    }
+}
+
+/// What a BYE is made of; header values as they were found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bye<'a> {
+    pub(crate) uri: &'a [u8],
+    pub(crate) via: &'a [u8],
+    /// What is left of the route set; empty for none.
+    pub(crate) routes: &'a [u8],
+    pub(crate) from: &'a [u8],
+    pub(crate) to: &'a [u8],
+    pub(crate) call_id: &'a [u8],
+    pub(crate) cseq: u32,
+    /// The value of a Reason (RFC 3326).
+    pub(crate) reason: &'a [u8],
+}
+
+impl Bye<'_> {
+    pub(crate) fn build(&self) -> Message {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(b"BYE ");
+        out.extend_from_slice(&on_one_line(self.uri.to_vec()));
+        out.extend_from_slice(b" SIP/2.0\r\n");
+        field(&mut out, "Via", self.via);
+        field(&mut out, "Max-Forwards", b"70");
+        if !self.routes.is_empty() {
+            field(&mut out, "Route", &clean(self.routes));
+        }
+        field(&mut out, "From", &clean(self.from));
+        field(&mut out, "To", &clean(self.to));
+        field(&mut out, "Call-ID", &clean(self.call_id));
+        field(&mut out, "CSeq", format!("{} BYE", self.cseq).as_bytes());
+        field(&mut out, "Reason", self.reason);
+        finish(out, b"")
     }
 }
 

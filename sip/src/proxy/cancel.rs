@@ -30,6 +30,7 @@ impl Proxy {
             return;
         }
         self.respond(cancel, request, 200, "OK", now);
+        self.journal_cancel(invite);
         self.cancel_all(invite, now);
     }
 

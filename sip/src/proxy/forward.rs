@@ -81,6 +81,10 @@ impl Proxy {
             self.counters.calls += u64::from(dialog.is_none());
         }
         self.count_drift(hop, dialog.as_ref());
+        if let Some((cookie, party)) = &dialog {
+            self.note_request(&original, cookie, *party);
+            self.journal_in_dialog(&original, cookie, *party);
+        }
         let context = Context {
             invite: original.method() == Method::Invite,
             request: original,

@@ -221,6 +221,12 @@ impl Proxy {
                 media.answered(session, now);
             }
         }
+        if invite && new_call {
+            self.remember_dialog(server, index, response);
+            self.journal_answerer(server, hop, session);
+        } else if first {
+            self.refresh_targets(server, response);
+        }
         self.send_upstream(server, index, response, hop, media, now);
         if first {
             self.end_call_after_bye(server, response.status(), media, now);
@@ -416,6 +422,8 @@ impl Proxy {
             && let Some(session) = SessionRef::of(cookie)
         {
             media.hung_up(&context.request, *party, session, now);
+            let (bye, party) = (context.request.clone(), *party);
+            self.forget_dialog(&bye, party, session);
         }
     }
 }

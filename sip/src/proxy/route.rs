@@ -407,7 +407,7 @@ fn uri_of(value: &[u8]) -> &[u8] {
 
 /// A contact as a Request-URI: header fields and the `method` parameter are not allowed there (19.1.1
 /// table 1).
-fn request_uri_of(contact: &Bytes) -> Bytes {
+pub(super) fn request_uri_of(contact: &Bytes) -> Bytes {
     // A question mark in the user part is none that begins header fields.
     let host = contact.iter().position(|byte| *byte == b'@').unwrap_or(0);
     let headers = contact[host..].iter().position(|byte| *byte == b'?');

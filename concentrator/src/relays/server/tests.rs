@@ -337,6 +337,9 @@ impl World {
                 limits: Limits {
                     idle: Duration::from_secs(60),
                     half_open: Duration::from_secs(60),
+                    one_way: None,
+                    held: Duration::from_secs(60),
+                    learning: Duration::from_secs(60),
                     lease: Duration::from_secs(30),
                     linger: Duration::from_millis(100),
                 },

@@ -32,7 +32,7 @@ use wire::mark::RelayId;
 
 use crate::cookie::Keys;
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
-use crate::message::Message;
+use crate::message::{Message, ResponseBuilder};
 
 mod address;
 mod answer;
@@ -230,6 +230,17 @@ impl Registrar {
         hop: &Hop,
         now: Instant,
     ) -> Message {
+        self.register(request, aor, hop, now).build()
+    }
+
+    /// The same, with an answer that is yet to be written.
+    pub(crate) fn register<'m>(
+        &mut self,
+        request: &'m Message,
+        aor: &AddressOfRecord,
+        hop: &Hop,
+        now: Instant,
+    ) -> ResponseBuilder<'m> {
         // What is over must neither count against a limit nor keep an order of CSeq numbers.
         self.remove_expired(now);
         let update = Update::plan(request, self.bindings.of(aor), hop, &self.limits, now)

@@ -158,7 +158,9 @@ impl<'m> Edit<'m> {
     /// Replaces the body and makes Content-Length say its length.
     pub fn set_body(&mut self, body: impl Into<Vec<u8>>) -> &mut Self {
         let body = body.into();
-        self.set(HeaderName::ContentLength, body.len().to_string());
+        let mut length = Vec::with_capacity(8);
+        push_number(&mut length, body.len() as u64);
+        self.set(HeaderName::ContentLength, length);
         self.body = Some(body);
         self
     }
@@ -186,7 +188,7 @@ impl<'m> Edit<'m> {
         value.extend_from_slice(via.sent_by);
         if let Some(port) = via.port.filter(|_| !via.sent_by_holds_port()) {
             value.push(b':');
-            push_number(&mut value, u32::from(port));
+            push_number(&mut value, port);
         }
         for (name, text) in via.params.iter() {
             if name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport") {
@@ -205,7 +207,7 @@ impl<'m> Edit<'m> {
         }
         if asks {
             value.extend_from_slice(b";rport=");
-            push_number(&mut value, u32::from(peer.port()));
+            push_number(&mut value, peer.port());
         }
         self.replace_first_value(HeaderName::Via, value)
     }
@@ -370,12 +372,22 @@ impl Text {
 
 /// The value with its line ends and NULs made spaces.
 pub(super) fn on_one_line(mut value: Vec<u8>) -> Vec<u8> {
-    for byte in &mut value {
-        if matches!(byte, b'\r' | b'\n' | 0) {
-            *byte = b' ';
-        }
-    }
+    make_one_line(&mut value);
     value
+}
+
+/// Appends the value with its line ends and NULs made spaces.
+pub(super) fn push_on_one_line(out: &mut Vec<u8>, value: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(value);
+    make_one_line(&mut out[start..]);
+}
+
+fn make_one_line(value: &mut [u8]) {
+    for byte in value {
+        let ends_line = matches!(byte, b'\r' | b'\n' | 0);
+        *byte = if ends_line { b' ' } else { *byte };
+    }
 }
 
 #[cfg(test)]

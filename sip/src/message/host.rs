@@ -1,6 +1,7 @@
 //! Hosts in URIs and Via: a name, an IPv4 address, an IPv6 reference (RFC 3261 section 25.1, RFC
 //! 5118).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -43,6 +44,14 @@ impl<'a> Host<'a> {
             Self::Name(_) => None,
             Self::V4(ip) => Some(IpAddr::V4(ip)),
             Self::V6(ip) => Some(IpAddr::V6(ip)),
+        }
+    }
+
+    /// As [`Display`](fmt::Display) writes it, without its machinery where it is a name.
+    pub(crate) fn text(self) -> Cow<'a, str> {
+        match self {
+            Self::Name(name) if NAME.holds_all(name) => String::from_utf8_lossy(name),
+            Self::Name(_) | Self::V4(_) | Self::V6(_) => Cow::Owned(self.to_string()),
         }
     }
 

@@ -35,6 +35,7 @@ use crate::digest::{Credentials, Digest, Malformed, Users, Verdict, is_user};
 use crate::hop::{ConnectionId, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Host, Message, Method, NameAddr, Uri};
 use crate::registrar::same_uri;
+use crate::text::push_hex;
 use crate::transaction::ServerId;
 
 /// An answer over UDP to somebody unknown is at most so many times as long as the request with
@@ -357,7 +358,7 @@ impl Proxy {
 
     pub(super) fn refusal(&self, request: &Message, status: u16, reason: &str) -> Bytes {
         let response = request.respond(status, reason);
-        response.to_tag(&self.to_tag(request)).bytes()
+        response.to_tag(self.to_tag(request)).bytes()
     }
 
     fn challenge(&self, request: &Message, stale: bool, now: Instant) -> Bytes {
@@ -370,8 +371,9 @@ impl Proxy {
         // The tag of the answer tells requests of one second apart, and a retransmission gets the
         // same nonce again.
         let salt = self.answer_tag(request);
-        let tag = format!("{salt:08x}");
-        let mut response = request.respond(status, reason).to_tag(&tag);
+        let mut tag = String::with_capacity(8);
+        push_hex(&mut tag, salt);
+        let mut response = request.respond(status, reason).to_tag(tag);
         let now_s = self.seconds(now);
         let challenges = self
             .digest()

@@ -94,7 +94,7 @@ impl Proxy {
         from: &Message,
         hop: &Hop,
     ) -> Result<Option<(Way, Option<Bytes>)>, Denied> {
-        let domain = uri.host.to_string();
+        let domain = uri.host.text();
         let source = hop.flow.peer.ip();
         let facts = Facts {
             domain: &domain,

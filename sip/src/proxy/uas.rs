@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::Proxy;
-use crate::message::{HeaderName, Message};
+use crate::message::{HeaderName, Message, ResponseBuilder};
 use crate::transaction::ServerId;
 
 /// Option tags that a REGISTER or OPTIONS may require of us.
@@ -63,12 +63,16 @@ fn identity(request: &Message) -> Vec<u8> {
 
 impl Proxy {
     /// The refusal of a request that is for us, if one of its own makes it impossible to answer.
-    pub(super) fn refused_as_uas(&mut self, id: ServerId, request: &Message) -> Option<Message> {
+    pub(super) fn refused_as_uas<'m>(
+        &mut self,
+        id: ServerId,
+        request: &'m Message,
+    ) -> Option<ResponseBuilder<'m>> {
         let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
         if !in_dialog && !self.uas.note(id, request) {
             self.counters.merged += 1;
             let response = request.respond(482, "Loop Detected");
-            return Some(response.to_tag(&self.to_tag(request)).build());
+            return Some(response.to_tag(self.to_tag(request)));
         }
         let unknown: Vec<String> = request
             .values(HeaderName::Require)
@@ -81,8 +85,8 @@ impl Proxy {
         self.counters.rejected += 1;
         let response = request
             .respond(420, "Bad Extension")
-            .to_tag(&self.to_tag(request))
-            .header("Unsupported", &unknown.join(", "));
-        Some(response.build())
+            .to_tag(self.to_tag(request))
+            .header("Unsupported", unknown.join(", "));
+        Some(response)
     }
 }

@@ -28,7 +28,7 @@ impl Rejection {
         if let Some(unsupported) = &self.unsupported {
             response = response.header("Unsupported", unsupported);
         }
-        (response.build().bytes().clone(), self.status)
+        (response.bytes(), self.status)
     }
 }
 

@@ -84,11 +84,7 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
             return None;
         }
         let due = machine.poll_timeout().map(|(at, _)| at);
-        let id = self.entries.insert(Entry {
-            key,
-            flow,
-            machine,
-        })?;
+        let id = self.entries.insert(Entry { key, flow, machine })?;
         let named = Named { hash, id };
         self.by_key.insert_unique(hash, named, |named| named.hash);
         self.deadlines.set(id.slot, due);

@@ -22,9 +22,11 @@ mod host;
 mod index;
 mod method;
 mod name_addr;
+mod noted;
 mod params;
 mod respond;
 pub(crate) mod scan;
+mod stamp;
 mod uri;
 mod via;
 
@@ -246,7 +248,9 @@ impl Message {
 
     /// The topmost Via value.
     pub fn top_via(&self) -> Result<Via<'_>, ValueError> {
-        self.vias().next().unwrap_or(Err(ValueError::Missing))
+        let first = || self.raw_values(HeaderName::Via).next();
+        let read = || Via::parse(first().ok_or(ValueError::Missing)?);
+        self.index.noted.top_via(&self.bytes, read)
     }
 
     /// All Via values, topmost first.
@@ -256,12 +260,14 @@ impl Message {
 
     /// The From header.
     pub fn from(&self) -> Result<NameAddr<'_>, ValueError> {
-        NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?)
+        let read = || NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?);
+        self.index.noted.from(&self.bytes, read)
     }
 
     /// The To header.
     pub fn to(&self) -> Result<NameAddr<'_>, ValueError> {
-        NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?)
+        let read = || NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?);
+        self.index.noted.to(&self.bytes, read)
     }
 
     /// The Contact values but for `*`, see [`Message::contact_is_star`].

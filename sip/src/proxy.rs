@@ -244,7 +244,7 @@ impl Proxy {
         now: Instant,
     ) {
         if message.is_request() {
-            self.handle_request(&message, hop, media, now);
+            self.handle_request(message, hop, media, now);
         } else {
             self.handle_response(&message, hop, media, now);
         }
@@ -347,13 +347,7 @@ impl Proxy {
         self.uas.len()
     }
 
-    fn handle_request(
-        &mut self,
-        request: &Message,
-        hop: &Hop,
-        media: &mut dyn Media,
-        now: Instant,
-    ) {
+    fn handle_request(&mut self, request: Message, hop: &Hop, media: &mut dyn Media, now: Instant) {
         self.registrar.seen(&hop.flow, hop.relay);
         // It is judged as it came: the stamped Via may be without a fault that it had.
         let judged = request.check();

@@ -13,7 +13,8 @@ use super::Message;
 use super::header_name::HeaderName;
 use super::index::{FieldSpan, Index, IndexBuilder, Span, StartLine};
 use super::scan::value_end;
-use crate::text::{push_ip, push_number};
+use super::stamp::push_stamped;
+use crate::text::push_number;
 
 /// A changed copy in the making.
 #[must_use]
@@ -176,38 +177,9 @@ impl<'m> Edit<'m> {
         let Ok(via) = super::Via::parse(&field[..value_end(field)]) else {
             return self;
         };
-        let asks = via.rport().is_some();
-        let moved = via.host.ip() != Some(peer.ip().to_canonical());
-        if !asks && !moved && via.received().is_none() {
-            return self;
-        }
         let mut value = Vec::with_capacity(field.len() + 64);
-        value.extend_from_slice(b"SIP/2.0/");
-        value.extend_from_slice(via.transport);
-        value.push(b' ');
-        value.extend_from_slice(via.sent_by);
-        if let Some(port) = via.port.filter(|_| !via.sent_by_holds_port()) {
-            value.push(b':');
-            push_number(&mut value, port);
-        }
-        for (name, text) in via.params.iter() {
-            if name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport") {
-                continue;
-            }
-            value.push(b';');
-            value.extend_from_slice(name);
-            if let Some(text) = text {
-                value.push(b'=');
-                value.extend_from_slice(text);
-            }
-        }
-        if asks || moved {
-            value.extend_from_slice(b";received=");
-            push_ip(&mut value, peer.ip().to_canonical());
-        }
-        if asks {
-            value.extend_from_slice(b";rport=");
-            push_number(&mut value, peer.port());
+        if !push_stamped(&mut value, &via, peer) {
+            return self;
         }
         self.replace_first_value(HeaderName::Via, value)
     }
@@ -383,7 +355,7 @@ pub(super) fn push_on_one_line(out: &mut Vec<u8>, value: &[u8]) {
     make_one_line(&mut out[start..]);
 }
 
-fn make_one_line(value: &mut [u8]) {
+pub(super) fn make_one_line(value: &mut [u8]) {
     for byte in value {
         let ends_line = matches!(byte, b'\r' | b'\n' | 0);
         *byte = if ends_line { b' ' } else { *byte };

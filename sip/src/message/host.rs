@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::error::ValueError;
-use super::scan::{ByteClass, byte_class, decimal};
+use super::scan::{ByteClass, byte_class, decimal, find};
 
 /// A host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,7 +26,7 @@ impl<'a> Host<'a> {
             let inner = inner.strip_suffix(b"]").ok_or(ValueError::Host)?;
             return ipv6(inner).map(Self::V6).ok_or(ValueError::Host);
         }
-        if memchr::memchr(b':', text).is_some() {
+        if text.contains(&b':') {
             return ipv6(text).map(Self::V6).ok_or(ValueError::Host);
         }
         if NUMERIC.holds_all(text) {
@@ -121,8 +121,8 @@ fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
 /// Splits `host[:port]`.
 pub(super) fn host_and_port(text: &[u8]) -> Result<(Host<'_>, Option<u16>), ValueError> {
     let host_end = match text.first() {
-        Some(b'[') => memchr::memchr(b']', text).ok_or(ValueError::Host)? + 1,
-        _ => memchr::memchr(b':', text).unwrap_or(text.len()),
+        Some(b'[') => find(b']', text).ok_or(ValueError::Host)? + 1,
+        _ => find(b':', text).unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at(host_end);
     if host.is_empty() {

@@ -4,7 +4,8 @@ use smallvec::SmallVec;
 
 use super::error::{ContentLengthFault, HeadFault, ParseError};
 use super::header_name::HeaderName;
-use super::scan::{decimal, is_token, trim, trim_end, trim_start};
+use super::noted::Noted;
+use super::scan::{TOKEN, decimal, is_token, trim, trim_end, trim_start};
 
 /// The longest message that is read, in octets. A UDP datagram cannot be longer.
 pub const MAX_MESSAGE: usize = 65_535;
@@ -29,8 +30,11 @@ impl Span {
         }
     }
 
-    /// The span of `part`, which is a piece of `whole`.
-    fn within(whole: &[u8], part: &[u8]) -> Self {
+    /// The span of `part`, which is a piece of `whole` unless it is empty.
+    pub(super) fn within(whole: &[u8], part: &[u8]) -> Self {
+        if part.is_empty() {
+            return Self::default();
+        }
         let start = part.as_ptr().addr() - whole.as_ptr().addr();
         Self::new(start, start + part.len())
     }
@@ -79,7 +83,7 @@ impl FieldSpan {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Index {
     pub(super) start: StartLine,
     pub(super) fields: SmallVec<[FieldSpan; TYPICAL_FIELDS]>,
@@ -88,6 +92,7 @@ pub(super) struct Index {
     pub(super) body: Span,
     pub(super) head_fault: Option<HeadFault>,
     pub(super) content_length_fault: Option<ContentLengthFault>,
+    pub(super) noted: Noted,
 }
 
 impl Index {
@@ -103,6 +108,7 @@ impl Index {
             body: Span::default(),
             head_fault: start_fault,
             content_length_fault: None,
+            noted: Noted::default(),
         };
         let mut ended = false;
         while let Some(line) = lines.next() {
@@ -139,7 +145,36 @@ impl Index {
             body: Span::new(16, 16),
             head_fault: None,
             content_length_fault: None,
+            noted: Noted::default(),
         }
+    }
+
+    /// The first value of field `at` was replaced: what ended at `old_end` ends at `new_end`.
+    pub(super) fn replace_top_value(&mut self, at: usize, old_end: u32, new_end: u32) {
+        let by = new_end.wrapping_sub(old_end);
+        let moved = |at: u32| at.wrapping_add(by);
+        let moved_span = |span: Span| Span {
+            start: moved(span.start),
+            end: moved(span.end),
+        };
+        let mut behind = self.fields.iter_mut().skip(at);
+        if let Some(field) = behind.next() {
+            field.value.end = moved(field.value.end);
+            field.line.end = moved(field.line.end);
+        }
+        for field in behind {
+            field.name_end = moved(field.name_end);
+            field.value = moved_span(field.value);
+            field.line = moved_span(field.line);
+        }
+        self.body = moved_span(self.body);
+        self.noted.moved(|span| {
+            if span.start < old_end {
+                span
+            } else {
+                moved_span(span)
+            }
+        });
     }
 
     /// One line: a new field, or the continuation of the last one.
@@ -167,8 +202,15 @@ impl Index {
         if self.fields.len() == MAX_FIELDS {
             return Err(ParseError::TooManyFields);
         }
-        let colon = memchr::memchr(b':', text);
+        let token = TOKEN.prefix(text);
+        let plain = token > 0 && text.get(token) == Some(&b':');
+        let colon = if plain {
+            Some(token)
+        } else {
+            memchr::memchr(b':', text)
+        };
         let raw_name = match colon {
+            Some(colon) if plain => &text[..colon],
             Some(colon) => without_spaces_behind(&text[..colon]),
             None => trim_end(text),
         };
@@ -178,7 +220,7 @@ impl Index {
             [] => &text[value_start..value_start],
             value => value,
         };
-        let known = colon.is_some() && is_token(raw_name);
+        let known = plain || colon.is_some() && is_token(raw_name);
         self.fields.push(FieldSpan {
             name: if known {
                 HeaderName::from_bytes(raw_name)
@@ -269,6 +311,7 @@ impl IndexBuilder {
             body: Span::default(),
             head_fault: None,
             content_length_fault: None,
+            noted: Noted::default(),
         });
         Self { index }
     }

@@ -30,6 +30,7 @@ impl<'a> NameAddr<'a> {
                     .ok_or(ValueError::Token)?;
                 Self::in_brackets(display, rest)
             }
+            Some(b'<') => Self::in_brackets(b"", &value[1..]),
             Some(_) if value == b"*" => Err(ValueError::Star),
             Some(_) => match memchr::memchr3(b'<', b';', b'"', value) {
                 Some(at) if value[at] == b'<' => {

@@ -27,6 +27,11 @@ impl<'a> Parameters<'a> {
         Self(raw.strip_prefix(b";").unwrap_or_default())
     }
 
+    /// Parameters that were read before, from behind their first semicolon.
+    pub(super) const fn read(raw: &'a [u8]) -> Self {
+        Self(raw)
+    }
+
     /// Name and value of each, in order; a quoted value keeps its quotes, a flag has none.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
         let mut rest = self.0;
@@ -52,9 +57,7 @@ impl<'a> Parameters<'a> {
 
     /// The value of the first parameter of that name, in any case; empty for a flag.
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        let mut all = self.iter();
-        let found = all.find(|(found, _)| found.eq_ignore_ascii_case(name.as_ref()));
-        found.map(|(_, value)| value.unwrap_or_default())
+        named(self.0, name.as_ref()).map(|(value, _)| value)
     }
 
     /// True if a parameter of that name is there.
@@ -64,14 +67,43 @@ impl<'a> Parameters<'a> {
 
     /// How often that name is there.
     pub fn count(&self, name: impl AsRef<[u8]>) -> usize {
-        self.iter()
-            .filter(|(found, _)| found.eq_ignore_ascii_case(name.as_ref()))
-            .count()
+        let (mut count, mut rest) = (0, self.0);
+        while let Some((_, after)) = named(rest, name.as_ref()) {
+            (count, rest) = (count + 1, after);
+        }
+        count
     }
 
     /// As written, from behind the first semicolon.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.0
+    }
+}
+
+/// The value of the first parameter of that name, and what follows it.
+fn named<'a>(mut rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    while !rest.is_empty() {
+        let after = rest.get(part_end(rest) + 1..).unwrap_or_default();
+        let part = &rest[..rest.len() - after.len()];
+        if let Some(value) = value_of(part.strip_suffix(b";").unwrap_or(part), name) {
+            return Some((value, after));
+        }
+        rest = after;
+    }
+    None
+}
+
+/// The value of a parameter if it has this name; empty for a flag.
+fn value_of<'a>(part: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let part = trim_start(part);
+    let (found, rest) = part.split_at_checked(name.len())?;
+    if !found.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    match trim_start(rest) {
+        [] => Some(b""),
+        [b'=', value @ ..] => Some(trim(value)),
+        _ => None,
     }
 }
 

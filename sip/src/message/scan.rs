@@ -86,6 +86,18 @@ pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     trim_end(trim_start(bytes))
 }
 
+/// Longer texts are worth the preparations of a vectorized search.
+const SHORT: usize = 32;
+
+/// Where a byte is first.
+pub(super) fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    if text.len() < SHORT {
+        text.iter().position(|&other| other == byte)
+    } else {
+        memchr::memchr(byte, text)
+    }
+}
+
 /// A row of digits as a number; `None` for anything else, a number above 2^64 included.
 pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {

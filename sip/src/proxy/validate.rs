@@ -72,6 +72,6 @@ pub(super) fn is_traceroute(request: &Message) -> bool {
 
 /// The request with its real source in the top Via: `received` where it is not what the UA
 /// believes, `rport` where that is asked for (RFC 3261 section 18.2.1, RFC 3581 section 4).
-pub(super) fn with_source(request: &Message, hop: &Hop) -> Message {
-    request.edit().stamp_top_via(hop.flow.peer).finish()
+pub(super) fn with_source(request: Message, hop: &Hop) -> Message {
+    request.stamped(hop.flow.peer)
 }

@@ -147,6 +147,11 @@ impl Keys {
         self.current.tag_hash_of(parts)
     }
 
+    /// A keyed hash of what tells requests apart; nobody is told it.
+    pub(crate) fn identity_hash(&self, parts: &[&[u8]]) -> u128 {
+        u128::from_be_bytes(self.current.hash(Purpose::Identity, parts))
+    }
+
     /// True where `hash` is the [`Keys::tag_hash`] of `tag` by the current or the previous key.
     pub fn is_tag(&self, hash: u32, tag: &[u8]) -> bool {
         self.each().any(|key| key.tag_hash(tag) == hash)
@@ -241,6 +246,7 @@ enum Purpose {
     HashKey = 4,
     Via = 5,
     Loop = 6,
+    Identity = 7,
     Nonce = 16,
     Nobody = 17,
     Path = 18,

@@ -143,6 +143,12 @@ impl Message {
         }
     }
 
+    /// The Request-URI, read; an error for a response.
+    pub fn uri(&self) -> Result<Uri<'_>, ValueError> {
+        let read = || Uri::parse(self.request_uri());
+        self.index.noted.uri(&self.bytes, read)
+    }
+
     /// A response's status code, 100 to 699.
     pub fn status(&self) -> Option<u16> {
         match self.index.start {

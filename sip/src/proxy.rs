@@ -51,7 +51,7 @@ mod validate;
 
 pub use counters::Counters;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,7 @@ use bytes::Bytes;
 use crate::cookie::{DialogCookie, Keys, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method, ResponseBuilder};
+use crate::own_id::OwnIdMap;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
 use crate::text::push_hex;
@@ -186,10 +187,10 @@ pub struct Proxy {
     authentication: Option<authenticate::State>,
     transactions: Transactions,
     /// Boxed, so that a hundred thousand of them are not moved when the table grows.
-    contexts: HashMap<ServerId, Box<Context>>,
-    by_client: HashMap<ClientId, (ServerId, usize)>,
+    contexts: OwnIdMap<ServerId, Box<Context>>,
+    by_client: OwnIdMap<ClientId, (ServerId, usize)>,
     timer_c: BTreeSet<(Instant, ClientId)>,
-    timer_c_of: HashMap<ClientId, Instant>,
+    timer_c_of: OwnIdMap<ClientId, Instant>,
     uas: uas::Requests,
     transmits: VecDeque<Transmit>,
     counters: Counters,
@@ -211,10 +212,10 @@ impl Proxy {
             resolving: Resolving::default(),
             probes: Probes::default(),
             config,
-            contexts: HashMap::new(),
-            by_client: HashMap::new(),
+            contexts: OwnIdMap::default(),
+            by_client: OwnIdMap::default(),
             timer_c: BTreeSet::new(),
-            timer_c_of: HashMap::new(),
+            timer_c_of: OwnIdMap::default(),
             uas: uas::Requests::default(),
             transmits: VecDeque::new(),
             counters: Counters::default(),

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 use super::{Algorithm, hex_digit, unescaped};
-use crate::message::scan::{is_lws, is_token_byte, quoted_end, trim, trim_start};
+use crate::message::scan::{TOKEN, is_lws, quoted_end, trim, trim_start};
 
 /// Names and client nonces that are longer are not ours and not looked up.
 const MAX_TEXT: usize = 256;
@@ -210,8 +210,7 @@ struct Parameter<'a> {
 
 /// The first parameter, and what follows.
 fn parameter(text: &[u8]) -> Result<(Parameter<'_>, &[u8]), Malformed> {
-    let end = text.iter().position(|&byte| !is_token_byte(byte));
-    let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+    let (name, rest) = text.split_at(TOKEN.prefix(text));
     let rest = trim_start(rest).strip_prefix(b"=").map(trim_start);
     let rest = rest.filter(|_| !name.is_empty()).ok_or(Malformed::Syntax)?;
     if rest.first() == Some(&b'"') {

@@ -9,7 +9,6 @@ use super::error::ValueError;
 use super::header_name::HeaderName;
 use super::method::Method;
 use super::name_addr::NameAddr;
-use super::uri::Uri;
 use super::via::{MAGIC_COOKIE, Via};
 
 /// Why a message is refused; a request is answered with it, a response is dropped.
@@ -104,7 +103,7 @@ impl Message {
 
     /// A scheme that we do not route is not refused here: that is 416 and the proxy's business.
     fn check_request_uri(&self) -> Result<(), Fault> {
-        let uri = Uri::parse(self.request_uri()).map_err(|_| bad("Bad Request-URI"))?;
+        let uri = self.uri().map_err(|_| bad("Bad Request-URI"))?;
         match uri.headers {
             // RFC 3261 table 1: no header fields in a Request-URI.
             Some(_) => Err(bad("Header Fields In Request-URI")),

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::error::{ContentLengthFault, HeadFault, ParseError};
 use super::header_name::HeaderName;
-use super::noted::Noted;
+use super::noted::{Noted, ViaSpans};
 use super::scan::{TOKEN, decimal, is_token, trim, trim_end, trim_start};
 
 /// The longest message that is read, in octets. A UDP datagram cannot be longer.
@@ -23,7 +23,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    fn new(start: usize, end: usize) -> Self {
+    pub(super) fn new(start: usize, end: usize) -> Self {
         Self {
             start: offset(start),
             end: offset(end),
@@ -149,9 +149,15 @@ impl Index {
         }
     }
 
-    /// The first value of field `at` was replaced: what ended at `old_end` ends at `new_end`.
-    pub(super) fn replace_top_value(&mut self, at: usize, old_end: u32, new_end: u32) {
-        let by = new_end.wrapping_sub(old_end);
+    /// The top Via, in field `at`, is now `via`, if that is known: what ended at `old_end` ends at `new_end`.
+    pub(super) fn replace_top_via(
+        &mut self,
+        at: usize,
+        (old_end, new_end): (usize, usize),
+        via: Option<ViaSpans>,
+    ) {
+        let old_end = offset(old_end);
+        let by = offset(new_end).wrapping_sub(old_end);
         let moved = |at: u32| at.wrapping_add(by);
         let moved_span = |span: Span| Span {
             start: moved(span.start),
@@ -168,7 +174,7 @@ impl Index {
             field.line = moved_span(field.line);
         }
         self.body = moved_span(self.body);
-        self.noted.moved(|span| {
+        self.noted.moved(via, |span| {
             if span.start < old_end {
                 span
             } else {
@@ -400,12 +406,18 @@ impl<'a> Lines<'a> {
         if rest.is_empty() {
             return None;
         }
-        let length = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        let length = match memchr::memchr2(b'\r', b'\n', rest) {
+            None => rest.len(),
+            Some(end) if rest[end] == b'\n' => end + 1,
+            Some(end) if rest.get(end + 1) == Some(&b'\n') => end + 2,
+            Some(bare) => {
+                self.head_fault = self.head_fault.or(Some(HeadFault::BareCr));
+                let end = memchr::memchr(b'\n', &rest[bare..]);
+                end.map_or(rest.len(), |end| bare + end + 1)
+            }
+        };
         let line = Span::new(self.at, self.at + length);
         self.at += length;
-        if memchr::memchr(b'\r', self.text(line)).is_some() {
-            self.head_fault = self.head_fault.or(Some(HeadFault::BareCr));
-        }
         Some(line)
     }
 

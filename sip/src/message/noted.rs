@@ -1,4 +1,4 @@
-//! What every step of a request's way asks for, read once: the top Via, From and To.
+//! What every step of a request's way asks for, read once: Request-URI, top Via, From and To.
 //!
 //! They are noted as spans, when somebody asks for the first time. A message that is made from
 //! another by an edit starts without notes; [`Noted::moved`] is for one of which only the top Via
@@ -12,12 +12,14 @@ use super::host::Host;
 use super::index::Span;
 use super::name_addr::NameAddr;
 use super::params::Parameters;
+use super::uri::Uri;
 use super::via::Via;
 
 type Note<T> = OnceLock<Result<T, ValueError>>;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Noted {
+    uri: Note<UriSpans>,
     top_via: Note<ViaSpans>,
     from: Note<AddressSpans>,
     to: Note<AddressSpans>,
@@ -33,6 +35,16 @@ impl PartialEq for Noted {
 impl Eq for Noted {}
 
 impl Noted {
+    pub(super) fn uri<'m>(
+        &self,
+        bytes: &'m [u8],
+        read: impl FnOnce() -> Result<Uri<'m>, ValueError>,
+    ) -> Result<Uri<'m>, ValueError> {
+        let note = || read().map(|uri| UriSpans::of(bytes, &uri));
+        let spans = self.uri.get_or_init(note).as_ref();
+        spans.map(|spans| spans.on(bytes)).map_err(|error| *error)
+    }
+
     pub(super) fn top_via<'m>(
         &self,
         bytes: &'m [u8],
@@ -59,9 +71,10 @@ impl Noted {
         address(&self.to, bytes, read)
     }
 
-    /// The top Via is another now, and what is behind it has moved.
-    pub(super) fn moved(&mut self, move_span: impl Fn(Span) -> Span) {
-        self.top_via.take();
+    /// The top Via is another now, which is noted where it is known, and what is behind it has
+    /// moved.
+    pub(super) fn moved(&mut self, top_via: Option<ViaSpans>, move_span: impl Fn(Span) -> Span) {
+        self.top_via = top_via.map(Ok).map_or_else(OnceLock::new, OnceLock::from);
         for note in [&mut self.from, &mut self.to] {
             if let Some(Ok(spans)) = note.get_mut() {
                 spans.display = move_span(spans.display);
@@ -83,12 +96,33 @@ fn address<'m>(
 }
 
 #[derive(Debug, Clone, Copy)]
-struct ViaSpans {
+pub(super) struct ViaSpans {
     transport: Span,
     host: HostSpan,
     port: Option<u16>,
     params: Span,
     sent_by: Span,
+}
+
+impl ViaSpans {
+    /// Of a Via that was written from `start` to `end` with nothing optional between its parts:
+    /// `SIP/2.0/transport sent-by;parameters`.
+    pub(super) fn written(via: &Via<'_>, start: usize, end: usize) -> Self {
+        let transport_end = start + b"SIP/2.0/".len() + via.transport.len();
+        let sent_by = transport_end + 1;
+        let sent_by_end = sent_by + via.sent_by.len();
+        Self {
+            transport: Span::new(transport_end - via.transport.len(), transport_end),
+            host: match via.host {
+                Host::Name(name) => HostSpan::Name(Span::new(sent_by, sent_by + name.len())),
+                Host::V4(address) => HostSpan::V4(address),
+                Host::V6(address) => HostSpan::V6(address),
+            },
+            port: via.port,
+            params: Span::new((sent_by_end + 1).min(end), end),
+            sent_by: Span::new(sent_by, sent_by_end),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,16 +132,30 @@ enum HostSpan {
     V6(Ipv6Addr),
 }
 
+impl HostSpan {
+    fn of(bytes: &[u8], host: Host<'_>) -> Self {
+        match host {
+            Host::Name(name) => Self::Name(Span::within(bytes, name)),
+            Host::V4(address) => Self::V4(address),
+            Host::V6(address) => Self::V6(address),
+        }
+    }
+
+    fn on(self, bytes: &[u8]) -> Host<'_> {
+        match self {
+            Self::Name(name) => Host::Name(name.of(bytes)),
+            Self::V4(address) => Host::V4(address),
+            Self::V6(address) => Host::V6(address),
+        }
+    }
+}
+
 impl ViaSpans {
     fn of(bytes: &[u8], via: &Via<'_>) -> Self {
         let span = |part| Span::within(bytes, part);
         Self {
             transport: span(via.transport),
-            host: match via.host {
-                Host::Name(name) => HostSpan::Name(span(name)),
-                Host::V4(address) => HostSpan::V4(address),
-                Host::V6(address) => HostSpan::V6(address),
-            },
+            host: HostSpan::of(bytes, via.host),
             port: via.port,
             params: span(via.params.as_bytes()),
             sent_by: span(via.sent_by),
@@ -117,11 +165,7 @@ impl ViaSpans {
     fn on<'m>(&self, bytes: &'m [u8]) -> Via<'m> {
         Via {
             transport: self.transport.of(bytes),
-            host: match self.host {
-                HostSpan::Name(name) => Host::Name(name.of(bytes)),
-                HostSpan::V4(address) => Host::V4(address),
-                HostSpan::V6(address) => Host::V6(address),
-            },
+            host: self.host.on(bytes),
             port: self.port,
             params: Parameters::read(self.params.of(bytes)),
             sent_by: self.sent_by.of(bytes),
@@ -150,6 +194,47 @@ impl AddressSpans {
             display: self.display.of(bytes),
             uri: self.uri.of(bytes),
             params: Parameters::read(self.params.of(bytes)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct UriSpans {
+    scheme: Span,
+    opaque: Span,
+    user: Option<Span>,
+    password: Option<Span>,
+    host: HostSpan,
+    port: Option<u16>,
+    params: Span,
+    headers: Option<Span>,
+}
+
+impl UriSpans {
+    fn of(bytes: &[u8], uri: &Uri<'_>) -> Self {
+        let span = |part| Span::within(bytes, part);
+        Self {
+            scheme: span(uri.scheme),
+            opaque: span(uri.opaque),
+            user: uri.user.map(span),
+            password: uri.password.map(span),
+            host: HostSpan::of(bytes, uri.host),
+            port: uri.port,
+            params: span(uri.params.as_bytes()),
+            headers: uri.headers.map(span),
+        }
+    }
+
+    fn on<'m>(&self, bytes: &'m [u8]) -> Uri<'m> {
+        Uri {
+            scheme: self.scheme.of(bytes),
+            opaque: self.opaque.of(bytes),
+            user: self.user.map(|user| user.of(bytes)),
+            password: self.password.map(|password| password.of(bytes)),
+            host: self.host.on(bytes),
+            port: self.port,
+            params: Parameters::read(self.params.of(bytes)),
+            headers: self.headers.map(|headers| headers.of(bytes)),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Message;
 use super::edit::make_one_line;
 use super::header_name::HeaderName;
+use super::noted::ViaSpans;
 use super::scan::value_end;
 use super::via::Via;
 use crate::text::{push_ip, push_number};
@@ -33,9 +34,11 @@ impl Message {
         }
         make_one_line(&mut out[start..]);
         let new_end = out.len();
+        let plain = via.port.is_none() || via.sent_by_holds_port();
+        let via = plain.then(|| ViaSpans::written(&via, start, new_end));
         out.extend_from_slice(&self.bytes[end..]);
         let mut index = self.index;
-        Arc::make_mut(&mut index).replace_top_value(at, end as u32, new_end as u32);
+        Arc::make_mut(&mut index).replace_top_via(at, (end, new_end), via);
         Self {
             bytes: out.into(),
             index,

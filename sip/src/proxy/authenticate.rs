@@ -394,7 +394,7 @@ impl Proxy {
         if state.is_trunk(hop) || self.config.routing.is_trunk(hop.flow.peer.ip()) {
             return Claim::Trunk;
         }
-        let target = Uri::parse(inner.request_uri());
+        let target = inner.uri();
         let to_us = target.is_ok_and(|uri| self.is_ours(&uri));
         let method = inner.method();
         let about_us = to_us && target.is_ok_and(|uri| uri.user.is_none());
@@ -449,7 +449,7 @@ impl Proxy {
             .authentication
             .as_ref()
             .is_some_and(|state| state.foreign_callers == ForeignCallers::Allow);
-        let to_us = Uri::parse(inner.request_uri()).is_ok_and(|uri| self.is_ours(&uri));
+        let to_us = inner.uri().is_ok_and(|uri| self.is_ours(&uri));
         let register = inner.method() == Method::Register;
         if allowed && to_us && !register && inner.count(HeaderName::Route) == 0 {
             self.counters.authentication.foreign += 1;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::hop::Hop;
-use crate::message::{HeaderName, Message, Method, Uri};
+use crate::message::{HeaderName, Message, Method};
 
 /// Why a well-formed request may not be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Rejection {
 
 /// Steps 2, 3 and 5 of section 16.3; step 1 is [`Message::check`].
 pub(super) fn forwardable(request: &Message) -> Result<(), Rejection> {
-    let known_scheme = Uri::parse(request.request_uri()).is_ok_and(|uri| uri.is_sip());
+    let known_scheme = request.uri().is_ok_and(|uri| uri.is_sip());
     if !known_scheme {
         return Err(Rejection::plain(416, "Unsupported URI Scheme"));
     }

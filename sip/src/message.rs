@@ -51,7 +51,7 @@ pub use uri::Uri;
 pub use via::Via;
 
 use index::{Index, StartLine};
-use scan::{ListValues, trim, unfold};
+use scan::{ByteClass, ListValues, byte_class, trim, unfold};
 
 /// One SIP message: its bytes and where things are in them. A clone shares both.
 #[derive(Clone)]
@@ -264,6 +264,11 @@ impl Message {
         self.raw_values(HeaderName::Via).map(Via::parse)
     }
 
+    /// True with another Via value below the top one.
+    pub fn has_several_vias(&self) -> bool {
+        self.raw_values(HeaderName::Via).nth(1).is_some()
+    }
+
     /// The From header.
     pub fn from(&self) -> Result<NameAddr<'_>, ValueError> {
         let read = || NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?);
@@ -323,7 +328,7 @@ impl Message {
         let value = self.header(HeaderName::CallId).ok_or(ValueError::Missing)?;
         match value {
             [] => Err(ValueError::Empty),
-            _ if value.iter().any(|&byte| byte <= b' ' || byte == 0x7f) => Err(ValueError::Token),
+            _ if !CALL_ID.holds_all(value) => Err(ValueError::Token),
             _ => Ok(value),
         }
     }
@@ -360,6 +365,12 @@ impl Message {
         ResponseBuilder::new(self, status, reason)
     }
 }
+
+const fn belongs_to_call_id(byte: u8) -> bool {
+    byte > b' ' && byte != 0x7f
+}
+
+static CALL_ID: ByteClass = byte_class!(belongs_to_call_id);
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

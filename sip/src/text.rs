@@ -19,6 +19,13 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: impl Into<u64>) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// A decimal number.
+pub(crate) fn digits(number: impl Into<u64>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8);
+    push_number(&mut out, number);
+    out
+}
+
 /// Appends an address and port as they stand in a URI or Via: `192.0.2.1:5060`, `[2001:db8::1]:5060`.
 pub(crate) fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {

@@ -112,9 +112,7 @@ impl Message {
     }
 
     fn check_vias(&self) -> Result<(), Fault> {
-        let is_bad = |via: Result<Via<'_>, ValueError>| {
-            via.is_err() || via.is_ok_and(|via| via.params.count("branch") > 1)
-        };
+        let is_bad = |via: Result<Via<'_>, ValueError>| via.map_or(true, |via| via.branch_again);
         let top = self.top_via();
         let mut others = self.raw_values(HeaderName::Via).skip(1).map(Via::parse);
         if is_bad(top) || others.any(is_bad) {
@@ -130,12 +128,9 @@ impl Message {
 
     fn check_parties(&self) -> Result<(), Fault> {
         let is_bad = |party: Result<NameAddr<'_>, ValueError>| {
-            let Ok(party) = party else { return true };
-            match party.params.count("tag") {
-                0 => false,
-                1 => party.tag().is_none(),
-                _ => true,
-            }
+            party.map_or(true, |party| {
+                party.tag_again || party.tag.is_some_and(<[u8]>::is_empty)
+            })
         };
         if is_bad(self.from()) {
             return Err(bad("Bad From"));

@@ -14,7 +14,7 @@ use super::header_name::HeaderName;
 use super::index::{FieldSpan, Index, IndexBuilder, Span, StartLine};
 use super::scan::value_end;
 use super::stamp::push_stamped;
-use crate::text::push_number;
+use crate::text::digits;
 
 /// A changed copy in the making.
 #[must_use]
@@ -159,9 +159,7 @@ impl<'m> Edit<'m> {
     /// Replaces the body and makes Content-Length say its length.
     pub fn set_body(&mut self, body: impl Into<Vec<u8>>) -> &mut Self {
         let body = body.into();
-        let mut length = Vec::with_capacity(8);
-        push_number(&mut length, body.len() as u64);
-        self.set(HeaderName::ContentLength, length);
+        self.set(HeaderName::ContentLength, digits(body.len() as u64));
         self.body = Some(body);
         self
     }
@@ -460,9 +458,18 @@ mod tests {
             text in message(), steps in prop::collection::vec(step(), 1..5)
         ) {
             let Ok(message) = Message::parse(text.into()) else { return Ok(()) };
+            // What is noted now must be right in the edited message.
+            let _ = (message.uri(), message.top_via(), message.from(), message.to());
             let mut edit = message.edit();
             for step in &steps {
                 apply(&mut edit, step);
+            }
+            let edited = edit.finish();
+            if let Ok(read) = Message::parse(edited.bytes.clone()) {
+                prop_assert_eq!(edited.uri(), read.uri());
+                prop_assert_eq!(edited.top_via(), read.top_via());
+                prop_assert_eq!(edited.from(), read.from());
+                prop_assert_eq!(edited.to(), read.to());
             }
             let Written { bytes, index } = edit.write();
             if let Some(index) = index {

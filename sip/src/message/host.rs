@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::error::ValueError;
 use super::scan::{ByteClass, byte_class, decimal, find};
+use crate::text::push_ip;
 
 /// A host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,11 +48,16 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// As [`Display`](fmt::Display) writes it, without its machinery where it is a name.
+    /// As [`Display`](fmt::Display) writes it, without its machinery where that is not needed.
     pub(crate) fn text(self) -> Cow<'a, str> {
         match self {
             Self::Name(name) if NAME.holds_all(name) => String::from_utf8_lossy(name),
-            Self::Name(_) | Self::V4(_) | Self::V6(_) => Cow::Owned(self.to_string()),
+            Self::V4(address) => {
+                let mut text = Vec::with_capacity(15);
+                push_ip(&mut text, address.into());
+                Cow::Owned(String::from_utf8_lossy(&text).into_owned())
+            }
+            Self::Name(_) | Self::V6(_) => Cow::Owned(self.to_string()),
         }
     }
 

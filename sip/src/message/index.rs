@@ -132,6 +132,10 @@ impl Index {
         Ok(index)
     }
 
+    fn first(&self, name: HeaderName) -> Option<&FieldSpan> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
     /// The index of a status line and an empty line, 16 octets.
     pub(super) fn of_nothing(code: u16) -> Self {
         Self {
@@ -175,7 +179,7 @@ impl Index {
         }
         self.body = moved_span(self.body);
         self.noted.moved(via, |span| {
-            if span.start < old_end {
+            if span.is_empty() || span.start < old_end {
                 span
             } else {
                 moved_span(span)
@@ -285,31 +289,36 @@ impl Index {
 }
 
 /// The index of a message that is being made from an indexed one.
-pub(super) struct IndexBuilder {
+pub(super) struct IndexBuilder<'m> {
+    old: &'m Index,
     /// Nothing as soon as only reading the whole will tell.
     index: Option<Index>,
 }
 
-impl IndexBuilder {
+impl<'m> IndexBuilder<'m> {
     /// Behind the same start line.
-    pub(super) fn behind(old: &Index) -> Self {
+    pub(super) fn behind(old: &'m Index) -> Self {
         let start = (old.start, old.fields_start);
         // What is wrong with a head may have been removed, or not.
-        Self::new(old.head_fault.is_none().then_some(start))
+        let mut builder = Self::new(old, old.head_fault.is_none().then_some(start));
+        if let Some(index) = &mut builder.index {
+            index.noted.keep_uri(&old.noted);
+        }
+        builder
     }
 
     /// Behind a start line of which the Request-URI has changed.
-    pub(super) fn behind_new_start(old: &Index, head: &[u8]) -> Self {
+    pub(super) fn behind_new_start(old: &'m Index, head: &[u8]) -> Self {
         let mut lines = Lines::from(head, 0);
         let read = lines
             .next()
             .and_then(|line| Some((start_line(head, lines.text(line)).ok()?, line.end)))
             .filter(|((_, fault), _)| fault.is_none() && lines.head_fault.is_none());
         let start = read.map(|((start, _), end)| (start, end));
-        Self::new(start.filter(|_| old.head_fault.is_none()))
+        Self::new(old, start.filter(|_| old.head_fault.is_none()))
     }
 
-    fn new(start: Option<(StartLine, u32)>) -> Self {
+    fn new(old: &'m Index, start: Option<(StartLine, u32)>) -> Self {
         let index = start.map(|(start, fields_start)| Index {
             start,
             fields: SmallVec::new(),
@@ -319,7 +328,7 @@ impl IndexBuilder {
             content_length_fault: None,
             noted: Noted::default(),
         });
-        Self { index }
+        Self { old, index }
     }
 
     /// A field as it was, now at `start`.
@@ -335,6 +344,18 @@ impl IndexBuilder {
             start: moved(span.start),
             end: moved(span.end),
         };
+        if Noted::is_about(field.name)
+            && !index.fields.iter().any(|other| other.name == field.name)
+            && self.old.first(field.name) == Some(&field)
+        {
+            index.noted.keep(field.name, &self.old.noted, |span| {
+                if span.is_empty() {
+                    span
+                } else {
+                    moved_span(span)
+                }
+            });
+        }
         index.fields.push(FieldSpan {
             name: field.name,
             name_end: moved(field.name_end),

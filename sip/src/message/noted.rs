@@ -1,13 +1,14 @@
 //! What every step of a request's way asks for, read once: Request-URI, top Via, From and To.
 //!
 //! They are noted as spans, when somebody asks for the first time. A message that is made from
-//! another by an edit starts without notes; [`Noted::moved`] is for one of which only the top Via
-//! has changed.
+//! another takes over the notes of what was not changed, moved to where it is now. The span of
+//! nothing is the default one, and stays that.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
 
 use super::error::ValueError;
+use super::header_name::HeaderName;
 use super::host::Host;
 use super::index::Span;
 use super::name_addr::NameAddr;
@@ -77,12 +78,38 @@ impl Noted {
         self.top_via = top_via.map(Ok).map_or_else(OnceLock::new, OnceLock::from);
         for note in [&mut self.from, &mut self.to] {
             if let Some(Ok(spans)) = note.get_mut() {
-                spans.display = move_span(spans.display);
-                spans.uri = move_span(spans.uri);
-                spans.params = move_span(spans.params);
+                *spans = spans.moved(&move_span);
             }
         }
     }
+
+    /// True for the names of fields that are noted.
+    pub(super) const fn is_about(name: HeaderName) -> bool {
+        matches!(name, HeaderName::Via | HeaderName::From | HeaderName::To)
+    }
+
+    /// What `old` says of the Request-URI, which stands where it stood.
+    pub(super) fn keep_uri(&mut self, old: &Self) {
+        self.uri = old.uri.clone();
+    }
+
+    /// What `old` says of a first field of that name, which stands elsewhere now.
+    pub(super) fn keep(&mut self, name: HeaderName, old: &Self, move_span: impl Fn(Span) -> Span) {
+        match name {
+            HeaderName::Via => {
+                self.top_via = moved(&old.top_via, |spans| spans.moved(&move_span));
+            }
+            HeaderName::From => self.from = moved(&old.from, |spans| spans.moved(&move_span)),
+            HeaderName::To => self.to = moved(&old.to, |spans| spans.moved(&move_span)),
+            _ => {}
+        }
+    }
+}
+
+fn moved<T: Copy>(note: &Note<T>, move_spans: impl Fn(T) -> T) -> Note<T> {
+    note.get()
+        .map(|spans| spans.map(move_spans))
+        .map_or_else(OnceLock::new, OnceLock::from)
 }
 
 fn address<'m>(
@@ -102,15 +129,18 @@ pub(super) struct ViaSpans {
     port: Option<u16>,
     params: Span,
     sent_by: Span,
+    branch: Option<Span>,
+    branch_again: bool,
 }
 
 impl ViaSpans {
-    /// Of a Via that was written from `start` to `end` with nothing optional between its parts:
+    /// Of a Via that was written at `start` with nothing optional between its parts:
     /// `SIP/2.0/transport sent-by;parameters`.
-    pub(super) fn written(via: &Via<'_>, start: usize, end: usize) -> Self {
+    pub(super) fn written(via: &Via<'_>, bytes: &[u8], start: usize) -> Self {
         let transport_end = start + b"SIP/2.0/".len() + via.transport.len();
         let sent_by = transport_end + 1;
         let sent_by_end = sent_by + via.sent_by.len();
+        let params = Parameters::of_uri(&bytes[sent_by_end..]);
         Self {
             transport: Span::new(transport_end - via.transport.len(), transport_end),
             host: match via.host {
@@ -119,8 +149,12 @@ impl ViaSpans {
                 Host::V6(address) => HostSpan::V6(address),
             },
             port: via.port,
-            params: Span::new((sent_by_end + 1).min(end), end),
+            params: Span::within(bytes, params.as_bytes()),
             sent_by: Span::new(sent_by, sent_by_end),
+            branch: params
+                .get("branch")
+                .map(|branch| Span::within(bytes, branch)),
+            branch_again: via.branch_again,
         }
     }
 }
@@ -151,6 +185,20 @@ impl HostSpan {
 }
 
 impl ViaSpans {
+    fn moved(self, move_span: impl Fn(Span) -> Span) -> Self {
+        Self {
+            transport: move_span(self.transport),
+            host: match self.host {
+                HostSpan::Name(name) => HostSpan::Name(move_span(name)),
+                HostSpan::V4(_) | HostSpan::V6(_) => self.host,
+            },
+            params: move_span(self.params),
+            sent_by: move_span(self.sent_by),
+            branch: self.branch.map(&move_span),
+            ..self
+        }
+    }
+
     fn of(bytes: &[u8], via: &Via<'_>) -> Self {
         let span = |part| Span::within(bytes, part);
         Self {
@@ -159,6 +207,8 @@ impl ViaSpans {
             port: via.port,
             params: span(via.params.as_bytes()),
             sent_by: span(via.sent_by),
+            branch: via.branch.map(span),
+            branch_again: via.branch_again,
         }
     }
 
@@ -169,6 +219,8 @@ impl ViaSpans {
             port: self.port,
             params: Parameters::read(self.params.of(bytes)),
             sent_by: self.sent_by.of(bytes),
+            branch: self.branch.map(|branch| branch.of(bytes)),
+            branch_again: self.branch_again,
         }
     }
 }
@@ -178,14 +230,28 @@ struct AddressSpans {
     display: Span,
     uri: Span,
     params: Span,
+    tag: Option<Span>,
+    tag_again: bool,
 }
 
 impl AddressSpans {
+    fn moved(self, move_span: impl Fn(Span) -> Span) -> Self {
+        Self {
+            display: move_span(self.display),
+            uri: move_span(self.uri),
+            params: move_span(self.params),
+            tag: self.tag.map(&move_span),
+            ..self
+        }
+    }
+
     fn of(bytes: &[u8], address: &NameAddr<'_>) -> Self {
         Self {
             display: Span::within(bytes, address.display),
             uri: Span::within(bytes, address.uri),
             params: Span::within(bytes, address.params.as_bytes()),
+            tag: address.tag.map(|tag| Span::within(bytes, tag)),
+            tag_again: address.tag_again,
         }
     }
 
@@ -194,6 +260,8 @@ impl AddressSpans {
             display: self.display.of(bytes),
             uri: self.uri.of(bytes),
             params: Parameters::read(self.params.of(bytes)),
+            tag: self.tag.map(|tag| tag.of(bytes)),
+            tag_again: self.tag_again,
         }
     }
 }

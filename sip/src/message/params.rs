@@ -65,13 +65,12 @@ impl<'a> Parameters<'a> {
         self.get(name).is_some()
     }
 
-    /// How often that name is there.
-    pub fn count(&self, name: impl AsRef<[u8]>) -> usize {
-        let (mut count, mut rest) = (0, self.0);
-        while let Some((_, after)) = named(rest, name.as_ref()) {
-            (count, rest) = (count + 1, after);
+    /// The value of the first parameter of that name, and whether there is another.
+    pub(super) fn first(&self, name: &str) -> (Option<&'a [u8]>, bool) {
+        match named(self.0, name.as_bytes()) {
+            Some((value, rest)) => (Some(value), named(rest, name.as_bytes()).is_some()),
+            None => (None, false),
         }
-        count
     }
 
     /// As written, from behind the first semicolon.
@@ -110,18 +109,21 @@ fn value_of<'a>(part: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 /// Where a part ends: at a semicolon outside quotes, or at the end.
 fn part_end(rest: &[u8]) -> usize {
     let mut at = 0;
-    while let Some(found) = rest
-        .get(at..)
-        .and_then(|rest| memchr::memchr2(b';', b'"', rest))
-    {
-        let here = at + found;
-        if rest[here] == b';' {
+    loop {
+        let here = at + PLAIN.prefix(&rest[at..]);
+        if rest.get(here) != Some(&b'"') {
             return here;
         }
         at = quoted_end(&rest[here..]).map_or(rest.len(), |end| here + end);
     }
-    rest.len()
 }
+
+const fn is_plain(byte: u8) -> bool {
+    !matches!(byte, b';' | b'"')
+}
+
+/// What neither ends a part nor hides its end.
+static PLAIN: ByteClass = byte_class!(is_plain);
 
 /// Where the parameter `text`, a tail of `whole`, ends within `whole`.
 fn parameter_end(text: &[u8], whole: &[u8]) -> Result<usize, ValueError> {

@@ -24,11 +24,14 @@ impl ByteClass {
 
     /// How many bytes at the start belong to it.
     pub(crate) fn prefix(&self, bytes: &[u8]) -> usize {
-        let mut length = 0;
-        while length < bytes.len() && self.contains(bytes[length]) {
-            length += 1;
+        let mut rest = bytes;
+        while let Some((eight, after)) = rest.split_first_chunk::<8>()
+            && self.holds_all(eight)
+        {
+            rest = after;
         }
-        length
+        let last = rest.iter().take_while(|&&byte| self.contains(byte)).count();
+        bytes.len() - rest.len() + last
     }
 
     /// True where all bytes belong to it.

@@ -35,7 +35,7 @@ impl Message {
         make_one_line(&mut out[start..]);
         let new_end = out.len();
         let plain = via.port.is_none() || via.sent_by_holds_port();
-        let via = plain.then(|| ViaSpans::written(&via, start, new_end));
+        let via = plain.then(|| ViaSpans::written(&via, &out, start));
         out.extend_from_slice(&self.bytes[end..]);
         let mut index = self.index;
         Arc::make_mut(&mut index).replace_top_via(at, (end, new_end), via);

@@ -78,7 +78,7 @@ impl Registrar {
         if outbound {
             response = response.header("Require", "outbound");
             // Over UDP the default of 24 to 29 s is what NATs need (RFC 5626 section 4.4.2).
-            let direct = request.vias().nth(1).is_none();
+            let direct = !request.has_several_vias();
             if direct && hop.flow.connection.is_some() {
                 response = response.header("Flow-Timer", self.limits.flow_timer_s.to_string());
             }

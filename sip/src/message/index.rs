@@ -30,11 +30,8 @@ impl Span {
         }
     }
 
-    /// The span of `part`, which is a piece of `whole` unless it is empty.
+    /// The span of `part`, which is a piece of `whole`.
     pub(super) fn within(whole: &[u8], part: &[u8]) -> Self {
-        if part.is_empty() {
-            return Self::default();
-        }
         let start = part.as_ptr().addr() - whole.as_ptr().addr();
         Self::new(start, start + part.len())
     }

@@ -106,6 +106,14 @@ impl Noted {
     }
 }
 
+/// The span of `part`, which is a piece of `whole` unless it is empty.
+fn noted(whole: &[u8], part: &[u8]) -> Span {
+    if part.is_empty() {
+        return Span::default();
+    }
+    Span::within(whole, part)
+}
+
 fn moved<T: Copy>(note: &Note<T>, move_spans: impl Fn(T) -> T) -> Note<T> {
     note.get()
         .map(|spans| spans.map(move_spans))
@@ -149,11 +157,9 @@ impl ViaSpans {
                 Host::V6(address) => HostSpan::V6(address),
             },
             port: via.port,
-            params: Span::within(bytes, params.as_bytes()),
+            params: noted(bytes, params.as_bytes()),
             sent_by: Span::new(sent_by, sent_by_end),
-            branch: params
-                .get("branch")
-                .map(|branch| Span::within(bytes, branch)),
+            branch: params.get("branch").map(|branch| noted(bytes, branch)),
             branch_again: via.branch_again,
         }
     }
@@ -169,7 +175,7 @@ enum HostSpan {
 impl HostSpan {
     fn of(bytes: &[u8], host: Host<'_>) -> Self {
         match host {
-            Host::Name(name) => Self::Name(Span::within(bytes, name)),
+            Host::Name(name) => Self::Name(noted(bytes, name)),
             Host::V4(address) => Self::V4(address),
             Host::V6(address) => Self::V6(address),
         }
@@ -200,7 +206,7 @@ impl ViaSpans {
     }
 
     fn of(bytes: &[u8], via: &Via<'_>) -> Self {
-        let span = |part| Span::within(bytes, part);
+        let span = |part| noted(bytes, part);
         Self {
             transport: span(via.transport),
             host: HostSpan::of(bytes, via.host),
@@ -247,10 +253,10 @@ impl AddressSpans {
 
     fn of(bytes: &[u8], address: &NameAddr<'_>) -> Self {
         Self {
-            display: Span::within(bytes, address.display),
-            uri: Span::within(bytes, address.uri),
-            params: Span::within(bytes, address.params.as_bytes()),
-            tag: address.tag.map(|tag| Span::within(bytes, tag)),
+            display: noted(bytes, address.display),
+            uri: noted(bytes, address.uri),
+            params: noted(bytes, address.params.as_bytes()),
+            tag: address.tag.map(|tag| noted(bytes, tag)),
             tag_again: address.tag_again,
         }
     }
@@ -280,7 +286,7 @@ struct UriSpans {
 
 impl UriSpans {
     fn of(bytes: &[u8], uri: &Uri<'_>) -> Self {
-        let span = |part| Span::within(bytes, part);
+        let span = |part| noted(bytes, part);
         Self {
             scheme: span(uri.scheme),
             opaque: span(uri.opaque),

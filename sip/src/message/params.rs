@@ -2,7 +2,9 @@
 //! uri-parameters).
 
 use super::error::ValueError;
-use super::scan::{ByteClass, TOKEN, byte_class, is_lws, quoted_end, trim, trim_end, trim_start};
+use super::scan::{
+    ByteClass, TOKEN, byte_class, find, is_lws, quoted_end, trim, trim_end, trim_start,
+};
 
 /// Parameters behind a header value or in a URI, as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +48,7 @@ impl<'a> Parameters<'a> {
         });
         parts
             .filter(|part| !part.is_empty())
-            .map(|part| match memchr::memchr(b'=', part) {
+            .map(|part| match find(b'=', part) {
                 Some(equals) => (
                     trim_end(&part[..equals]),
                     Some(trim_start(&part[equals + 1..])),

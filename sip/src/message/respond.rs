@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::edit::push_on_one_line;
 use super::header_name::HeaderName;
-use super::name_addr::NameAddr;
 use super::scan::unfold;
 use super::{Message, build};
 use crate::text::push_number;
@@ -108,21 +107,21 @@ impl<'m> ResponseBuilder<'m> {
     fn write_to(&self, out: &mut Vec<u8>, to: &[u8]) {
         out.extend_from_slice(b"To: ");
         push_on_one_line(out, &unfold(to));
-        if let Some(tag) = self.to_tag.as_deref().filter(|_| !has_tag(to)) {
+        if let Some(tag) = self.to_tag.as_deref().filter(|_| !self.has_tag(to)) {
             out.extend_from_slice(b";tag=");
             push_on_one_line(out, tag.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
     }
-}
 
-/// True also where To cannot be read but seems to hold a tag.
-fn has_tag(to: &[u8]) -> bool {
-    match NameAddr::parse(to) {
-        Ok(to) => to.params.has("tag"),
-        Err(_) => to
-            .to_ascii_lowercase()
-            .windows(5)
-            .any(|window| window == b";tag="),
+    /// True also where To cannot be read but seems to hold a tag.
+    fn has_tag(&self, to: &[u8]) -> bool {
+        match self.request.to() {
+            Ok(to) => to.tag.is_some(),
+            Err(_) => to
+                .to_ascii_lowercase()
+                .windows(5)
+                .any(|window| window == b";tag="),
+        }
     }
 }

@@ -47,13 +47,10 @@ impl Message {
 }
 
 /// Appends the value with `received` if sent-by is not that address or `rport` asks, and `rport` if
-/// it asks. False where it stays as it is.
+/// it asks. False where it stays as it is, and what was appended is for nothing.
 pub(super) fn push_stamped(out: &mut Vec<u8>, via: &Via<'_>, peer: SocketAddr) -> bool {
-    let asks = via.rport().is_some();
     let moved = via.host.ip() != Some(peer.ip().to_canonical());
-    if !asks && !moved && via.received().is_none() {
-        return false;
-    }
+    let (mut asks, mut told) = (false, false);
     out.extend_from_slice(b"SIP/2.0/");
     out.extend_from_slice(via.transport);
     out.push(b' ');
@@ -63,7 +60,12 @@ pub(super) fn push_stamped(out: &mut Vec<u8>, via: &Via<'_>, peer: SocketAddr) -
         push_number(out, port);
     }
     for (name, text) in via.params.iter() {
-        if name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport") {
+        if name.eq_ignore_ascii_case(b"received") {
+            told = true;
+            continue;
+        }
+        if name.eq_ignore_ascii_case(b"rport") {
+            asks = true;
             continue;
         }
         out.push(b';');
@@ -72,6 +74,9 @@ pub(super) fn push_stamped(out: &mut Vec<u8>, via: &Via<'_>, peer: SocketAddr) -
             out.push(b'=');
             out.extend_from_slice(text);
         }
+    }
+    if !asks && !moved && !told {
+        return false;
     }
     if asks || moved {
         out.extend_from_slice(b";received=");

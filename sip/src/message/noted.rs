@@ -95,13 +95,12 @@ impl Noted {
 
     /// What `old` says of a first field of that name, which stands elsewhere now.
     pub(super) fn keep(&mut self, name: HeaderName, old: &Self, move_span: impl Fn(Span) -> Span) {
-        match name {
-            HeaderName::Via => {
-                self.top_via = moved(&old.top_via, |spans| spans.moved(&move_span));
-            }
-            HeaderName::From => self.from = moved(&old.from, |spans| spans.moved(&move_span)),
-            HeaderName::To => self.to = moved(&old.to, |spans| spans.moved(&move_span)),
-            _ => {}
+        if name == HeaderName::Via {
+            self.top_via = moved(&old.top_via, |spans| spans.moved(&move_span));
+        } else if name == HeaderName::From {
+            self.from = moved(&old.from, |spans| spans.moved(&move_span));
+        } else if name == HeaderName::To {
+            self.to = moved(&old.to, |spans| spans.moved(&move_span));
         }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! A proxy forwards what it does not understand, so nothing here is ever written back from a typed
 //! form. [`Message::parse`] finds the lines of the head once and remembers where they are; typed
-//! values ([`Via`], [`NameAddr`], [`Uri`]) are read from those spans when somebody asks. An
+//! values ([`Via`], [`NameAddr`], [`Uri`]) are read from those spans when somebody asks; those that
+//! every step asks for are noted then, and the copies that edits make take the notes over. An
 //! [`Edit`] replaces spans and copies the rest: order, spelling, folding, unknown headers.
 //!
 //! Parsing is tolerant: whatever can still be answered becomes a `Message`. Whether it may be

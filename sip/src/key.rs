@@ -87,10 +87,10 @@ impl ServerKey {
         if !request.is_request() {
             return None;
         }
-        let method = match request.method() {
-            Method::Ack => Method::Invite,
-            method => method,
-        };
+        let mut method = request.method();
+        if method == Method::Ack {
+            method = Method::Invite;
+        }
         let method = MethodName::from_slice(method.as_bytes());
         let via = request.top_via().ok()?;
         let branch = via.branch();

@@ -142,7 +142,8 @@ mod tests {
             }
             let stamped = message.stamped(peer);
             prop_assert_eq!(&stamped, &edited);
-            prop_assert_eq!(Index::of(&stamped.bytes).as_ref().ok(), Some(&*stamped.index));
+            let read = Index::of(&stamped.bytes);
+            prop_assert_eq!(read.as_ref().ok(), Some(&*stamped.index));
             prop_assert_eq!(stamped.from(), edited.from());
             prop_assert_eq!(stamped.to(), edited.to());
             prop_assert_eq!(stamped.top_via(), edited.top_via());

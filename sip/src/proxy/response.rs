@@ -278,7 +278,7 @@ impl Proxy {
         let response = context
             .request
             .respond(488, "Not Acceptable Here")
-            .to_tag(&self.to_tag(&context.request))
+            .to_tag(self.to_tag(&context.request))
             .header("Warning", warning)
             .build();
         if let Some(context) = self.contexts.get_mut(&server)

@@ -58,7 +58,7 @@ mod validate;
 
 pub use counters::Counters;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,8 @@ use bytes::Bytes;
 
 use crate::cookie::{DialogCookie, Keys, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
-use crate::message::{Message, Method};
+use crate::message::{Message, Method, ResponseBuilder};
+use crate::own_id::OwnIdMap;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
 use crate::text::push_hex;
@@ -196,10 +197,10 @@ pub struct Proxy {
     authentication: Option<authenticate::State>,
     transactions: Transactions,
     /// Boxed, so that a hundred thousand of them are not moved when the table grows.
-    contexts: HashMap<ServerId, Box<Context>>,
-    by_client: HashMap<ClientId, (ServerId, usize)>,
+    contexts: OwnIdMap<ServerId, Box<Context>>,
+    by_client: OwnIdMap<ClientId, (ServerId, usize)>,
     timer_c: BTreeSet<(Instant, ClientId)>,
-    timer_c_of: HashMap<ClientId, Instant>,
+    timer_c_of: OwnIdMap<ClientId, Instant>,
     uas: uas::Requests,
     transmits: VecDeque<Transmit>,
     counters: Counters,
@@ -225,10 +226,10 @@ impl Proxy {
             probes: Probes::default(),
             tcp_peers: TcpPeers::default(),
             config,
-            contexts: HashMap::new(),
-            by_client: HashMap::new(),
+            contexts: OwnIdMap::default(),
+            by_client: OwnIdMap::default(),
             timer_c: BTreeSet::new(),
-            timer_c_of: HashMap::new(),
+            timer_c_of: OwnIdMap::default(),
             uas: uas::Requests::default(),
             transmits: VecDeque::new(),
             counters: Counters::default(),
@@ -260,7 +261,7 @@ impl Proxy {
         now: Instant,
     ) {
         if message.is_request() {
-            self.handle_request(&message, hop, media, now);
+            self.handle_request(message, hop, media, now);
         } else {
             self.handle_response(&message, hop, media, now);
         }
@@ -363,13 +364,7 @@ impl Proxy {
         self.uas.len()
     }
 
-    fn handle_request(
-        &mut self,
-        request: &Message,
-        hop: &Hop,
-        media: &mut dyn Media,
-        now: Instant,
-    ) {
+    fn handle_request(&mut self, request: Message, hop: &Hop, media: &mut dyn Media, now: Instant) {
         self.registrar.seen(&hop.flow, hop.relay);
         // It is judged as it came: the stamped Via may be without a fault that it had.
         let judged = request.check();
@@ -435,12 +430,12 @@ impl Proxy {
         if matches!(routed, route::Routed::Register(_) | route::Routed::Options)
             && let Some(refusal) = self.refused_as_uas(id, &request)
         {
-            return self.respond_with(id, &refusal, now);
+            return self.answer(id, &refusal, now);
         }
         match routed {
             route::Routed::Register(aor) => {
-                let response = self.registrar.handle_register(&request, &aor, hop, now);
-                self.respond_with(id, &response, now);
+                let response = self.registrar.register(&request, &aor, hop, now);
+                self.answer(id, &response, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
             route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {
@@ -487,15 +482,14 @@ impl Proxy {
     fn answer_options(&mut self, id: ServerId, request: &Message, hop: &Hop, now: Instant) {
         let response = request
             .respond(200, "OK")
-            .to_tag(&self.to_tag(request))
+            .to_tag(self.to_tag(request))
             .header("Accept", "application/sdp")
-            .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
-            .build();
+            .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER");
         // It came from anybody, and is answered as often as it comes.
         if self.authentication.is_some() {
-            return self.answer_stranger(id, request, hop, response.bytes().clone());
+            return self.answer_stranger(id, request, hop, response.bytes());
         }
-        self.respond_with(id, &response, now);
+        self.answer(id, &response, now);
     }
 
     /// Answers a request in its transaction.
@@ -509,11 +503,17 @@ impl Proxy {
     ) {
         let response = request.respond(status, reason);
         let response = if status > 100 {
-            response.to_tag(&self.to_tag(request)).build()
+            response.to_tag(self.to_tag(request))
         } else {
-            response.build()
+            response
         };
-        self.respond_with(id, &response, now);
+        self.answer(id, &response, now);
+    }
+
+    /// Sends a response of our own, which nobody here reads again.
+    fn answer(&mut self, id: ServerId, response: &ResponseBuilder<'_>, now: Instant) {
+        let status = response.status();
+        self.transactions.respond(id, response.bytes(), status, now);
     }
 
     fn respond_with(&mut self, id: ServerId, response: &Message, now: Instant) {
@@ -530,11 +530,11 @@ impl Proxy {
         }
         let response = request
             .respond(status, reason)
-            .to_tag(&self.to_tag(request))
-            .build();
+            .to_tag(self.to_tag(request))
+            .bytes();
         self.transmits.push_back(Transmit {
             flow: hop.flow,
-            bytes: response.bytes().clone(),
+            bytes: response,
         });
     }
 
@@ -548,8 +548,8 @@ impl Proxy {
     fn answer_tag(&self, request: &Message) -> u32 {
         let branch = request.top_via().ok().and_then(|via| via.branch());
         let call_id = request.call_id().unwrap_or_default();
-        let seed = [call_id, branch.unwrap_or_default()].concat();
-        self.config.keys.tag_hash(&seed)
+        let seed = [call_id, branch.unwrap_or_default()];
+        self.config.keys.tag_hash_of(&seed)
     }
 
     /// Moves what the inner machines have produced to our own queues.

@@ -2,10 +2,10 @@
 //! a dialog that others have made.
 
 use super::Message;
-use super::edit::on_one_line;
+use super::edit::{on_one_line, push_on_one_line};
 use super::header_name::HeaderName;
-use super::respond::clean;
-use super::scan::ListValues;
+use super::scan::{ListValues, unfold};
+use crate::text::push_number;
 
 impl Message {
     /// The CANCEL of this request as it was sent (RFC 3261 section 9.1): the same Request-URI, top
@@ -66,11 +66,11 @@ fn hop_by_hop(method: &[u8], sent: &Message, to: &Message) -> Message {
         .header(HeaderName::Via)
         .and_then(|field| ListValues::of(field).next());
     if let Some(via) = top_via {
-        field(&mut out, "Via", &clean(via));
+        copied_field(&mut out, "Via", via);
     }
     field(&mut out, "Max-Forwards", b"70");
     for route in sent.fields(HeaderName::Route) {
-        field(&mut out, "Route", &clean(route));
+        copied_field(&mut out, "Route", route);
     }
     copy_first(&mut out, sent, HeaderName::From);
     copy_first(&mut out, to, HeaderName::To);
@@ -85,16 +85,22 @@ fn hop_by_hop(method: &[u8], sent: &Message, to: &Message) -> Message {
     finish(out, b"")
 }
 
+/// A field with its value on one line, as far as only line ends and NULs stand against that.
 pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
+    push_on_one_line(out, value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// A field with a value of another message, less its folding.
+pub(super) fn copied_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    field(out, name, &unfold(value));
 }
 
 pub(super) fn copy_first(out: &mut Vec<u8>, from: &Message, name: HeaderName) {
     if let Some(value) = from.header(name) {
-        field(out, name.full(), &clean(value));
+        copied_field(out, name.full(), value);
     }
 }
 
@@ -106,7 +112,8 @@ fn finish(mut out: Vec<u8>, body: &[u8]) -> Message {
 
 /// Adds Content-Length and the body.
 pub(super) fn close(out: &mut Vec<u8>, body: &[u8]) {
-    field(out, "Content-Length", body.len().to_string().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"Content-Length: ");
+    push_number(out, body.len() as u64);
+    out.extend_from_slice(b"\r\n\r\n");
     out.extend_from_slice(body);
 }

@@ -12,7 +12,7 @@ use super::{Branch, Context, Progress, Proxy, Target, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
-use crate::text::push_address;
+use crate::text::{digits, push_address};
 use crate::transaction::{ClientId, ServerId};
 
 /// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
@@ -138,7 +138,7 @@ impl Proxy {
         let mut request = self.copy(inner, hop, target, role, placement, now);
         if let Some(share) = share {
             let mut edit = request.edit();
-            edit.set(HeaderName::MaxBreadth, share.to_string());
+            edit.set(HeaderName::MaxBreadth, digits(share as u64));
             request = edit.finish();
         }
         let (request, flow) = self.by_length(request, target, now);
@@ -249,11 +249,11 @@ impl Proxy {
         }
         // "the proxy MUST insert one with the correct value for the body" (step 9).
         if target.flow.transport.is_reliable() && inner.count(HeaderName::ContentLength) == 0 {
-            edit.set(HeaderName::ContentLength, inner.body().len().to_string());
+            edit.set(HeaderName::ContentLength, digits(inner.body().len() as u64));
         }
         let hops = inner.max_forwards().ok().flatten();
         let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
-        edit.set(HeaderName::MaxForwards, hops.to_string());
+        edit.set(HeaderName::MaxForwards, digits(hops));
         if !role.is_in_dialog() && begins_dialog(inner) {
             let cookie = self.cookie(inner, hop, target, placement.session, now);
             let (caller, callee) = self.dialog_flows(hop, target);
@@ -385,7 +385,7 @@ pub(super) fn branch_of(inner: &Message, target: &Target) -> BranchOf {
     if let Ok(via) = inner.top_via() {
         incoming.extend_from_slice(via.branch().unwrap_or_default());
         incoming.push(0);
-        incoming.extend_from_slice(via.host.to_string().as_bytes());
+        incoming.extend_from_slice(via.host.text().as_bytes());
         incoming.extend_from_slice(&via.port.unwrap_or_default().to_be_bytes());
     }
     incoming.extend_from_slice(inner.call_id().unwrap_or_default());
@@ -504,7 +504,10 @@ fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
             // There is no value of its own for WebSocket over TLS (RFC 7118 section 5.1).
             Transport::Ws | Transport::Wss => ";transport=ws",
         };
-        format!("<sip:{cookie}@{local}{parameter};lr>")
+        let mut address = Vec::with_capacity(48);
+        push_address(&mut address, local);
+        let address = String::from_utf8_lossy(&address);
+        ["<sip:", cookie, "@", &address, parameter, ";lr>"].concat()
     };
     let mut values = vec![side(caller.transport, caller.local)];
     if (caller.transport, caller.local) != (callee.transport, callee.local) {

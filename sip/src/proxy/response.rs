@@ -8,6 +8,7 @@ use super::{Progress, Proxy};
 use crate::hop::{Flow, Hop};
 use crate::message::{HeaderName, Message, Method};
 use crate::registrar::ping::is_ping;
+use crate::text::digits;
 use crate::transaction::{ClientId, Outgoing, ServerId};
 
 /// A challenge of one branch: whose it is, the header and its value.
@@ -73,7 +74,7 @@ impl Proxy {
         };
         // Without the caller's Via there is nobody to send it to (16.7 step 3). The branch is over
         // when its target has said its last word, however badly.
-        if response.vias().nth(1).is_none() {
+        if !response.has_several_vias() {
             self.counters.malformed_responses += 1;
             if response.status().is_some_and(|status| status >= 200) {
                 self.branch_failed(client, 502, "Bad Gateway", media, now);
@@ -293,7 +294,7 @@ impl Proxy {
         let response = context
             .request
             .respond(488, "Not Acceptable Here")
-            .to_tag(&self.to_tag(&context.request))
+            .to_tag(self.to_tag(&context.request))
             .header("Warning", warning)
             .build();
         if let Some(context) = self.contexts.get_mut(&server)
@@ -447,7 +448,10 @@ pub(super) fn without_own_via(
     if let Some(body) = body {
         edit.set_body(body);
     } else if on_stream && response.count(HeaderName::ContentLength) == 0 {
-        edit.set(HeaderName::ContentLength, response.body().len().to_string());
+        edit.set(
+            HeaderName::ContentLength,
+            digits(response.body().len() as u64),
+        );
     }
     edit.finish()
 }

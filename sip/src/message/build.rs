@@ -45,11 +45,11 @@ impl Bye<'_> {
         field(&mut out, "Via", self.via);
         field(&mut out, "Max-Forwards", b"70");
         if !self.routes.is_empty() {
-            field(&mut out, "Route", &clean(self.routes));
+            copied_field(&mut out, "Route", self.routes);
         }
-        field(&mut out, "From", &clean(self.from));
-        field(&mut out, "To", &clean(self.to));
-        field(&mut out, "Call-ID", &clean(self.call_id));
+        copied_field(&mut out, "From", self.from);
+        copied_field(&mut out, "To", self.to);
+        copied_field(&mut out, "Call-ID", self.call_id);
         field(&mut out, "CSeq", format!("{} BYE", self.cseq).as_bytes());
         field(&mut out, "Reason", self.reason);
         finish(out, b"")

@@ -119,7 +119,8 @@ impl Client {
         }
     }
 
-    /// rtpengine does not know a call's session any more.
+    /// rtpengine does not know a call's session any more. Whether it was silent, on hold, or
+    /// rtpengine was restarted cannot be told, so this is no time-out, for which a call would end.
     pub(super) fn lost(&mut self, number: u64, now: Instant) {
         let waited = self.fail_waiting(number, ErrorCode::UnknownSession, "rtpengine has lost it");
         let Some(session) = self.remove(number) else {
@@ -127,7 +128,6 @@ impl Client {
         };
         // The pool has it from the failure of its request already.
         if !waited {
-            self.say(FromAgent::MediaTimeout { session: number });
             self.ended(number, &session, now);
         }
     }

@@ -42,8 +42,12 @@ impl<'m> ResponseBuilder<'m> {
     }
 
     /// Adds a field, by a name of any header or a [`HeaderName`]; nothing for an empty name.
-    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) -> Self {
-        let (name, value) = (name.as_ref(), value.as_ref());
+    pub fn header(self, name: impl AsRef<str>, value: &str) -> Self {
+        self.header_of_bytes(name.as_ref(), value.as_bytes())
+    }
+
+    /// The same with a value that need not be text.
+    pub(crate) fn header_of_bytes(mut self, name: &str, value: &[u8]) -> Self {
         if !name.is_empty() {
             if self.fields.is_empty() {
                 self.fields.reserve(TYPICAL_FIELDS);

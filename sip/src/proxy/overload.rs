@@ -39,7 +39,10 @@ impl Proxy {
         let response = request
             .respond(503, "Service Unavailable")
             .to_tag(self.to_tag(request))
-            .header(HeaderName::RetryAfter, (RETRY_AFTER_S + spread).to_string())
+            .header(
+                HeaderName::RetryAfter,
+                &(RETRY_AFTER_S + spread).to_string(),
+            )
             .bytes();
         self.transmits.push_back(Transmit {
             flow: hop.flow,

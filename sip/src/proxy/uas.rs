@@ -87,7 +87,7 @@ impl Proxy {
         let response = request
             .respond(420, "Bad Extension")
             .to_tag(self.to_tag(request))
-            .header("Unsupported", unknown.join(", "));
+            .header("Unsupported", &unknown.join(", "));
         Some(response)
     }
 }

@@ -38,7 +38,7 @@ impl Refusal {
         let mut response = request.respond(status, reason).to_tag(to_tag(request));
         match self {
             Self::TooBrief => {
-                response = response.header("Min-Expires", limits.min_expires_s.to_string());
+                response = response.header("Min-Expires", &limits.min_expires_s.to_string());
             }
             Self::PathUnsupported => response = response.header("Unsupported", "path"),
             Self::NoRoom => response = response.header("Retry-After", "60"),
@@ -69,10 +69,10 @@ impl Registrar {
         for Entry { binding, .. } in self.bindings.of(aor) {
             contact.clear();
             write_contact(&mut contact, binding, now);
-            response = response.header("Contact", &contact);
+            response = response.header_of_bytes("Contact", &contact);
         }
         for value in request.values(HeaderName::Path) {
-            response = response.header("Path", String::from_utf8_lossy(&value).as_bytes());
+            response = response.header("Path", &String::from_utf8_lossy(&value));
         }
         response = response.header("Supported", "path, outbound");
         if outbound {
@@ -80,7 +80,7 @@ impl Registrar {
             // Over UDP the default of 24 to 29 s is what NATs need (RFC 5626 section 4.4.2).
             let direct = !request.has_several_vias();
             if direct && hop.flow.connection.is_some() {
-                response = response.header("Flow-Timer", self.limits.flow_timer_s.to_string());
+                response = response.header("Flow-Timer", &self.limits.flow_timer_s.to_string());
             }
         }
         response

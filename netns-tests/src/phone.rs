@@ -242,7 +242,14 @@ pub(crate) fn caller_at(
     folder: &Path,
 ) -> Result<Process> {
     let call = CALLER.replace("@PADDING@", "");
-    calling(namespace, place, transport, (seconds, seconds), &call, folder)
+    calling(
+        namespace,
+        place,
+        transport,
+        (seconds, seconds),
+        &call,
+        folder,
+    )
 }
 
 /// A call of so many seconds, and of so many with audio.

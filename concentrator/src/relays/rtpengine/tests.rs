@@ -272,10 +272,11 @@ fn an_rtpengine_that_has_restarted_voids_the_leases_within_two_heartbeats() {
     let outputs = world.outputs();
     assert!(is_closed(&outputs[0]), "{outputs:?}");
     assert_eq!(outputs[1], Output::Connected);
-    let is_end = |output: &Output| {
-        matches!(output, Output::Say(FromAgent::Ended { session, .. }) if *session == lease.session)
-    };
-    assert!(outputs.iter().any(is_end), "the call's session is gone, too");
+    let is_end = |output: &Output| matches!(output, Output::Say(FromAgent::Ended { session, .. }) if *session == lease.session);
+    assert!(
+        outputs.iter().any(is_end),
+        "the call's session is gone, too"
+    );
     let new = world.welcome();
     assert!(
         new.iter()

@@ -346,6 +346,10 @@ impl World {
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
                 max_held: 100,
+                threads: rtp_agent::sockets::MediaThreads {
+                    threads: 1,
+                    gather: Duration::from_millis(1),
+                },
             },
             control: rtp_agent::config::Control {
                 concentrators: vec![self.address],

@@ -29,7 +29,9 @@ use wire::relay_control::{Gate, Payload, Side, SideAddr};
 
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::{LeasedSession, RelayPool};
-use addresses::{behind_nat, contact_address, gate, gate_for_relay, may_send, payload_of};
+use addresses::{
+    behind_nat, contact_address, direction_of, gate, gate_for_relay, may_send, payload_of,
+};
 pub use call::Call;
 use call::{Description, Turn};
 use choice::{Choice, Plan};
@@ -37,6 +39,7 @@ use choice::{Choice, Plan};
 mod addresses;
 mod call;
 pub mod choice;
+mod sessions;
 
 /// The most media lines of one call that are relayed; further ones stay as they came.
 const MAX_STREAMS: usize = 8;
@@ -351,6 +354,7 @@ impl Calls {
                 address,
                 off,
                 payload,
+                direction: direction_of(media),
             },
         );
         if off {
@@ -423,9 +427,11 @@ impl Calls {
                     self.relays.update_gate(session, side, gate, now);
                 }
             }
-            if let (Some(far), Some(payload)) = (lease.far, line.new_payload()) {
-                let (near, between) = (lease.session, [far.a, lease.b]);
-                let [b, a] = between.map(|other| gate_for_relay(other, payload));
+            if let (Some(far), Some(between)) = (lease.far, line.new_between()) {
+                let (near, payload) = (lease.session, between.payload);
+                let [caller_held, callee_held] = between.held;
+                let b = gate_for_relay(far.a, payload, callee_held);
+                let a = gate_for_relay(lease.b, payload, caller_held);
                 self.relays.update_gate(near, Side::B, b, now);
                 self.relays.update_gate(far.session, Side::A, a, now);
             }
@@ -668,8 +674,8 @@ fn bind(
     let Some(far) = lease.far else {
         return relays.bind(lease.session, a, b, call_id, now);
     };
-    let to_far = gate_for_relay(far.a, a.payload);
-    let to_near = gate_for_relay(lease.b, b.payload);
+    let to_far = gate_for_relay(far.a, a.payload, b.held);
+    let to_near = gate_for_relay(lease.b, b.payload, a.held);
     relays.bind(lease.session, a, to_far, call_id, now);
     relays.bind(far.session, to_near, b, call_id, now);
 }

@@ -6,23 +6,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use admin::http::Health;
 use admin::run::Shutdown;
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::Config;
+use crate::config::{Config, Media};
 use crate::control_link::{Dialler, dial_forever};
-use crate::metrics;
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{SharedEngine, now};
+use crate::{file_limit, metrics};
+
+/// Files that are not media sockets: control links, admin pages, logs.
+const OTHER_FILES: u64 = 256;
+const FILES: &str = "a socket is needed for every port of media.ports on every address";
 
 /// How long the last words to the concentrators may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    raise_file_limit();
+    file_limit::raise(files_needed(&config.media)).context(FILES)?;
     for address in &config.media.addresses {
         UdpSocket::bind((*address, 0)).await.with_context(|| {
             format!("cannot open sockets on {address}; change addresses in [media]")
@@ -32,7 +35,8 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let engine = SharedEngine::new(
         Relay::new(relay_config(&config)?),
         config.control.concentrators.len(),
-    );
+        config.media.threads,
+    )?;
     let pages = engine.clone();
     let _admin = admin::http::serve(
         config.admin_listen,
@@ -50,6 +54,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(engine.clone().run_timers());
+    tasks.spawn(engine.clone().run_media());
     for (index, &address) in config.control.concentrators.iter().enumerate() {
         let concentrator = ConcentratorId(index);
         tasks.spawn(dial_forever(
@@ -113,12 +118,7 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
     })
 }
 
-/// Four sockets a session soon exceed the usual 1,024.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    match raised {
-        Ok(limit) => info!(limit, "open files"),
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
-    }
+/// A socket for every port, since they stay open, and some for everything else.
+fn files_needed(media: &Media) -> u64 {
+    (media.ports.count() * media.addresses.len()) as u64 + OTHER_FILES
 }

@@ -10,6 +10,7 @@ use wire::gre::TunnelKey;
 use wire::mark::Mark;
 
 use super::file::{EdgeFile, File, SipFile, TunnelFile};
+use super::relay::check_relay;
 use super::{Edge, EdgeRelay, Problem, Sip, TcpLimits, Tls, Tunnel, problem};
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
@@ -216,28 +217,7 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
                 ),
             );
         }
-        if !is_host_name(&relay.agent) {
-            return problem(
-                format!("{at}.agent"),
-                format!(
-                    "{:?} is not a name as in a certificate (a DNS name)",
-                    relay.agent
-                ),
-            );
-        }
-        if let Some(networks) = &relay.media_addresses {
-            let key = format!("{at}.media_addresses");
-            if networks.is_empty() {
-                return problem(key, "is empty; name the agent's addresses, or leave it out");
-            }
-            check_networks(networks, &key)?;
-        }
-        relays.push(EdgeRelay {
-            mark,
-            agent: relay.agent.clone(),
-            fallback: relay.fallback.clone(),
-            media_addresses: relay.media_addresses.clone(),
-        });
+        relays.push(check_relay(&at, mark, relay)?);
     }
     Ok(Edge {
         name: edge.name.clone(),

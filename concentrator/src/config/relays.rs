@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use wire::mark::RelayId;
+use wire::relay_control::GateMode;
 
 use super::file::{File, MediaFile, PinFile, RelayControlFile};
 use super::{Anchor, Edge, EdgeRelay, Media, Problem, RelayPolicy, problem};
@@ -17,7 +18,21 @@ pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {
     Ok(Media {
         anchor: check_anchor("media.anchor", &media.anchor)?,
         relay: check_policy("media.relay", &media.relay)?,
+        source: check_source(&media.source)?,
+        end_on_timeout: media.end_on_timeout,
     })
+}
+
+fn check_source(text: &str) -> Result<GateMode, Problem> {
+    match text {
+        "exact" => Ok(GateMode::Exact),
+        "subnet" => Ok(GateMode::Subnet),
+        "any" => Ok(GateMode::Any),
+        other => problem(
+            "media.source",
+            format!("{other:?} is not known; use \"exact\", \"subnet\" or \"any\""),
+        ),
+    }
 }
 
 fn check_anchor(key: &str, text: &str) -> Result<Anchor, Problem> {
@@ -184,12 +199,13 @@ pub(super) fn check_relay_control(
     edges: &[Edge],
 ) -> Result<(), Problem> {
     let Some(control) = control else {
-        if edges.iter().all(|edge| edge.relays.is_empty()) {
+        let mut relays = edges.iter().flat_map(|edge| &edge.relays);
+        if relays.all(|relay| relay.rtpengine.is_some()) {
             return Ok(());
         }
         return problem(
             "relay_control",
-            "is missing, but edges have relays; add [relay_control] with listen, certificate, private_key and ca",
+            "is missing, but edges have relays that are an rtp-agent; add [relay_control] with listen, certificate, private_key and ca",
         );
     };
     if control.listen.port() == 0 {

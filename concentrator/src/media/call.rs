@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use sip::message::{Message, Method};
 use sip::proxy::media::{Party, SessionRef};
+use sip::sdp::Direction;
 use wire::mark::RelayId;
 use wire::relay_control::{Gate, Payload};
 
@@ -59,7 +60,7 @@ pub(super) struct Line {
     /// The relay knows what the lease is for.
     bound: bool,
     /// What two relays in a chain let through between them.
-    between: Payload,
+    between: Between,
     sides: [Said; 2],
 }
 
@@ -81,6 +82,8 @@ pub(super) struct Description {
     pub(super) off: bool,
     /// What comes, if anything does.
     pub(super) payload: Payload,
+    /// Whether it sends, and whether it wants to hear anything.
+    pub(super) direction: Direction,
 }
 
 /// How far an offer and its answer have come.
@@ -355,16 +358,23 @@ impl Line {
     pub(super) fn binds(&mut self) -> bool {
         let binds = !std::mem::replace(&mut self.bound, true);
         if binds {
-            self.between = self.payload();
+            self.between = self.between_now();
         }
         binds
     }
 
     /// What the two relays of a chain must now let through between them, if that has changed.
-    pub(super) fn new_payload(&mut self) -> Option<Payload> {
-        let payload = self.payload();
-        let before = std::mem::replace(&mut self.between, payload);
-        (before != payload).then_some(payload)
+    pub(super) fn new_between(&mut self) -> Option<Between> {
+        let between = self.between_now();
+        let before = std::mem::replace(&mut self.between, between);
+        (before != between).then_some(between)
+    }
+
+    fn between_now(&self) -> Between {
+        Between {
+            payload: self.payload(),
+            held: [Party::Caller, Party::Callee].map(|party| self.is_silent(party)),
+        }
     }
 
     /// What `party` says about the line.
@@ -381,6 +391,14 @@ impl Line {
             ..
         } = &self.sides[index(party)];
         [offered, early, agreed].into_iter().flatten()
+    }
+
+    /// True where `party` is not to send: it only listens, or the other one does not want to hear it.
+    fn is_silent(&self, party: Party) -> bool {
+        let newest = |party| self.said(party).next().map(|said| said.direction);
+        let (own, other) = (newest(party), newest(party.other()));
+        matches!(own, Some(Direction::RecvOnly | Direction::Inactive))
+            || matches!(other, Some(Direction::SendOnly | Direction::Inactive))
     }
 
     /// What may pass: the most that is said on either side, as the stream goes on while another is
@@ -404,7 +422,8 @@ impl Line {
                 expected.push(address);
             }
         }
-        let gate = gate(expected, self.payload());
+        let mut gate = gate(expected, self.payload());
+        gate.held = self.is_silent(party);
         let side = &mut self.sides[index(party)];
         if !again && side.told == gate {
             return None;
@@ -412,6 +431,14 @@ impl Line {
         side.told.clone_from(&gate);
         Some(gate)
     }
+}
+
+/// What two relays in a chain know of what passes between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Between {
+    pub(super) payload: Payload,
+    /// Whether the caller is not to send, and the callee.
+    pub(super) held: [bool; 2],
 }
 
 impl Said {

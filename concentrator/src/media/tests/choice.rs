@@ -166,6 +166,7 @@ fn between_two_relays_each_gate_is_for_exactly_the_other() {
         port: Some(port),
         mode: GateMode::Relay,
         payload: Payload::Rtp,
+        held: false,
     };
     assert_eq!((near_b, far_a), (&other(31_600), &other(30_002)));
     assert_eq!(near_a.expected, [ip(CALLER), ip("192.168.1.10")]);

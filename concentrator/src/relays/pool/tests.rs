@@ -514,7 +514,10 @@ fn what_an_agent_says_twice_or_in_the_wrong_order_changes_nothing() {
     world.say(FromAgent::Done { request });
     world.say(FromAgent::Done { request });
     world.say(ended);
-    world.say(FromAgent::MediaTimeout { session: 10 });
+    world.say(FromAgent::MediaTimeout {
+        session: 10,
+        silence: Silence::Idle,
+    });
     assert!(matches!(world.events()[..], [RelayEvent::Ended(..)]));
     assert_eq!(world.pool.counters().stray, 3);
     assert!(world.pool.agents().all(|agent| agent.sessions == 0));

@@ -446,6 +446,7 @@ impl Proxy {
             route::Routed::Options => self.answer_options(id, &request, hop, now),
             route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {
                 let response = self.refusal(&request, status, reason);
+                self.journal_refusal(id, status);
                 self.answer_stranger(id, &request, hop, response);
             }
             route::Routed::Refused { status, reason } => {

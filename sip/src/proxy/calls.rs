@@ -185,6 +185,14 @@ impl Proxy {
         self.journal.tell(ringing.key, what);
     }
 
+    /// The sender of a request is refused without a transaction.
+    pub(super) fn journal_refusal(&mut self, id: ServerId, status: u16) {
+        if let Some(Ringing { key, cancelled, .. }) = self.journal.ringing.remove(&id) {
+            let what = CallProgress::Failed { status, cancelled };
+            self.journal.tell(key, what);
+        }
+    }
+
     /// A server transaction is over.
     pub(super) fn journal_ended(&mut self, id: ServerId) {
         if let Some(ringing) = self.journal.ringing.remove(&id) {

@@ -22,14 +22,13 @@ use std::time::{Duration, Instant};
 
 use wire::relay_control::{FromAgent, Side, ToAgent};
 
-/// The version of relay control that the pool takes us for: none with chains of relays, in which
-/// two rtpengines would wait for each other's first packet.
-const WITHOUT_CHAINS: u16 = 1;
-
 use super::exchange::{Exchange, Patience};
 use super::message::{self, Outcome};
 use super::session::{COMBINATIONS, Phase, Session};
 
+/// The version of relay control that the pool takes us for: none with chains of relays, in which
+/// two rtpengines would wait for each other's first packet.
+const WITHOUT_CHAINS: u16 = 1;
 /// A lease is prepared anew so often: rtpengine's `silent-timeout`, 3600 s unless set, must be longer.
 pub const RENEW: Duration = Duration::from_secs(45);
 /// A call's session is looked at so often.

@@ -10,6 +10,7 @@ use admin::credentials::{Credentials, Files};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
+use crate::ng;
 use crate::ports::PortRange;
 use crate::session::Limits;
 
@@ -22,8 +23,10 @@ pub struct Config {
     pub name: String,
     /// Where and how media are relayed.
     pub media: Media,
-    /// The concentrators and how both ends prove who they are.
-    pub control: Control,
+    /// The concentrators and how both ends prove who they are; without it only `ng` controls the relay.
+    pub control: Option<Control>,
+    /// rtpengine's protocol.
+    pub ng: ng::settings::Settings,
     /// Where the admin pages are.
     pub admin_listen: SocketAddr,
     /// Logs.
@@ -67,7 +70,8 @@ pub struct Control {
 struct File {
     name: String,
     media: MediaFile,
-    control: ControlFile,
+    control: Option<ControlFile>,
+    ng: Option<ng::settings::SettingsFile>,
     #[serde(default)]
     admin: AdminSection,
     #[serde(default)]
@@ -154,42 +158,55 @@ impl Config {
             );
         }
         let media = check_media(path, &file.media)?;
-        if file.control.concentrators.is_empty() {
-            let message = "name at least one concentrator, as \"address:port\"";
-            return wrong("control.concentrators", message.to_owned());
+        let ng = file.ng.map(|ng| ng.check(path)).transpose()?;
+        let ng = ng.unwrap_or_default();
+        if file.control.is_none() && !ng.is_on() {
+            let message = "name the concentrators, or let proxies in by [ng]";
+            return wrong("control", message.to_owned());
         }
-        if ServerName::try_from(file.control.server_name.as_str()).is_err() {
-            let message = format!(
-                "{:?} is no host name; use the DNS name in the concentrator's certificate",
-                file.control.server_name
-            );
-            return wrong("control.server_name", message);
-        }
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let certificate = folder.join(&file.control.certificate);
-        let private_key = folder.join(&file.control.private_key);
-        let ca = folder.join(&file.control.ca);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let files = Files {
-            certificate: &certificate,
-            private_key: &private_key,
-            ca: &ca,
-        };
-        Credentials::load(&files, &provider).map_err(|error| error.in_section(path, "control"))?;
+        let control = file.control.map(|control| check_control(path, control));
         Ok(Self {
             name: file.name,
             media,
-            control: Control {
-                concentrators: file.control.concentrators,
-                server_name: file.control.server_name,
-                certificate,
-                private_key,
-                ca,
-            },
+            control: control.transpose()?,
+            ng,
             admin_listen: file.admin.listen(path, ADMIN_PORT)?,
             log: file.log,
         })
     }
+}
+
+fn check_control(path: &Path, file: ControlFile) -> Result<Control, ConfigError> {
+    let wrong = |key: &str, message: String| Err(ConfigError::invalid(path, key, message));
+    if file.concentrators.is_empty() {
+        let message = "name at least one concentrator, as \"address:port\"";
+        return wrong("control.concentrators", message.to_owned());
+    }
+    if ServerName::try_from(file.server_name.as_str()).is_err() {
+        let message = format!(
+            "{:?} is no host name; use the DNS name in the concentrator's certificate",
+            file.server_name
+        );
+        return wrong("control.server_name", message);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let certificate = folder.join(&file.certificate);
+    let private_key = folder.join(&file.private_key);
+    let ca = folder.join(&file.ca);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let files = Files {
+        certificate: &certificate,
+        private_key: &private_key,
+        ca: &ca,
+    };
+    Credentials::load(&files, &provider).map_err(|error| error.in_section(path, "control"))?;
+    Ok(Control {
+        concentrators: file.concentrators,
+        server_name: file.server_name,
+        certificate,
+        private_key,
+        ca,
+    })
 }
 
 fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {

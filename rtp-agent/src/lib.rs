@@ -14,6 +14,7 @@ pub mod eventloop;
 pub mod hold;
 pub mod latch;
 pub mod metrics;
+pub mod ng;
 mod peek;
 pub mod ports;
 pub mod reception;

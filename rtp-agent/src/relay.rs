@@ -22,6 +22,7 @@ use crate::hold::HoldBudget;
 use crate::ports::{PortPair, PortPool, PortRange};
 use crate::session::{Component, Context, Expiry, Limits, Output, Packet, Session};
 
+mod local;
 pub mod report;
 mod requests;
 mod stock;
@@ -380,8 +381,10 @@ impl Relay {
                         session: id.0,
                         side,
                     };
-                    self.links[entry.owner.0].link.notify(event);
-                    notified = true;
+                    if let Some(stocked) = self.links.get_mut(entry.owner.0) {
+                        stocked.link.notify(event);
+                        notified = true;
+                    }
                 }
             }
         }
@@ -430,7 +433,9 @@ impl Relay {
             self.ports.release(pair, now);
         }
         self.commands.push_back(Command::Close { session: id });
-        let link = &mut self.links[entry.owner.0].link;
+        let Some(Stocked { link, .. }) = self.links.get_mut(entry.owner.0) else {
+            return;
+        };
         match expiry {
             Expiry::Idle | Expiry::HalfOpen => {
                 link.notify(FromAgent::MediaTimeout { session: id.0 });

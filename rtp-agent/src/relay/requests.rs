@@ -60,7 +60,7 @@ impl Relay {
             .answer(request, asked, answer);
     }
 
-    fn bind(
+    pub(super) fn bind(
         &mut self,
         concentrator: ConcentratorId,
         session: SessionId,
@@ -89,7 +89,7 @@ impl Relay {
         Ok(())
     }
 
-    fn update(
+    pub(super) fn update(
         &mut self,
         concentrator: ConcentratorId,
         session: SessionId,
@@ -109,7 +109,7 @@ impl Relay {
         Ok(())
     }
 
-    fn release(
+    pub(super) fn release(
         &mut self,
         concentrator: ConcentratorId,
         session: SessionId,

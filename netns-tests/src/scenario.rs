@@ -21,6 +21,7 @@ mod hostile_packets;
 mod kamailio_registrar;
 mod linphone;
 mod nat_rebind;
+mod ng_kamailio;
 mod offer_answer;
 mod ping;
 mod restart;
@@ -121,6 +122,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "kamailio-registrar",
         about: "the service as the edge proxy of a stock Kamailio registrar: Path, a call, the flip",
         run: kamailio_registrar::run,
+    },
+    Scenario {
+        name: "ng-kamailio",
+        about: "a stock Kamailio drives the relay over ng, with its own flags and without any",
+        run: ng_kamailio::run,
     },
     Scenario {
         name: "dispatch",

@@ -336,6 +336,16 @@ mod tests {
                 "server_name = \"a b\"",
                 "control.server_name: \"a b\"",
             ),
+            (
+                "listen = []  ",
+                "listen = [\"10.0.1.2:2223\"]  ",
+                "ng.allow: name the networks",
+            ),
+            (
+                "delete_delay_s = 30",
+                "delete_delay_s = 3601",
+                "ng.delete_delay_s: out of range",
+            ),
             ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
         ] {
             let text = include_str!("../../configs/rtp-agent.toml");
@@ -343,6 +353,18 @@ mod tests {
             let error = check(&text.replacen(good, bad, 1)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn without_concentrators_only_ng_may_control_the_relay() {
+        let media = "name = \"relay1\"\n[media]\naddresses = [\"10.0.1.2\"]\nports = \"30000-39999\"\n";
+        let error = check(media).unwrap_err();
+        assert!(error.contains("control: name the concentrators"), "{error}");
+        let ng = "[ng]\nlisten = [\"10.0.1.2:2223\"]\nallow = [\"10.0.9.0/24\"]\n";
+        let config = check(&format!("{media}{ng}")).unwrap();
+        assert!(config.control.is_none());
+        assert!(config.ng.allows("10.0.9.7".parse().unwrap()));
+        assert!(!config.ng.allows("10.0.8.7".parse().unwrap()));
     }
 
     fn check(text: &str) -> Result<Config, String> {

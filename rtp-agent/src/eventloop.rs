@@ -110,7 +110,10 @@ fn status(engine: &SharedEngine, ng: Option<&SharedServer>) -> serde_json::Value
     let mut status = serde_json::to_value(status).unwrap_or_default();
     if let (Some(ng), Some(page)) = (ng, status.as_object_mut()) {
         let ng = ng.with(ng::metrics::Status::of);
-        page.insert("ng".to_owned(), serde_json::to_value(ng).unwrap_or_default());
+        page.insert(
+            "ng".to_owned(),
+            serde_json::to_value(ng).unwrap_or_default(),
+        );
     }
     status
 }

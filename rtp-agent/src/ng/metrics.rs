@@ -62,20 +62,52 @@ impl Collector for NgCollector {
         });
         for (name, help, value) in [
             ("sipcast_ng_calls", "Calls controlled over ng", active),
-            ("sipcast_ng_replies_kept", "Replies kept for copies of their request", cookies),
+            (
+                "sipcast_ng_replies_kept",
+                "Replies kept for copies of their request",
+                cookies,
+            ),
         ] {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
         for (name, help, value) in [
             ("sipcast_ng_calls_begun", "Calls begun over ng", calls.calls),
-            ("sipcast_ng_unanswered", "Offers that nobody answered or deleted", calls.unanswered),
-            ("sipcast_ng_open_gates", "Gates that let in any source, since ng named none", calls.open_gates),
-            ("sipcast_ng_hostile_addresses", "Descriptions with an address that no media can come from", calls.hostile_addresses),
-            ("sipcast_ng_duplicates", "Copies of requests, answered again", counters.duplicates),
-            ("sipcast_ng_replies_evicted", "Replies that went before their time", evicted),
-            ("sipcast_ng_errors", "Requests answered with an error", counters.errors),
-            ("sipcast_ng_busy", "Requests answered so that the proxy tries another relay", counters.busy),
+            (
+                "sipcast_ng_unanswered",
+                "Offers that nobody answered or deleted",
+                calls.unanswered,
+            ),
+            (
+                "sipcast_ng_open_gates",
+                "Gates that let in any source, since ng named none",
+                calls.open_gates,
+            ),
+            (
+                "sipcast_ng_hostile_addresses",
+                "Descriptions with an address that no media can come from",
+                calls.hostile_addresses,
+            ),
+            (
+                "sipcast_ng_duplicates",
+                "Copies of requests, answered again",
+                counters.duplicates,
+            ),
+            (
+                "sipcast_ng_replies_evicted",
+                "Replies that went before their time",
+                evicted,
+            ),
+            (
+                "sipcast_ng_errors",
+                "Requests answered with an error",
+                counters.errors,
+            ),
+            (
+                "sipcast_ng_busy",
+                "Requests answered so that the proxy tries another relay",
+                counters.busy,
+            ),
         ] {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;

@@ -52,7 +52,10 @@ pub fn describe(call: &Call, relay: &Relay, clock: Clock, now: Instant) -> Dicti
     }
     let mut tags = Dictionary::default();
     for pair in call.pairs.iter().take(MAX_LISTED) {
-        tags = tags.with(name(&pair.tag_a), tag(pair, Side::A, relay, clock, call, now));
+        tags = tags.with(
+            name(&pair.tag_a),
+            tag(pair, Side::A, relay, clock, call, now),
+        );
         if let Some(tag_b) = &pair.tag_b {
             tags = tags.with(name(tag_b), tag(pair, Side::B, relay, clock, call, now));
         }
@@ -68,14 +71,7 @@ pub fn describe(call: &Call, relay: &Relay, clock: Clock, now: Instant) -> Dicti
         .with("totals", Item::Map(totals))
 }
 
-fn tag(
-    pair: &Pair,
-    side: Side,
-    relay: &Relay,
-    clock: Clock,
-    call: &Call,
-    now: Instant,
-) -> Item {
+fn tag(pair: &Pair, side: Side, relay: &Relay, clock: Clock, call: &Call, now: Instant) -> Item {
     let (own, other) = match side {
         Side::A => (Some(&pair.tag_a), pair.tag_b.as_ref()),
         Side::B => (pair.tag_b.as_ref(), Some(&pair.tag_a)),

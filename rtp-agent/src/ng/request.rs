@@ -196,8 +196,15 @@ impl Request {
             "rtp/avp" | "rtp/avpf" | "rtp/savp" | "rtp/savpf" | "udp/tls/rtp/savp"
             | "udp/tls/rtp/savpf" => self.transport_protocol = Some(word.to_vec()),
             // What we do in any case.
-            "symmetric" | "strict-source" | "port-latching" | "replace-session-connection"
-            | "ice-remove" | "force" | "internal" | "external" | "fast" => {}
+            "symmetric"
+            | "strict-source"
+            | "port-latching"
+            | "replace-session-connection"
+            | "ice-remove"
+            | "force"
+            | "internal"
+            | "external"
+            | "fast" => {}
             other if other.starts_with("codec-") || other.starts_with("transcode-") => {
                 self.warn(CODECS);
             }
@@ -288,9 +295,9 @@ fn command(name: &[u8]) -> Command {
         "start-recording" | "stop-recording" | "pause-recording" | "block-dtmf"
         | "unblock-dtmf" | "block-media" | "unblock-media" | "silence-media"
         | "unsilence-media" | "start-forwarding" | "stop-forwarding" | "play-media"
-        | "stop-media" | "play-dtmf" | "subscribe-request" | "subscribe-answer"
-        | "unsubscribe" | "connect" | "publish" | "inject-start" | "inject-stop" | "create"
-        | "create-answer" | "mesh" | "transform" | "cli" => Command::Unsupported,
+        | "stop-media" | "play-dtmf" | "subscribe-request" | "subscribe-answer" | "unsubscribe"
+        | "connect" | "publish" | "inject-start" | "inject-stop" | "create" | "create-answer"
+        | "mesh" | "transform" | "cli" => Command::Unsupported,
         _ => Command::Unknown,
     }
 }

@@ -148,9 +148,8 @@ impl Server {
                 (Request::default(), Ok((reply, Vec::new())))
             }
         };
-        let (reply, opened) = outcome.unwrap_or_else(|refusal| {
-            (refused(&refusal, request.knows_load_limit), Vec::new())
-        });
+        let (reply, opened) = outcome
+            .unwrap_or_else(|refusal| (refused(&refusal, request.knows_load_limit), Vec::new()));
         Step::Fresh(Box::new(Fresh {
             from,
             cookie: envelope.cookie.to_vec(),
@@ -268,8 +267,14 @@ impl Server {
         let total = Dictionary::default()
             .with("uptime", Item::count(uptime))
             .with("managedsessions", Item::count(self.calls.counters().calls))
-            .with("relayedpackets", Item::count(totals.rtp.packets_out + totals.rtcp.packets_out))
-            .with("relayedbytes", Item::count(totals.rtp.bytes_out + totals.rtcp.bytes_out));
+            .with(
+                "relayedpackets",
+                Item::count(totals.rtp.packets_out + totals.rtcp.packets_out),
+            )
+            .with(
+                "relayedbytes",
+                Item::count(totals.rtp.bytes_out + totals.rtcp.bytes_out),
+            );
         let statistics = Dictionary::default()
             .with("currentstatistics", Item::Map(current))
             .with("totalstatistics", Item::Map(total));

@@ -62,18 +62,24 @@ const fn delete_delay_s() -> u64 {
 impl SettingsFile {
     /// Checks it.
     pub fn check(self, path: &Path) -> Result<Settings, ConfigError> {
-        let wrong = |key: &str, message: &str| {
-            Err(ConfigError::invalid(path, key, message.to_owned()))
-        };
+        let wrong =
+            |key: &str, message: &str| Err(ConfigError::invalid(path, key, message.to_owned()));
         if !self.listen.is_empty() && self.allow.is_empty() {
-            let message = "name the networks of your proxies; ng has no passwords, so nobody else is heard";
+            let message =
+                "name the networks of your proxies; ng has no passwords, so nobody else is heard";
             return wrong("ng.allow", message);
         }
         if self.listen.iter().any(|address| address.port() == 0) {
-            return wrong("ng.listen", "port 0 cannot be configured in a proxy; rtpengine's is 2223");
+            return wrong(
+                "ng.listen",
+                "port 0 cannot be configured in a proxy; rtpengine's is 2223",
+            );
         }
         if self.max_sessions == 0 {
-            return wrong("ng.max_sessions", "0 calls would never work; leave it out or use 1 or more");
+            return wrong(
+                "ng.max_sessions",
+                "0 calls would never work; leave it out or use 1 or more",
+            );
         }
         if self.delete_delay_s > 3600 {
             return wrong("ng.delete_delay_s", "out of range; use 0 to 3600 seconds");

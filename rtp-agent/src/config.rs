@@ -357,7 +357,8 @@ mod tests {
 
     #[test]
     fn without_concentrators_only_ng_may_control_the_relay() {
-        let media = "name = \"relay1\"\n[media]\naddresses = [\"10.0.1.2\"]\nports = \"30000-39999\"\n";
+        let media =
+            "name = \"relay1\"\n[media]\naddresses = [\"10.0.1.2\"]\nports = \"30000-39999\"\n";
         let error = check(media).unwrap_err();
         assert!(error.contains("control: name the concentrators"), "{error}");
         let ng = "[ng]\nlisten = [\"10.0.1.2:2223\"]\nallow = [\"10.0.9.0/24\"]\n";

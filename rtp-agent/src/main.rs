@@ -12,6 +12,8 @@ use clap::Parser;
 /// side's address is learnt from the packets that its gate lets in; nothing is sent to an address
 /// that has not sent first.
 ///
+/// With the section `ng` it does the same for a stock Kamailio or OpenSIPS, which then needs no rtpengine.
+///
 /// It needs no capabilities. A call takes four UDP sockets: raise the hard limit of open files
 /// (LimitNOFILE), and keep media.ports out of the system's own use:
 /// sysctl -w net.ipv4.ip_local_reserved_ports=30000-39999

@@ -12,7 +12,7 @@ fn a_message_that_ends_anywhere_is_dropped_or_refused_and_takes_nothing() {
             ("command", "offer"),
             ("call-id", "c"),
             ("from-tag", "a"),
-            ("sdp", &sdp(CALLER)),
+            ("sdp", sdp(CALLER).as_str()),
         ],
     );
     let json = json!({"command": "offer", "call-id": "c", "from-tag": "a", "sdp": sdp(CALLER)});

@@ -20,7 +20,7 @@ fn row_1_a_copy_gets_the_same_reply_for_at_least_30_seconds_and_takes_no_ports()
             ("command", "offer"),
             ("call-id", "c"),
             ("from-tag", "a"),
-            ("sdp", &sdp(CALLER)),
+            ("sdp", sdp(CALLER).as_str()),
         ],
     );
     let first = rig.datagram(&offer, PROXY);

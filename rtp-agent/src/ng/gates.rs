@@ -6,7 +6,7 @@
 //! * `received-from` alone with the flag `SIP-source-address`: then the SDP is known to be wrong;
 //! * else both, but not from a private address in the SDP of a party that is seen at a public one: it is
 //!   behind a NAT;
-//! * anywhere, by configuration, where no address is left: `rtpengine_manage()` without flags sends no
+//! * anywhere, by configuration, where no address is left: in its daemon-parsed mode Kamailio sends no
 //!   `received-from`, and a phone behind a NAT would never be heard. The first source that sends is learnt
 //!   then and kept to ([`crate::latch`]), and such gates are counted.
 //!

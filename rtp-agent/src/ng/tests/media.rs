@@ -38,7 +38,7 @@ fn stock_call(rig: &mut Rig) {
 }
 
 #[test]
-fn without_flags_a_phone_behind_a_nat_is_learnt_and_then_kept_to() {
+fn without_received_from_a_phone_behind_a_nat_is_learnt_and_then_kept_to() {
     let mut rig = Rig::new();
     rig.offer("c", "a", &sdp("192.168.1.10"));
     rig.answer("c", "a", "b", &sdp(CALLEE));

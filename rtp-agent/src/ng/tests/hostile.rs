@@ -106,8 +106,9 @@ proptest! {
     ) {
         let mut rig = Rig::new();
         for (command, call, from, to, branch, seconds) in steps {
+            let command = ["offer", "answer", "delete", "query"][usize::from(command)];
             let mut request = json!({
-                "command": ["offer", "answer", "delete", "query"][usize::from(command)],
+                "command": command,
                 "call-id": format!("c{call}"), "from-tag": format!("t{from}"),
                 "sdp": sdp([CALLER, "192.168.1.10", "0.0.0.0"][usize::from(branch)]),
             });

@@ -119,7 +119,7 @@ impl<'a> Value<'a> {
     pub const fn integer(self) -> Option<i64> {
         match self {
             Self::Integer(integer) => Some(integer),
-            _ => None,
+            Self::Bytes(_) | Self::List(_) | Self::Dictionary(_) => None,
         }
     }
 
@@ -127,7 +127,7 @@ impl<'a> Value<'a> {
     pub const fn bytes(self) -> Option<&'a [u8]> {
         match self {
             Self::Bytes(bytes) => Some(bytes),
-            _ => None,
+            Self::Integer(_) | Self::List(_) | Self::Dictionary(_) => None,
         }
     }
 
@@ -135,7 +135,7 @@ impl<'a> Value<'a> {
     pub const fn list(self) -> Option<List<'a>> {
         match self {
             Self::List(list) => Some(list),
-            _ => None,
+            Self::Integer(_) | Self::Bytes(_) | Self::Dictionary(_) => None,
         }
     }
 
@@ -143,7 +143,7 @@ impl<'a> Value<'a> {
     pub const fn dictionary(self) -> Option<Dictionary<'a>> {
         match self {
             Self::Dictionary(dictionary) => Some(dictionary),
-            _ => None,
+            Self::Integer(_) | Self::Bytes(_) | Self::List(_) => None,
         }
     }
 }
@@ -208,7 +208,7 @@ impl<'a> Dictionary<'a> {
     }
 
     /// The dictionary of a key.
-    pub fn dictionary(self, key: &str) -> Option<Dictionary<'a>> {
+    pub fn dictionary(self, key: &str) -> Option<Self> {
         self.get(key)?.dictionary()
     }
 }
@@ -221,8 +221,11 @@ fn is_key(name: &[u8], key: &str) -> bool {
     name.len() == key.len() && name.iter().map(plain).eq(key.as_bytes().iter().map(plain))
 }
 
+/// A value, and what comes after it.
+type Read<'a> = Result<(Value<'a>, &'a [u8]), Error>;
+
 /// The value at the start of `bytes`, and what comes after it.
-fn value(bytes: &[u8], depth: usize) -> Result<(Value<'_>, &[u8]), Error> {
+fn value(bytes: &[u8], depth: usize) -> Read<'_> {
     match bytes.split_first().ok_or(Error::Truncated)? {
         (b'i', rest) => integer(rest).map(|(integer, rest)| (Value::Integer(integer), rest)),
         (b'0'..=b'9', _) => byte_string(bytes).map(|(bytes, rest)| (Value::Bytes(bytes), rest)),
@@ -242,7 +245,7 @@ fn value(bytes: &[u8], depth: usize) -> Result<(Value<'_>, &[u8]), Error> {
 fn content<'a>(
     bytes: &'a [u8],
     depth: usize,
-    item: fn(&'a [u8], usize) -> Result<(Value<'a>, &'a [u8]), Error>,
+    item: fn(&'a [u8], usize) -> Read<'a>,
 ) -> Result<(&'a [u8], &'a [u8]), Error> {
     if depth >= MAX_DEPTH {
         return Err(Error::TooDeep);
@@ -256,7 +259,7 @@ fn content<'a>(
     }
 }
 
-fn entry(bytes: &[u8], depth: usize) -> Result<(Value<'_>, &[u8]), Error> {
+fn entry(bytes: &[u8], depth: usize) -> Read<'_> {
     if !bytes.first().is_some_and(u8::is_ascii_digit) {
         return Err(Error::Key);
     }

@@ -7,8 +7,8 @@ use super::*;
 enum Tree {
     Integer(i64),
     Bytes(Vec<u8>),
-    List(Vec<Tree>),
-    Dictionary(Vec<(String, Tree)>),
+    List(Vec<Self>),
+    Dictionary(Vec<(String, Self)>),
 }
 
 impl Tree {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 mod bindings;
 mod ingress_tun;
+mod relay;
 mod signalling;
 mod sip_core;
 
@@ -32,6 +33,26 @@ const BENCHES: &[Bench] = &[
         name: "ingress-tun",
         about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
         run: ingress_tun::run,
+    },
+    Bench {
+        name: "relay",
+        about: "CPU per relayed packet in user space, loss, delay, sessions; rtpengine beside it",
+        run: relay::run,
+    },
+    Bench {
+        name: "relay/cost",
+        about: "its parts apart: CPU per packet, delay, sessions set up",
+        run: relay::run_cost,
+    },
+    Bench {
+        name: "relay/sessions",
+        about: "memory of as many sessions as the limit of open files allows, 10,000 at most",
+        run: relay::run_sessions,
+    },
+    Bench {
+        name: "relay/highest-rate",
+        about: "the highest rate without a lost packet",
+        run: relay::run_highest_rate,
     },
     Bench {
         name: "signalling",

@@ -8,24 +8,27 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use admin::http::Health;
 use admin::run::Shutdown;
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::Config;
+use crate::config::{Config, Media};
 use crate::control_link::{Dialler, dial_forever};
-use crate::metrics;
 use crate::ng::{self, listener::SharedServer, query::Clock};
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{SharedEngine, now};
+use crate::{file_limit, metrics};
+
+/// Files that are not media sockets: control links, admin pages, logs.
+const OTHER_FILES: u64 = 256;
+const FILES: &str = "a socket is needed for every port of media.ports on every address";
 
 /// How long the last words to the concentrators may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    raise_file_limit();
+    file_limit::raise(files_needed(&config.media)).context(FILES)?;
     for address in &config.media.addresses {
         UdpSocket::bind((*address, 0)).await.with_context(|| {
             format!("cannot open sockets on {address}; change addresses in [media]")
@@ -34,7 +37,11 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let concentrators = concentrators(&config);
     let relay_config = relay_config(&config)?;
     let started_unix = relay_config.epoch / 1_000_000;
-    let engine = SharedEngine::new(Relay::new(relay_config), concentrators.len());
+    let engine = SharedEngine::new(
+        Relay::new(relay_config),
+        concentrators.len(),
+        config.media.threads,
+    )?;
     let ng = ng_server(&config, started_unix, engine.clone());
     let ng_sockets = SharedServer::bind(&config.ng.listen).await?;
     let mut registry = metrics::registry(engine.clone());
@@ -58,6 +65,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(engine.clone().run_timers());
+    tasks.spawn(engine.clone().run_media());
     if let Some(control) = &config.control {
         let dialler = Dialler::new(control)?;
         for (index, &address) in concentrators.iter().enumerate() {
@@ -159,12 +167,7 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
     })
 }
 
-/// Four sockets a session soon exceed the usual 1,024.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    match raised {
-        Ok(limit) => info!(limit, "open files"),
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
-    }
+/// A socket for every port, since they stay open, and some for everything else.
+fn files_needed(media: &Media) -> u64 {
+    (media.ports.count() * media.addresses.len()) as u64 + OTHER_FILES
 }

@@ -147,6 +147,7 @@ pub struct Relay {
     retry_refill: Option<Instant>,
     draining: bool,
     ended: report::Totals,
+    ended_silent: report::Silences,
     troubles: Troubles,
 }
 
@@ -195,6 +196,7 @@ impl Relay {
             retry_refill: None,
             draining: false,
             ended: report::Totals::default(),
+            ended_silent: report::Silences::default(),
             troubles: Troubles::default(),
             config,
         }
@@ -433,14 +435,16 @@ impl Relay {
             self.ports.release(pair, now);
         }
         self.commands.push_back(Command::Close { session: id });
+        let silence = expiry.silence();
+        if let Some(silence) = silence {
+            self.ended_silent.count(silence);
+        }
         let Some(Stocked { link, .. }) = self.links.get_mut(entry.owner.0) else {
             return;
         };
-        match expiry {
-            Expiry::Idle | Expiry::HalfOpen => {
-                link.notify(FromAgent::MediaTimeout { session: id.0 });
-            }
-            Expiry::Lease | Expiry::Linger => {}
+        if let Some(silence) = silence {
+            let session = id.0;
+            link.notify(FromAgent::MediaTimeout { session, silence });
         }
         if entry.bound_at.is_some() {
             let session = id.0;

@@ -85,6 +85,7 @@ impl Sources {
             port: None,
             mode: if open { GateMode::Any } else { GateMode::Exact },
             payload,
+            held: false,
         }
     }
 

@@ -59,6 +59,9 @@ impl Rig {
             limits: Limits {
                 idle: seconds(60),
                 half_open: seconds(240),
+                one_way: None,
+                held: seconds(3600),
+                learning: seconds(4),
                 lease: seconds(30),
                 linger: seconds(0),
             },

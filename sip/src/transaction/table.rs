@@ -27,6 +27,7 @@ pub(crate) struct Entry<K, M> {
     pub(crate) key: K,
     pub(crate) flow: Flow,
     pub(crate) machine: M,
+    hash: u64,
 }
 
 /// Where the entry of a key is, and the key's hash.
@@ -62,10 +63,15 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
     }
 
     pub(crate) fn find(&self, key: &K) -> Option<SlotId> {
-        self.find_hashed(key, self.hasher.hash_one(key))
+        self.find_hashed(key, self.hash(key))
     }
 
-    fn find_hashed(&self, key: &K, hash: u64) -> Option<SlotId> {
+    /// For [`find_hashed`](Self::find_hashed) and [`insert_new`](Self::insert_new), of the same key.
+    pub(crate) fn hash(&self, key: &K) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    pub(crate) fn find_hashed(&self, key: &K, hash: u64) -> Option<SlotId> {
         let is_it = |named: &Named| {
             let entry = self.entries.get(named.id);
             named.hash == hash && entry.is_some_and(|entry| entry.key == *key)
@@ -79,15 +85,27 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
 
     /// `None` when the table is full or the key is in use.
     pub(crate) fn insert(&mut self, key: K, flow: Flow, machine: M) -> Option<SlotId> {
-        let hash = self.hasher.hash_one(&key);
+        let hash = self.hash(&key);
         if self.find_hashed(&key, hash).is_some() {
             return None;
         }
+        self.insert_new(key, hash, flow, machine)
+    }
+
+    /// `None` when the table is full. The key is not in use.
+    pub(crate) fn insert_new(
+        &mut self,
+        key: K,
+        hash: u64,
+        flow: Flow,
+        machine: M,
+    ) -> Option<SlotId> {
         let due = machine.poll_timeout().map(|(at, _)| at);
         let id = self.entries.insert(Entry {
             key,
             flow,
             machine,
+            hash,
         })?;
         let named = Named { hash, id };
         self.by_key.insert_unique(hash, named, |named| named.hash);
@@ -119,8 +137,7 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
 
     pub(crate) fn remove(&mut self, id: SlotId) -> Option<Entry<K, M>> {
         let entry = self.entries.remove(id)?;
-        let hash = self.hasher.hash_one(&entry.key);
-        if let Ok(named) = self.by_key.find_entry(hash, |named| named.id == id) {
+        if let Ok(named) = self.by_key.find_entry(entry.hash, |named| named.id == id) {
             named.remove();
         }
         self.deadlines.set(id.slot, None);

@@ -16,8 +16,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use sip::sdp::{MediaAddress, Sdp};
-use wire::relay_control::{ErrorCode, Lease, Side};
+use sip::sdp::{Direction, MediaAddress, Sdp};
+use wire::relay_control::{ErrorCode, Gate, Lease, Side};
 
 use super::description::{converts, facing, families, relayable, rewrite};
 use super::gates::Sources;
@@ -556,10 +556,32 @@ impl Pair {
 }
 
 impl Line {
+    fn gate(&self, side: Side) -> Gate {
+        let mut gate = self.sides[index(side)].gate();
+        gate.held = self.is_silent(side);
+        gate
+    }
+
+    /// True where it is agreed that this side does not send: it only listens, or the other one does not
+    /// want to hear it. An offer that is refused changes nothing.
+    fn is_silent(&self, side: Side) -> bool {
+        let agreed = |side| {
+            let said: &Said = &self.sides[index(side)];
+            said.agreed.as_ref().map(|sources| sources.direction)
+        };
+        matches!(
+            agreed(side),
+            Some(Direction::RecvOnly | Direction::Inactive)
+        ) || matches!(
+            agreed(side.other()),
+            Some(Direction::SendOnly | Direction::Inactive)
+        )
+    }
+
     /// The sources of one side as far as they are known.
     fn tell(&self, side: Side, relay: &mut Relay, now: Instant) {
         let session = SessionId(self.lease.session);
-        let _ = relay.update_local(session, side, self.sides[index(side)].gate(), now);
+        let _ = relay.update_local(session, side, self.gate(side), now);
     }
 
     /// An answer: what was offered and what it says are agreed.
@@ -581,15 +603,17 @@ impl Line {
         let answerer = &mut self.sides[index(side)];
         // A retransmitted answer changes nothing; a new gate would let a new stream take over.
         let changed = answerer.agreed.as_ref() != Some(&sources);
+        let agreed = answerer.agreed.as_ref();
+        let turned = agreed.is_some_and(|agreed| agreed.direction != sources.direction);
         answerer.agreed = Some(sources);
         if !self.bound {
-            let gates = [self.sides[0].gate(), self.sides[1].gate()];
+            let gates = [self.gate(Side::A), self.gate(Side::B)];
             let call = String::from_utf8_lossy(call_id).into_owned();
             let session = SessionId(self.lease.session);
             self.bound = relay.bind_local(session, gates, call, now).is_ok();
             return;
         }
-        if concludes {
+        if concludes || turned {
             self.tell(other, relay, now);
         }
         if concludes || changed || fork {
@@ -599,18 +623,21 @@ impl Line {
 }
 
 impl Said {
-    fn gate(&self) -> wire::relay_control::Gate {
+    fn gate(&self) -> Gate {
         match (&self.offered, &self.agreed) {
             (Some(offered), agreed) => offered.gate(agreed.as_ref()),
             (None, Some(agreed)) => agreed.gate(None),
-            (None, None) => wire::relay_control::Gate::default(),
+            (None, None) => Gate::default(),
         }
     }
 
     /// A party on hold in the old way (`c=0.0.0.0`) is where it was.
     fn or_as_before(&self, sources: Sources, held: bool) -> Sources {
         match &self.agreed {
-            Some(agreed) if held => agreed.clone(),
+            Some(agreed) if held => Sources {
+                direction: sources.direction,
+                ..agreed.clone()
+            },
             _ => sources,
         }
     }

@@ -15,7 +15,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use sip::sdp::Media;
+use sip::sdp::{Direction, Media};
 use wire::relay_control::{Gate, GateMode, Payload};
 
 use super::request::Request;
@@ -32,6 +32,8 @@ pub struct Sources {
     pub payload: Payload,
     /// The SDP names an address that no media can come from.
     pub hostile: bool,
+    /// Whether the party sends, and whether it wants to hear anything.
+    pub direction: Direction,
 }
 
 impl Sources {
@@ -53,6 +55,7 @@ impl Sources {
             open: false,
             payload: payload_of(media),
             hostile: in_sdp != believed,
+            direction: direction_of(media),
         };
         match (in_sdp, seen) {
             (Some(in_sdp), Some(seen)) => {
@@ -103,6 +106,15 @@ fn payload_of(media: &Media<'_>) -> Payload {
         Payload::RtpAndDtls
     } else {
         Payload::Rtp
+    }
+}
+
+/// The unspecified address means hold in RFC 2543.
+fn direction_of(media: &Media<'_>) -> Direction {
+    match (media.is_held(), media.direction) {
+        (false, direction) => direction,
+        (true, Direction::SendRecv | Direction::SendOnly) => Direction::SendOnly,
+        (true, Direction::RecvOnly | Direction::Inactive) => Direction::Inactive,
     }
 }
 

@@ -15,7 +15,7 @@ pub enum Item {
     /// Octets; text in JSON.
     Text(Vec<u8>),
     /// A list.
-    List(Vec<Item>),
+    List(Vec<Self>),
     /// A dictionary.
     Map(Dictionary),
 }

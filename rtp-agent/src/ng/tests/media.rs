@@ -120,6 +120,28 @@ fn a_party_on_hold_is_where_it_was() {
 }
 
 #[test]
+fn a_call_on_hold_outlives_the_silence_that_ends_others() {
+    let held = sdp(CALLER) + "a=sendonly\r\n";
+    for (sdp_a, sdp_b, lives) in [
+        (held, sdp(CALLEE) + "a=recvonly\r\n", true),
+        (sdp("0.0.0.0"), sdp(CALLEE), true),
+        (sdp(CALLER), sdp(CALLEE), false),
+    ] {
+        let mut rig = Rig::new();
+        rig.offer("c", "a", &sdp(CALLER));
+        rig.answer("c", "a", "b", &sdp(CALLEE));
+        rig.rtp(Side::A, "192.0.2.10:4000", 1);
+        rig.rtp(Side::B, "198.51.100.20:4000", 2);
+        rig.ask(&json!({"command": "offer", "call-id": "c", "from-tag": "a", "to-tag": "b", "sdp": sdp_a}));
+        rig.answer("c", "a", "b", &sdp_b);
+        rig.advance(Duration::from_secs(61));
+        assert_eq!(rig.open.len(), usize::from(lives), "{sdp_a}");
+        rig.advance(Duration::from_secs(3600));
+        assert!(rig.open.is_empty(), "{sdp_a}");
+    }
+}
+
+#[test]
 fn address_family_joins_ipv4_and_ipv6() {
     let mut rig = Rig::new();
     let offer = rig.ask(&json!({

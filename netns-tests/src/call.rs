@@ -241,7 +241,7 @@ fn wait_for_audio(capture: &Capture, caller: &mut Process, packets: usize) -> Re
     )
 }
 
-fn wait_for_registration(capture: &Capture, phone: &mut Process) -> Result<()> {
+pub(crate) fn wait_for_registration(capture: &Capture, phone: &mut Process) -> Result<()> {
     wait::until("an answer to REGISTER", Duration::from_secs(15), || {
         phone.check_alive()?;
         for packet in capture

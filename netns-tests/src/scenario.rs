@@ -28,6 +28,7 @@ mod media_attacks;
 mod media_timeout;
 mod message_order;
 mod nat_rebind;
+mod ng_kamailio;
 mod offer_answer;
 mod ping;
 mod relay_fallback;
@@ -165,6 +166,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "kamailio-registrar",
         about: "the service as the edge proxy of a stock Kamailio registrar: Path, a call, the flip",
         run: kamailio_registrar::run,
+    },
+    Scenario {
+        name: "ng-kamailio",
+        about: "a stock Kamailio drives the relay over ng, with its own flags and without any",
+        run: ng_kamailio::run,
     },
     Scenario {
         name: "rtpengine-relay",

@@ -10,6 +10,7 @@ use admin::credentials::{Credentials, Files};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
+use crate::ng;
 use crate::ports::PortRange;
 use crate::session::Limits;
 use crate::sockets::MediaThreads;
@@ -27,8 +28,10 @@ pub struct Config {
     pub name: String,
     /// Where and how media are relayed.
     pub media: Media,
-    /// The concentrators and how both ends prove who they are.
-    pub control: Control,
+    /// The concentrators and how both ends prove who they are; without it only `ng` controls the relay.
+    pub control: Option<Control>,
+    /// rtpengine's protocol.
+    pub ng: ng::settings::Settings,
     /// Where the admin pages are.
     pub admin_listen: SocketAddr,
     /// Logs.
@@ -74,7 +77,8 @@ pub struct Control {
 struct File {
     name: String,
     media: MediaFile,
-    control: ControlFile,
+    control: Option<ControlFile>,
+    ng: Option<ng::settings::SettingsFile>,
     #[serde(default)]
     admin: AdminSection,
     #[serde(default)]
@@ -194,42 +198,55 @@ impl Config {
             );
         }
         let media = check_media(path, &file.media)?;
-        if file.control.concentrators.is_empty() {
-            let message = "name at least one concentrator, as \"address:port\"";
-            return wrong("control.concentrators", message.to_owned());
+        let ng = file.ng.map(|ng| ng.check(path)).transpose()?;
+        let ng = ng.unwrap_or_default();
+        if file.control.is_none() && !ng.is_on() {
+            let message = "name the concentrators, or let proxies in by [ng]";
+            return wrong("control", message.to_owned());
         }
-        if ServerName::try_from(file.control.server_name.as_str()).is_err() {
-            let message = format!(
-                "{:?} is no host name; use the DNS name in the concentrator's certificate",
-                file.control.server_name
-            );
-            return wrong("control.server_name", message);
-        }
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let certificate = folder.join(&file.control.certificate);
-        let private_key = folder.join(&file.control.private_key);
-        let ca = folder.join(&file.control.ca);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let files = Files {
-            certificate: &certificate,
-            private_key: &private_key,
-            ca: &ca,
-        };
-        Credentials::load(&files, &provider).map_err(|error| error.in_section(path, "control"))?;
+        let control = file.control.map(|control| check_control(path, control));
         Ok(Self {
             name: file.name,
             media,
-            control: Control {
-                concentrators: file.control.concentrators,
-                server_name: file.control.server_name,
-                certificate,
-                private_key,
-                ca,
-            },
+            control: control.transpose()?,
+            ng,
             admin_listen: file.admin.listen(path, ADMIN_PORT)?,
             log: file.log,
         })
     }
+}
+
+fn check_control(path: &Path, file: ControlFile) -> Result<Control, ConfigError> {
+    let wrong = |key: &str, message: String| Err(ConfigError::invalid(path, key, message));
+    if file.concentrators.is_empty() {
+        let message = "name at least one concentrator, as \"address:port\"";
+        return wrong("control.concentrators", message.to_owned());
+    }
+    if ServerName::try_from(file.server_name.as_str()).is_err() {
+        let message = format!(
+            "{:?} is no host name; use the DNS name in the concentrator's certificate",
+            file.server_name
+        );
+        return wrong("control.server_name", message);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let certificate = folder.join(&file.certificate);
+    let private_key = folder.join(&file.private_key);
+    let ca = folder.join(&file.ca);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let files = Files {
+        certificate: &certificate,
+        private_key: &private_key,
+        ca: &ca,
+    };
+    Credentials::load(&files, &provider).map_err(|error| error.in_section(path, "control"))?;
+    Ok(Control {
+        concentrators: file.concentrators,
+        server_name: file.server_name,
+        certificate,
+        private_key,
+        ca,
+    })
 }
 
 fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
@@ -257,38 +274,8 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
         );
         return wrong("media.ports", message);
     };
-    for (key, value) in [
-        ("media.idle_timeout_s", file.idle_timeout_s),
-        ("media.half_open_timeout_s", file.half_open_timeout_s),
-        ("media.held_timeout_s", file.held_timeout_s),
-        ("media.learning_window_s", file.learning_window_s),
-        ("media.lease_timeout_s", file.lease_timeout_s),
-    ] {
-        if !(1..=86_400).contains(&value) {
-            return wrong(
-                key,
-                format!("{value} is out of range; use 1 to 86400 seconds"),
-            );
-        }
-    }
-    if file.one_way_timeout_s > 86_400 {
-        let message = format!(
-            "{} is out of range; use 1 to 86400 seconds, or 0 for no limit",
-            file.one_way_timeout_s
-        );
-        return wrong("media.one_way_timeout_s", message);
-    }
-    for (key, value) in [
-        ("media.linger_ms", file.linger_ms),
-        ("media.quarantine_ms", file.quarantine_ms),
-    ] {
-        if value > 600_000 {
-            return wrong(
-                key,
-                format!("{value} is out of range; use 0 to 600000 milliseconds"),
-            );
-        }
-    }
+    let limits = check_limits(path, file)?;
+    check_range(path, "media.quarantine_ms", file.quarantine_ms)?;
     let threads = file.threads.unwrap_or_else(all_cores);
     if !(1..=MAX_THREADS).contains(&threads) {
         let message = format!("{threads} is out of range; use 1 to {MAX_THREADS}");
@@ -304,16 +291,7 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
     Ok(Media {
         addresses: file.addresses.clone(),
         ports,
-        limits: Limits {
-            idle: Duration::from_secs(file.idle_timeout_s),
-            half_open: Duration::from_secs(file.half_open_timeout_s),
-            one_way: (file.one_way_timeout_s > 0)
-                .then(|| Duration::from_secs(file.one_way_timeout_s)),
-            held: Duration::from_secs(file.held_timeout_s),
-            learning: Duration::from_secs(file.learning_window_s),
-            lease: Duration::from_secs(file.lease_timeout_s),
-            linger: Duration::from_millis(file.linger_ms),
-        },
+        limits,
         quarantine: Duration::from_millis(file.quarantine_ms),
         max_stock: file.max_stock,
         max_held: file.max_held_packets,
@@ -322,6 +300,47 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
             gather: Duration::from_micros(file.gather_us.into()),
         },
     })
+}
+
+fn check_limits(path: &Path, file: &MediaFile) -> Result<Limits, ConfigError> {
+    for (key, value) in [
+        ("media.idle_timeout_s", file.idle_timeout_s),
+        ("media.half_open_timeout_s", file.half_open_timeout_s),
+        ("media.held_timeout_s", file.held_timeout_s),
+        ("media.learning_window_s", file.learning_window_s),
+        ("media.lease_timeout_s", file.lease_timeout_s),
+    ] {
+        if !(1..=86_400).contains(&value) {
+            let message = format!("{value} is out of range; use 1 to 86400 seconds");
+            return Err(ConfigError::invalid(path, key, message));
+        }
+    }
+    if file.one_way_timeout_s > 86_400 {
+        let message = format!(
+            "{} is out of range; use 1 to 86400 seconds, or 0 for no limit",
+            file.one_way_timeout_s
+        );
+        let key = "media.one_way_timeout_s";
+        return Err(ConfigError::invalid(path, key, message));
+    }
+    check_range(path, "media.linger_ms", file.linger_ms)?;
+    Ok(Limits {
+        idle: Duration::from_secs(file.idle_timeout_s),
+        half_open: Duration::from_secs(file.half_open_timeout_s),
+        one_way: (file.one_way_timeout_s > 0).then(|| Duration::from_secs(file.one_way_timeout_s)),
+        held: Duration::from_secs(file.held_timeout_s),
+        learning: Duration::from_secs(file.learning_window_s),
+        lease: Duration::from_secs(file.lease_timeout_s),
+        linger: Duration::from_millis(file.linger_ms),
+    })
+}
+
+fn check_range(path: &Path, key: &str, milliseconds: u64) -> Result<(), ConfigError> {
+    if milliseconds > 600_000 {
+        let message = format!("{milliseconds} is out of range; use 0 to 600000 milliseconds");
+        return Err(ConfigError::invalid(path, key, message));
+    }
+    Ok(())
 }
 
 fn parse_ports(text: &str) -> Option<PortRange> {
@@ -398,6 +417,16 @@ mod tests {
                 "server_name = \"a b\"",
                 "control.server_name: \"a b\"",
             ),
+            (
+                "listen = []  ",
+                "listen = [\"10.0.1.2:2223\"]  ",
+                "ng.allow: name the networks",
+            ),
+            (
+                "delete_delay_s = 30",
+                "delete_delay_s = 3601",
+                "ng.delete_delay_s: out of range",
+            ),
             ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
             (
                 "gather_us = 1000",
@@ -415,6 +444,19 @@ mod tests {
             let error = check(&text.replacen(good, bad, 1)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn without_concentrators_only_ng_may_control_the_relay() {
+        let media =
+            "name = \"relay1\"\n[media]\naddresses = [\"10.0.1.2\"]\nports = \"30000-39999\"\n";
+        let error = check(media).unwrap_err();
+        assert!(error.contains("control: name the concentrators"), "{error}");
+        let ng = "[ng]\nlisten = [\"10.0.1.2:2223\"]\nallow = [\"10.0.9.0/24\"]\n";
+        let config = check(&format!("{media}{ng}")).unwrap();
+        assert!(config.control.is_none());
+        assert!(config.ng.allows("10.0.9.7".parse().unwrap()));
+        assert!(!config.ng.allows("10.0.8.7".parse().unwrap()));
     }
 
     fn check(text: &str) -> Result<Config, String> {

@@ -1,5 +1,7 @@
-//! The running program: admin pages, timers, one task a concentrator; ports open as they are needed.
+//! The running program: admin pages, timers, one task a concentrator and one an `ng` socket; ports open
+//! as they are needed.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +14,7 @@ use tracing::info;
 
 use crate::config::{Config, Media};
 use crate::control_link::{Dialler, dial_forever};
+use crate::ng::{self, listener::SharedServer, query::Clock};
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{SharedEngine, now};
 use crate::{file_limit, metrics};
@@ -31,38 +34,55 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             format!("cannot open sockets on {address}; change addresses in [media]")
         })?;
     }
-    let dialler = Dialler::new(&config.control)?;
+    let concentrators = concentrators(&config);
+    let relay_config = relay_config(&config)?;
+    let started_unix = relay_config.epoch / 1_000_000;
     let engine = SharedEngine::new(
-        Relay::new(relay_config(&config)?),
-        config.control.concentrators.len(),
+        Relay::new(relay_config),
+        concentrators.len(),
         config.media.threads,
     )?;
+    let ng = ng_server(&config, started_unix, engine.clone());
+    let ng_sockets = SharedServer::bind(&config.ng.listen).await?;
+    let mut registry = metrics::registry(engine.clone());
+    if config.ng.is_on() {
+        ng::metrics::register(&mut registry, ng.clone());
+    }
     let pages = engine.clone();
     let _admin = admin::http::serve(
         config.admin_listen,
-        Arc::new(metrics::registry(engine.clone())),
+        Arc::new(registry),
         {
-            let pages = pages.clone();
-            move || {
-                let status = pages.with(|relay| relay.status(now()));
-                std::future::ready(serde_json::to_value(status).unwrap_or_default())
-            }
+            let (pages, ng, is_on) = (pages.clone(), ng.clone(), config.ng.is_on());
+            move || std::future::ready(status(&pages, is_on.then_some(&ng)))
         },
-        move || health(&pages),
+        {
+            let is_controlled = config.control.is_some();
+            move || health(&pages, is_controlled)
+        },
     )
     .await?;
 
     let mut tasks = JoinSet::new();
     tasks.spawn(engine.clone().run_timers());
     tasks.spawn(engine.clone().run_media());
-    for (index, &address) in config.control.concentrators.iter().enumerate() {
-        let concentrator = ConcentratorId(index);
-        tasks.spawn(dial_forever(
-            dialler.clone(),
-            address,
-            concentrator,
-            engine.clone(),
-        ));
+    if let Some(control) = &config.control {
+        let dialler = Dialler::new(control)?;
+        for (index, &address) in concentrators.iter().enumerate() {
+            let concentrator = ConcentratorId(index);
+            tasks.spawn(dial_forever(
+                dialler.clone(),
+                address,
+                concentrator,
+                engine.clone(),
+            ));
+        }
+    }
+    if config.ng.is_on() {
+        tasks.spawn(ng.clone().sweep());
+    }
+    for socket in ng_sockets {
+        tasks.spawn(ng.clone().serve(socket));
     }
     info!(name = config.name, addresses = ?config.media.addresses, "relaying");
 
@@ -78,8 +98,37 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn health(engine: &SharedEngine) -> Health {
-    if engine.with(|relay| relay.gauges().concentrators_up) > 0 {
+fn concentrators(config: &Config) -> &[SocketAddr] {
+    let control = config.control.as_ref();
+    control.map_or(&[], |control| &control.concentrators)
+}
+
+fn ng_server(config: &Config, started_unix: u64, engine: SharedEngine) -> SharedServer {
+    let clock = Clock {
+        started: now(),
+        started_unix,
+    };
+    let half_open = config.media.limits.half_open;
+    let server = ng::server::Server::new(config.ng.clone(), half_open, clock);
+    SharedServer::new(server, engine)
+}
+
+fn status(engine: &SharedEngine, ng: Option<&SharedServer>) -> serde_json::Value {
+    let status = engine.with(|relay| relay.status(now()));
+    let mut status = serde_json::to_value(status).unwrap_or_default();
+    if let (Some(ng), Some(page)) = (ng, status.as_object_mut()) {
+        let ng = ng.with(ng::metrics::Status::of);
+        page.insert(
+            "ng".to_owned(),
+            serde_json::to_value(ng).unwrap_or_default(),
+        );
+    }
+    status
+}
+
+/// Without concentrators the relay waits for proxies, which do not say whether they are there.
+fn health(engine: &SharedEngine, is_controlled: bool) -> Health {
+    if !is_controlled || engine.with(|relay| relay.gauges().concentrators_up) > 0 {
         Health::Healthy
     } else {
         Health::Unhealthy("no concentrator is connected".to_owned())
@@ -99,11 +148,11 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
         .secure_random
         .fill(&mut seed)
         .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
-    let names = config
-        .control
-        .concentrators
-        .iter()
-        .map(|_| config.control.server_name.clone());
+    let control = config.control.iter();
+    let names = control.flat_map(|control| {
+        let concentrators = control.concentrators.iter();
+        concentrators.map(|_| control.server_name.clone())
+    });
     Ok(RelayConfig {
         name: config.name.clone(),
         epoch: u64::try_from(since_1970.as_micros())?,

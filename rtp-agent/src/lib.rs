@@ -16,6 +16,7 @@ mod file_limit;
 pub mod hold;
 pub mod latch;
 pub mod metrics;
+pub mod ng;
 mod peek;
 pub mod ports;
 pub mod quality;

@@ -12,6 +12,8 @@ use clap::Parser;
 /// side's address is learnt from the packets that its gate lets in; nothing is sent to an address
 /// that has not sent first.
 ///
+/// With the section `ng` it does the same for a stock Kamailio or OpenSIPS, which then needs no rtpengine.
+///
 /// It needs no capabilities. A call takes four UDP sockets, which stay open for the calls after it: the
 /// hard limit of open files (LimitNOFILE) must be above the number of media.ports. Keep those out of the
 /// system's own use:

@@ -22,6 +22,7 @@ use crate::hold::HoldBudget;
 use crate::ports::{PortPair, PortPool, PortRange};
 use crate::session::{Component, Context, Expiry, Limits, Output, Packet, Session};
 
+mod local;
 pub mod report;
 mod requests;
 mod stock;
@@ -382,8 +383,10 @@ impl Relay {
                         session: id.0,
                         side,
                     };
-                    self.links[entry.owner.0].link.notify(event);
-                    notified = true;
+                    if let Some(stocked) = self.links.get_mut(entry.owner.0) {
+                        stocked.link.notify(event);
+                        notified = true;
+                    }
                 }
             }
         }
@@ -432,11 +435,16 @@ impl Relay {
             self.ports.release(pair, now);
         }
         self.commands.push_back(Command::Close { session: id });
-        let link = &mut self.links[entry.owner.0].link;
-        if let Some(silence) = expiry.silence() {
+        let silence = expiry.silence();
+        if let Some(silence) = silence {
+            self.ended_silent.count(silence);
+        }
+        let Some(Stocked { link, .. }) = self.links.get_mut(entry.owner.0) else {
+            return;
+        };
+        if let Some(silence) = silence {
             let session = id.0;
             link.notify(FromAgent::MediaTimeout { session, silence });
-            self.ended_silent.count(silence);
         }
         if entry.bound_at.is_some() {
             let session = id.0;

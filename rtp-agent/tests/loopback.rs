@@ -208,13 +208,14 @@ impl Agent {
                     gather: Duration::from_millis(1),
                 },
             },
-            control: Control {
+            control: Some(Control {
                 concentrators: vec![listener.local_addr().unwrap()],
                 server_name: server_name.to_owned(),
                 certificate: folder.path("relay1.pem"),
                 private_key: folder.path("relay1.key"),
                 ca: folder.path("ca.pem"),
-            },
+            }),
+            ng: rtp_agent::ng::settings::Settings::default(),
             admin_listen: SocketAddr::new(address, 0),
             log: LogSection::default(),
         };

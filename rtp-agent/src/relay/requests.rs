@@ -78,7 +78,7 @@ impl Relay {
         })
     }
 
-    fn bind(
+    pub(super) fn bind(
         &mut self,
         concentrator: ConcentratorId,
         session: SessionId,
@@ -107,7 +107,7 @@ impl Relay {
         Ok(())
     }
 
-    fn update(
+    pub(super) fn update(
         &mut self,
         concentrator: ConcentratorId,
         session: SessionId,
@@ -127,7 +127,7 @@ impl Relay {
         Ok(())
     }
 
-    fn release(
+    pub(super) fn release(
         &mut self,
         concentrator: ConcentratorId,
         session: SessionId,

@@ -108,7 +108,7 @@ impl Relay {
 
     /// Prepares leases until the concentrator has as many as it wants.
     pub(super) fn refill(&mut self, concentrator: ConcentratorId, now: Instant) {
-        if self.draining {
+        if self.draining || concentrator == super::local::LOCAL {
             return;
         }
         loop {
@@ -193,7 +193,7 @@ fn shares(wanted: u32, addresses: usize) -> [u32; COMBINATIONS] {
     [wanted - 3 * other, other, other, other]
 }
 
-fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
+pub(super) fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
     let first = ports.take(now)?;
     match ports.take(now) {
         Some(second) => Some([first, second]),

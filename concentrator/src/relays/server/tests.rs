@@ -366,13 +366,14 @@ impl World {
                     gather: Duration::from_millis(1),
                 },
             },
-            control: rtp_agent::config::Control {
+            control: Some(rtp_agent::config::Control {
                 concentrators: vec![self.address],
                 server_name: "c1".to_owned(),
                 certificate: self.folder.path("relay1.pem"),
                 private_key: self.folder.path("relay1.key"),
                 ca: self.folder.path("ca.pem"),
-            },
+            }),
+            ng: rtp_agent::ng::settings::Settings::default(),
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             log: admin::config::LogSection::default(),
         };

@@ -1,0 +1,106 @@
+//! Sessions that no concentrator has leased: the `ng` server opens them one by one.
+//!
+//! Such a session begins like a lease, so that what arrives before it is bound is held. It has no timer
+//! until then: whoever opened it releases it when no answer comes.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use wire::relay_control::{ErrorCode, Gate, Lease, SessionStatistics, Side, SideAddr};
+
+use super::stock::take_two;
+use super::{Command, ConcentratorId, Entry, Relay, SessionId};
+use crate::ports::PortPair;
+use crate::session::Session;
+
+/// Owns these sessions; no link has this number.
+pub(super) const LOCAL: ConcentratorId = ConcentratorId(usize::MAX);
+
+impl Relay {
+    /// The media addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.config.addresses
+    }
+
+    /// Begins to open a session whose sides have these of the media addresses. Its ports are open when the
+    /// commands have been carried out, or it is gone again ([`Relay::has_session`]).
+    pub fn open_local(
+        &mut self,
+        [of_a, of_b]: [IpAddr; 2],
+        call: &str,
+        now: Instant,
+    ) -> Result<Lease, ErrorCode> {
+        if self.draining {
+            return Err(ErrorCode::Draining);
+        }
+        let Some(pairs) = take_two(&mut self.ports, now) else {
+            self.troubles.no_ports += 1;
+            return Err(ErrorCode::NoPorts);
+        };
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let side = |addr, pair: PortPair| SideAddr {
+            addr,
+            rtp: pair.rtp(),
+            rtcp: pair.rtcp(),
+        };
+        let (a, b) = (side(of_a, pairs[0]), side(of_b, pairs[1]));
+        let lease = Lease {
+            session: session.0,
+            a,
+            b,
+        };
+        let entry = Entry {
+            owner: LOCAL,
+            lease,
+            combination: 0,
+            pairs,
+            session: Session::new(self.config.limits),
+            opening: true,
+            armed: None,
+            bound_at: None,
+            call: call.to_owned(),
+            send_failed: [0; 2],
+        };
+        self.sessions.insert(session, entry);
+        self.commands.push_back(Command::Open { session, a, b });
+        Ok(lease)
+    }
+
+    /// From whom both sides may learn; what has been held is judged now.
+    pub fn bind_local(
+        &mut self,
+        session: SessionId,
+        gates: [Gate; 2],
+        call: String,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        self.bind(LOCAL, session, gates, call, now)
+    }
+
+    /// One side's gate changes.
+    pub fn update_local(
+        &mut self,
+        session: SessionId,
+        side: Side,
+        gate: Gate,
+        now: Instant,
+    ) -> Result<(), ErrorCode> {
+        self.update(LOCAL, session, side, gate, now)
+    }
+
+    /// The session is over.
+    pub fn release_local(&mut self, session: SessionId, now: Instant) -> Result<(), ErrorCode> {
+        self.release(LOCAL, session, now)
+    }
+
+    /// What a session has done so far; `None` when it is gone.
+    pub fn statistics_of(&self, session: SessionId, now: Instant) -> Option<SessionStatistics> {
+        Some(self.sessions.get(&session)?.statistics(now))
+    }
+
+    /// True while the session has its ports, or is about to have them.
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session)
+    }
+}

@@ -13,6 +13,11 @@ use serde::Deserialize;
 use crate::ports::PortRange;
 use crate::session::Limits;
 
+mod standby;
+
+pub use standby::Standby;
+use standby::StandbyFile;
+
 const ADMIN_PORT: u16 = 9103;
 
 /// The checked configuration.
@@ -24,6 +29,8 @@ pub struct Config {
     pub media: Media,
     /// The concentrators and how both ends prove who they are.
     pub control: Control,
+    /// The other agent, where this one is half of a pair.
+    pub standby: Option<Standby>,
     /// Where the admin pages are.
     pub admin_listen: SocketAddr,
     /// Logs.
@@ -68,6 +75,7 @@ struct File {
     name: String,
     media: MediaFile,
     control: ControlFile,
+    standby: Option<StandbyFile>,
     #[serde(default)]
     admin: AdminSection,
     #[serde(default)]
@@ -165,6 +173,14 @@ impl Config {
             );
             return wrong("control.server_name", message);
         }
+        if file.standby.is_some() && ServerName::try_from(file.name.as_str()).is_err() {
+            let message = "must be a DNS name: the two agents of a pair prove it to each other";
+            return wrong("name", message.to_owned());
+        }
+        let standby = file
+            .standby
+            .map(|standby| standby.check(path))
+            .transpose()?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let certificate = folder.join(&file.control.certificate);
         let private_key = folder.join(&file.control.private_key);
@@ -186,6 +202,7 @@ impl Config {
                 private_key,
                 ca,
             },
+            standby,
             admin_listen: file.admin.listen(path, ADMIN_PORT)?,
             log: file.log,
         })

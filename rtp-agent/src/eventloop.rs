@@ -9,13 +9,15 @@ use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Standby};
 use crate::control_link::{Dialler, dial_forever};
 use crate::metrics;
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{SharedEngine, now};
+use crate::standby::link::{self, SharedPair, while_active};
+use crate::standby::pair::{Pair, PairConfig};
 
 /// How long the last words to the concentrators may take.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -23,7 +25,13 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     raise_file_limit();
-    for address in &config.media.addresses {
+    // One of a pair starts where the addresses are not, too.
+    for address in config
+        .media
+        .addresses
+        .iter()
+        .filter(|_| config.standby.is_none())
+    {
         UdpSocket::bind((*address, 0)).await.with_context(|| {
             format!("cannot open sockets on {address}; change addresses in [media]")
         })?;
@@ -32,32 +40,42 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let engine = SharedEngine::new(
         Relay::new(relay_config(&config)?),
         config.control.concentrators.len(),
+        config.standby.is_some(),
     );
+    let mut tasks = JoinSet::new();
+    let pair = match &config.standby {
+        Some(standby) => Some(start_standby(&config, standby, &engine, &mut tasks).await?),
+        None => None,
+    };
     let pages = engine.clone();
     let _admin = admin::http::serve(
         config.admin_listen,
-        Arc::new(metrics::registry(engine.clone())),
+        Arc::new(metrics::registry(engine.clone(), pair.clone())),
         {
-            let pages = pages.clone();
-            move || {
-                let status = pages.with(|relay| relay.status(now()));
-                serde_json::to_value(status).unwrap_or_default()
-            }
+            let (pages, pair) = (pages.clone(), pair.clone());
+            move || status(&pages, pair.as_ref())
         },
-        move || health(&pages),
+        {
+            let pair = pair.clone();
+            move || health(&pages, pair.as_ref())
+        },
     )
     .await?;
 
-    let mut tasks = JoinSet::new();
     tasks.spawn(engine.clone().run_timers());
     for (index, &address) in config.control.concentrators.iter().enumerate() {
         let concentrator = ConcentratorId(index);
-        tasks.spawn(dial_forever(
-            dialler.clone(),
-            address,
-            concentrator,
-            engine.clone(),
-        ));
+        let (dialler, engine) = (dialler.clone(), engine.clone());
+        let dial = {
+            let engine = engine.clone();
+            move || dial_forever(dialler.clone(), address, concentrator, engine.clone())
+        };
+        match &pair {
+            None => tasks.spawn(dial()),
+            Some(pair) => tasks.spawn(while_active(pair.active(), dial, move || {
+                engine.disconnect(concentrator);
+            })),
+        };
     }
     info!(name = config.name, addresses = ?config.media.addresses, "relaying");
 
@@ -73,7 +91,55 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn health(engine: &SharedEngine) -> Health {
+/// One of a pair begins without being in charge.
+async fn start_standby(
+    config: &Config,
+    standby: &Standby,
+    engine: &SharedEngine,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<SharedPair> {
+    let pair = engine.with(|relay| {
+        relay.stand_by();
+        let shared = PairConfig {
+            name: config.name.clone(),
+            media_addresses: config.media.addresses.clone(),
+            ports: config.media.ports.bounds(),
+            heartbeat: standby.heartbeat,
+            concentrators: config.control.concentrators.clone(),
+        };
+        Pair::new(shared, relay.epoch(), now())
+    });
+    let shared = SharedPair::new(pair, engine.clone());
+    let way = link::open(config, standby).await?;
+    let (name, standby) = (config.name.clone(), standby.clone());
+    tasks.spawn(link::keep_up(way, name, standby, shared.clone()));
+    let following = link::follow_addresses(shared.clone(), config.clone());
+    tasks.spawn(async {
+        if let Err(error) = following.await {
+            error!(error = %format!("{error:#}"), "standby");
+        }
+    });
+    Ok(shared)
+}
+
+fn status(engine: &SharedEngine, pair: Option<&SharedPair>) -> serde_json::Value {
+    let status = engine.with(|relay| relay.status(now()));
+    let mut status = serde_json::to_value(status).unwrap_or_default();
+    if let (Some(pair), Some(fields)) = (pair, status.as_object_mut()) {
+        let standing = serde_json::to_value(pair.look(Pair::status)).unwrap_or_default();
+        fields.insert("standby".to_owned(), standing);
+    }
+    status
+}
+
+fn health(engine: &SharedEngine, pair: Option<&SharedPair>) -> Health {
+    if let Some(pair) = pair.filter(|pair| !pair.look(Pair::is_active)) {
+        return if pair.look(Pair::is_in_step) {
+            Health::Healthy
+        } else {
+            Health::Unhealthy("stands by without the other agent's sessions".to_owned())
+        };
+    }
     if engine.with(|relay| relay.gauges().concentrators_up) > 0 {
         Health::Healthy
     } else {

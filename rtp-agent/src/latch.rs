@@ -17,6 +17,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use wire::relay_control::standby::LatchRecord;
 use wire::relay_control::{Gate, GateMode};
 
 /// How long the latched source must have been silent before another may take over.
@@ -129,6 +130,35 @@ impl Latch {
     /// Back to the state before the first packet.
     pub fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    /// What an agent that stands by must know of it.
+    pub fn export(&self) -> LatchRecord {
+        LatchRecord {
+            peer: self.peer(),
+            ssrc: self.peer.and_then(|peer| peer.ssrc),
+            relearn: self.relearn,
+        }
+    }
+
+    /// As another agent has exported it, its source as if heard now.
+    pub fn restore(record: &LatchRecord, now: Instant) -> Self {
+        Self {
+            peer: record.peer.map(|address| Peer {
+                address,
+                ssrc: record.ssrc,
+                heard: now,
+            }),
+            relearn: record.relearn,
+        }
+    }
+
+    /// The agent takes over: the source counts as heard now, or its silence here, while it was heard
+    /// by another agent, would let somebody else take over.
+    pub fn handle_take_over(&mut self, now: Instant) {
+        if let Some(peer) = &mut self.peer {
+            peer.heard = now;
+        }
     }
 
     fn learn(&mut self, address: SocketAddr, ssrc: Option<u32>, now: Instant) {

@@ -82,6 +82,14 @@ impl Reception {
         }
     }
 
+    /// Goes on after another agent, with the losses that it has counted.
+    pub fn after(lost: u64) -> Self {
+        Self {
+            stream: None,
+            lost_before: lost,
+        }
+    }
+
     /// The SSRC of the current stream.
     pub fn ssrc(&self) -> Option<u32> {
         self.stream.as_ref().map(|stream| stream.ssrc)

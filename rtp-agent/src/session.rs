@@ -32,6 +32,8 @@ use crate::latch::{Admission, Latch, Refusal};
 use crate::peek::{Peek, peek, peek_as};
 use crate::reception::Reception;
 
+mod replica;
+
 /// Which of a side's two ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
@@ -161,6 +163,8 @@ pub struct Session {
     a: Party,
     b: Party,
     last_media: Option<Instant>,
+    /// Since [`Session::take_changed`].
+    changed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +210,7 @@ impl Session {
             a: Party::default(),
             b: Party::default(),
             last_media: None,
+            changed: true,
         }
     }
 
@@ -242,6 +247,7 @@ impl Session {
     /// Signalling has given the session to a call.
     pub fn handle_bind(&mut self, a: Gate, b: Gate, now: Instant, context: &mut Context<'_>) {
         let was_lease = matches!(self.state, State::Lease { .. });
+        self.changed = true;
         self.state = State::Bound { since: now };
         self.a.set_gate(a);
         self.b.set_gate(b);
@@ -252,6 +258,7 @@ impl Session {
 
     /// Signalling expects somebody else on this side, or the same party in a new dialogue state.
     pub fn handle_update(&mut self, side: Side, gate: Gate, now: Instant) {
+        self.changed = true;
         self.party_mut(side).set_gate(gate);
         if let State::Bound { since } = &mut self.state {
             *since = now;
@@ -260,6 +267,7 @@ impl Session {
 
     /// The call is over. A lease ends at once; a bound session lingers.
     pub fn handle_release(&mut self, now: Instant) {
+        self.changed = true;
         match self.state {
             State::Lease { .. } => self.state = State::Lingering { until: now },
             State::Bound { .. } => {
@@ -378,6 +386,7 @@ impl Session {
                     context.out.push(Output::MediaStarted { side: packet.side });
                 }
                 self.last_media = Some(now);
+                self.changed |= fresh;
                 if fresh {
                     self.flush_to(packet.side, packet.component, now, context);
                 }

@@ -43,6 +43,8 @@ pub struct SharedEngine {
     engine: Arc<Mutex<Engine>>,
     /// Wakes the timer when a deadline has come nearer.
     deadline_moved: Arc<Notify>,
+    /// Wakes who tells the other agent of a pair.
+    news: Arc<Notify>,
 }
 
 /// Packets that the sockets dropped before or after the relay saw them.
@@ -62,6 +64,7 @@ struct Core {
     /// What the timer task sleeps towards.
     armed: Option<Instant>,
     drops: SocketDrops,
+    udp: UdpOptions,
 }
 
 #[derive(Debug)]
@@ -72,13 +75,19 @@ struct OpenPort {
 
 impl SharedEngine {
     /// No port open, no link connected.
-    pub fn new(relay: Relay, concentrators: usize) -> Self {
+    ///
+    /// `freebind`: open ports though the media addresses are not on this host yet.
+    pub fn new(relay: Relay, concentrators: usize, freebind: bool) -> Self {
         let core = Core {
             relay,
             ports: HashMap::new(),
             links: (0..concentrators).map(|_| None).collect(),
             armed: None,
             drops: SocketDrops::default(),
+            udp: UdpOptions {
+                freebind,
+                ..UdpOptions::default()
+            },
         };
         Self {
             engine: Arc::new(Mutex::new(Engine {
@@ -86,6 +95,7 @@ impl SharedEngine {
                 batch: DatagramBatch::new(MAX_BATCH, MAX_PACKET),
             })),
             deadline_moved: Arc::new(Notify::new()),
+            news: Arc::new(Notify::new()),
         }
     }
 
@@ -95,7 +105,15 @@ impl SharedEngine {
         let outcome = work(&mut engine.core.relay);
         engine.core.perform(self);
         self.watch_deadline(&mut engine.core);
+        if engine.core.relay.has_news() {
+            self.news.notify_one();
+        }
         outcome
+    }
+
+    /// Waits until the other agent of a pair should be told something.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// What the sockets have dropped.
@@ -277,7 +295,7 @@ impl Core {
                 Component::Rtcp => addr.rtcp,
             };
             let local = SocketAddr::new(addr.addr, number);
-            let socket = Arc::new(BatchSocket::bind(local, &UdpOptions::default())?);
+            let socket = Arc::new(BatchSocket::bind(local, &self.udp)?);
             let task = tokio::spawn(shared.clone().run_port(port, Arc::clone(&socket)));
             let task = task.abort_handle();
             self.ports.insert(port, OpenPort { socket, task });

@@ -207,6 +207,7 @@ impl Agent {
                 private_key: folder.path("relay1.key"),
                 ca: folder.path("ca.pem"),
             },
+            standby: None,
             admin_listen: SocketAddr::new(address, 0),
             log: LogSection::default(),
         };

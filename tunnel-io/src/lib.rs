@@ -5,6 +5,7 @@
 //! bytes in, bytes out, and failures as counts, because a failed send is an ordinary event for a
 //! program that talks to the whole Internet.
 //!
+//! * [`address_watch`]: addresses that come to this host and leave it.
 //! * [`tun`]: a TUN device with its MTU, read in batches.
 //! * [`device_drops`]: what the kernel dropped at a device.
 //! * [`routes`]: routes into a device and addresses on `lo`, taken away again when dropped.
@@ -13,6 +14,7 @@
 //! * [`udp_socket`]: UDP with the ToS octet of every datagram.
 //! * [`tcp`]: a listener with a lowered MSS.
 
+pub mod address_watch;
 pub mod device_drops;
 pub mod gre_socket;
 mod mmsg;

@@ -17,6 +17,7 @@ use minicbor::{Decode, Encode};
 mod address;
 mod error_code;
 mod frame;
+pub mod standby;
 mod statistics;
 
 pub use error_code::ErrorCode;

@@ -24,6 +24,7 @@ linphonec|linphone-cli|another phone in the lab
 /usr/bin/python3|python3|runs the WebSocket phone of the lab
 /usr/lib/python3/dist-packages/websockets|python3-websockets|the WebSocket phone of the lab
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
+keepalived|keepalived|moves the media address of a pair of relays, in the lab
 dnsmasq|dnsmasq-base|the DNS of the lab
 '
 

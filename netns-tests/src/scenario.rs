@@ -25,6 +25,7 @@ mod offer_answer;
 mod ping;
 mod restart;
 mod rig;
+mod standby;
 mod stranger_rtp;
 mod torture;
 mod websocket;
@@ -76,6 +77,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "restart",
         about: "the concentrator crashes and starts again; a phone is called that has not registered since",
         run: restart::run,
+    },
+    Scenario {
+        name: "standby",
+        about: "a relay's host dies, then its agent, then its address is moved back, in one call",
+        run: standby::run,
     },
     Scenario {
         name: "stranger-rtp",

@@ -345,6 +345,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_cannot_work_in_a_pair_is_named_with_its_key() {
+        let text = include_str!("../../configs/rtp-agent.toml");
+        let good: String = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(line) if !line.starts_with(' ') => format!("{line}\n"),
+                Some(_) | None => format!("{line}\n"),
+            })
+            .collect();
+        let error = check(&good).unwrap_err();
+        assert!(error.contains("control.certificate"), "{error}");
+        for (from, to, expected) in [
+            ("10.0.1.11:7070", "0.0.0.0:7070", "standby.listen: 0.0.0.0"),
+            (
+                "10.0.1.12:7070",
+                "10.0.1.11:7070",
+                "standby.peer: give the other",
+            ),
+            (
+                "heartbeat_ms = 200",
+                "heartbeat_ms = 1",
+                "standby.heartbeat_ms: 1 is",
+            ),
+            (
+                "name = \"relay1\"",
+                "name = \"a b\"",
+                "name: must be a DNS name",
+            ),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = check(&good.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
     fn check(text: &str) -> Result<Config, String> {
         let path = Path::new("rtp-agent.toml");
         admin::config::parse(path, text)

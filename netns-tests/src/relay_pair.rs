@@ -172,6 +172,9 @@ impl Host {
             &arguments,
             &self.folder,
         )?;
+        wait::until("keepalived to take part", READY, || {
+            Ok(process.log().contains(" STATE").then_some(()))
+        })?;
         self.keepalived = Some(process);
         Ok(())
     }

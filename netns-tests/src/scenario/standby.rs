@@ -48,10 +48,9 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         })
         .with_context(|| format!("relay-{name}"))?;
     }
-    ensure!(
-        service.calls(&net)? == 0,
-        "the concentrator still has the call"
-    );
+    wait::until("the concentrator to hear of the end", PATIENCE, || {
+        Ok((service.calls(&net)? == 0).then_some(()))
+    })?;
     callee.stop()?;
     let [died, agent_died, by_hand] = gaps;
     Ok(format!(

@@ -46,7 +46,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "standby",
-        about: "how long media stop when a relay's host dies, at 20 to 5,000 sessions; no peer",
+        about: "how long media stop when a relay's host dies, at 20 to 4,900 sessions; no peer",
         run: standby::run,
     },
 ];

@@ -18,10 +18,6 @@ pub const STANDBY_VERSION: u16 = 1;
 
 /// What one agent of a pair says to the other.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most messages are of the large kind"
-)]
 pub enum PeerMessage {
     /// The first message on a connection, from both ends.
     #[n(0)]

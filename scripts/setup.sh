@@ -23,9 +23,13 @@ baresip|baresip-core|a phone that speaks TLS, in the lab
 linphonec|linphone-cli|another phone in the lab
 /usr/bin/python3|python3|runs the WebSocket phone of the lab
 /usr/lib/python3/dist-packages/websockets|python3-websockets|the WebSocket phone of the lab
+node|nodejs|runs JsSIP, another WebSocket phone of the lab
+npm|npm|fetches JsSIP
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
 keepalived|keepalived|moves the media address of a pair of relays, in the lab
+rtpengine|rtpengine-daemon|a relay of another make, in the lab
 dnsmasq|dnsmasq-base|the DNS of the lab
+rtpengine|rtpengine-daemon|the peer of the relay benchmark
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.
@@ -68,6 +72,11 @@ install_missing() {
     $sudo apt-get -q update
     # shellcheck disable=SC2086 # a list of words
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $packages
+    # The lab starts its own.
+    case " $packages" in
+        *" rtpengine-daemon "*)
+            $sudo systemctl disable --now rtpengine-daemon 2>/dev/null || true ;;
+    esac
 }
 
 check_rust() {
@@ -93,6 +102,32 @@ check_rust() {
     done
 }
 
+# npm package | version | what for
+modules='
+jssip|3.13.8|a WebSocket phone of the lab
+ws|8.18.3|its WebSockets, without a browser
+'
+
+install_modules() {
+    # From npm, which Debian does not have: beside the builds, and nothing of them runs here.
+    wanted=$(printf '%s\n' "$modules" | while IFS='|' read -r module version why; do
+        [ -z "$module" ] || grep -qs "\"version\": \"$version\"" "target/npm/node_modules/$module/package.json" \
+            || printf '%s@%s ' "$module" "$version"
+    done)
+    [ -n "$wanted" ] || return 0
+    echo "setup: these npm packages are missing: $wanted(a WebSocket phone of the lab)"
+    # All of them each time: npm removes what it is not told of.
+    all=$(printf '%s\n' "$modules" | while IFS='|' read -r module version why; do
+        [ -z "$module" ] || printf '%s@%s ' "$module" "$version"
+    done)
+    mkdir -p target/npm
+    # shellcheck disable=SC2086 # a list of words
+    npm install --prefix target/npm --ignore-scripts --no-audit --no-fund --no-save $all || {
+        echo "setup: npm could not fetch them; everything but the scenario \`websocket\` works without." >&2
+    }
+}
+
 [ -z "$missing" ] || install_missing
 check_rust
+install_modules
 echo "setup: everything is there"

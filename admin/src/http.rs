@@ -58,15 +58,16 @@ struct Pages<S, H> {
 /// Binds the address and serves the pages from a task of their own.
 ///
 /// Call it before opening anything else, so that a taken port stops the start. `status` and
-/// `health` are called for each request.
-pub async fn serve<S, H>(
+/// `health` are called for each request; `status` may have to ask somebody first.
+pub async fn serve<S, F, H>(
     listen: SocketAddr,
     registry: Arc<Registry>,
     status: S,
     health: H,
 ) -> Result<AdminServer, BindError>
 where
-    S: Fn() -> serde_json::Value + Send + Sync + 'static,
+    S: Fn() -> F + Send + Sync + 'static,
+    F: Future<Output = serde_json::Value> + Send + 'static,
     H: Fn() -> Health + Send + Sync + 'static,
 {
     let bind = |error| BindError { listen, error };
@@ -80,7 +81,7 @@ where
     let router = Router::new()
         .route("/metrics", get(metrics::<S, H>))
         .route("/healthz", get(healthz::<S, H>))
-        .route("/status", get(status_page::<S, H>))
+        .route("/status", get(status_page::<S, F, H>))
         .with_state(pages);
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -111,14 +112,18 @@ async fn healthz<S, H: Fn() -> Health>(State(pages): State<Arc<Pages<S, H>>>) ->
     }
 }
 
-async fn status_page<S: Fn() -> serde_json::Value, H>(
-    State(pages): State<Arc<Pages<S, H>>>,
-) -> Response {
-    Json((pages.status)()).into_response()
+async fn status_page<S, F, H>(State(pages): State<Arc<Pages<S, H>>>) -> Response
+where
+    S: Fn() -> F,
+    F: Future<Output = serde_json::Value>,
+{
+    Json((pages.status)().await).into_response()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
     use prometheus_client::metrics::counter::Counter;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -138,7 +143,7 @@ mod tests {
         registry.register("sipcast_example", "An example", counter.clone());
         counter.inc_by(7);
         let listen = "127.0.0.1:0".parse().unwrap();
-        let status = || serde_json::json!({ "mark": 1 });
+        let status = || ready(serde_json::json!({ "mark": 1 }));
         serve(listen, Arc::new(registry), status, move || health.clone())
             .await
             .unwrap()
@@ -172,7 +177,7 @@ mod tests {
         let second = serve(
             first.address(),
             Arc::new(Registry::default()),
-            || serde_json::Value::Null,
+            || ready(serde_json::Value::Null),
             || Health::Healthy,
         );
         let error = second.await.unwrap_err().to_string();

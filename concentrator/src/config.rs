@@ -18,18 +18,23 @@ use admin::credentials::{Credentials, Files};
 use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
+use wire::relay_control::GateMode;
 
+use crate::relays::rtpengine::Target;
 use crate::transport::tls::Identity;
 
 mod authentication;
+mod cdr;
 mod checks;
 pub mod file;
 mod registrar;
+mod relay;
 mod routing;
 
 pub use authentication::Authentication;
 
 use authentication::check_authentication;
+use cdr::check_cdr;
 use checks::{
     check_domains, check_edges, check_media, check_relay_control, check_service_addresses,
     check_sip, check_tunnel,
@@ -66,6 +71,8 @@ pub struct Config {
     pub location: Option<Location>,
     /// Which relay carries media, and when.
     pub media: Media,
+    /// Where a record of each call goes; `None`: nowhere.
+    pub cdr: Option<Cdr>,
     /// The key of the signed state; `None`: make one at the start.
     pub cookie_key: Option<CookieKey>,
     /// A second key whose signatures are accepted, while the keys rotate.
@@ -74,7 +81,7 @@ pub struct Config {
     pub routing: sip::proxy::routing::Config,
     /// Who resolves names; empty: whom the system asks.
     pub dns_servers: Vec<SocketAddr>,
-    /// Where the rtp-agents connect to; always there when an edge has relays.
+    /// Where the rtp-agents connect to; always there when an edge has one.
     pub relay_control: Option<RelayControl>,
     /// The operator's HTTP listener.
     pub admin_listen: SocketAddr,
@@ -125,8 +132,10 @@ impl Edge {
 pub struct EdgeRelay {
     /// Its mark, 1..=63.
     pub mark: Mark,
-    /// The name in the rtp-agent's certificate.
+    /// The name in the rtp-agent's certificate, or the one that [`Target`] makes up.
     pub agent: String,
+    /// Where it is, if it is an rtpengine.
+    pub rtpengine: Option<Target>,
 }
 
 /// SIP transports and their limits.
@@ -228,6 +237,21 @@ pub struct Media {
     pub anchor: Anchor,
     /// When a relay is used.
     pub relay: RelayPolicy,
+    /// How strictly relays take the addresses that media are expected from.
+    pub source: GateMode,
+    /// Whether a call ends when its relay has seen no media for too long.
+    pub end_on_timeout: bool,
+}
+
+/// Records of calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cdr {
+    /// The file, one line a call.
+    pub file: PathBuf,
+    /// Calls in progress that are kept in mind.
+    pub max_calls: usize,
+    /// A call that is older is recorded as lost.
+    pub max_duration: Duration,
 }
 
 /// Whose edge gives the relay.
@@ -330,6 +354,7 @@ impl Config {
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
             media: check_media(&file.media)?,
+            cdr: check_cdr(file.cdr.as_ref(), folder)?,
             cookie_key: None,
             previous_cookie_key: None,
             relay_control: file.relay_control.as_ref().map(|control| RelayControl {
@@ -403,6 +428,18 @@ impl Config {
             let relays = edge.relays.iter();
             relays.map(move |relay| (edge.relay_id(relay), relay, edge))
         })
+    }
+}
+
+impl Config {
+    /// The relays that are an rtpengine, each once.
+    pub fn rtpengines(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = Vec::new();
+        for (_, relay, _) in self.relays() {
+            let known = |target: &&Target| !targets.contains(target);
+            targets.extend(relay.rtpengine.iter().find(known).cloned());
+        }
+        targets
     }
 }
 

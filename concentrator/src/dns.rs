@@ -155,3 +155,6 @@ fn answer<'a>(kind: Kind, records: impl Iterator<Item = &'a RData>) -> Answer {
         Kind::A | Kind::Aaaa => Answer::Addresses(addresses),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! sipcast-concentrator: decapsulate, SIP proxy and registrar, relay control.
 
 pub mod acceptance;
+pub mod cdr;
 pub mod config;
 pub mod decapsulator;
 pub mod dns;

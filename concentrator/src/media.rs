@@ -27,12 +27,13 @@ use wire::relay_control::{Payload, Side, SideAddr};
 
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::{LeasedSession, RelayPool};
-use addresses::{behind_nat, contact_address, gate, may_send, payload_of};
+use addresses::{behind_nat, contact_address, direction_of, gate, may_send, payload_of};
 pub use call::Call;
 use call::{Description, Turn};
 
 mod addresses;
 mod call;
+mod sessions;
 
 /// The most media lines of one call that are relayed; further ones stay as they came.
 const MAX_STREAMS: usize = 8;
@@ -253,6 +254,7 @@ impl Calls {
             address,
             off,
             payload,
+            direction: direction_of(media),
         };
         line.describe(party, description);
         if !off && line.lease.is_none() && turn.offer {

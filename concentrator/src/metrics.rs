@@ -50,6 +50,8 @@ pub struct Metrics {
     pub tls_reloads: Family<Label, Counter>,
     /// Relay-control connections and messages not taken, by reason.
     pub relay_control_refused: Family<Label, Counter>,
+    /// What passed between us and each rtpengine, by event.
+    pub rtpengine: Family<[(&'static str, Cow<'static, str>); 2], Counter>,
     /// What the worker's cores did, by event.
     pub events: Family<Label, Counter>,
     /// What the worker's cores hold, by kind.
@@ -67,6 +69,11 @@ impl Metrics {
             "relay_control_refused",
             "Relay-control connections and messages not taken",
             metrics.relay_control_refused.clone(),
+        );
+        registry.register(
+            "rtpengine",
+            "What passed between us and the relays that are an rtpengine",
+            metrics.rtpengine.clone(),
         );
         registry.register("events", "What the SIP core did", metrics.events.clone());
         registry.register("state", "What the SIP core holds", metrics.state.clone());

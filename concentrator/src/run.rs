@@ -4,7 +4,8 @@
 //!                      ┌──────────── whole SIP datagrams ────────────┐
 //!  edges ──GRE──► decapsulator ──TUN──► kernel ──► transports ──► worker ──► transports ──► phones
 //!                      └── flow table ──────────────────┘            ▲
-//!                                            relay control listener ─┘ ◄──TLS── rtp-agents
+//!                                            relay control listener ─┤ ◄──TLS── rtp-agents
+//!                                                    one task each ──┘ ◄──ng──► rtpengines
 //! ```
 //!
 //! The admin pages come first, so that a taken port stops the start before the machine is changed;
@@ -24,11 +25,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tunnel_io::device_drops::DeviceDrops;
 
+use crate::cdr;
 use crate::config::Config;
 use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
 use crate::location;
 use crate::metrics::{Metrics, edge};
+use crate::relays::rtpengine;
+use crate::relays::rtpengine::task::Task;
 use crate::relays::server::{RelayInput, Server};
 use crate::reload;
 use crate::status::Status;
@@ -48,14 +52,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     register_device_drops(&config, &mut registry);
     let flows = Arc::new(FlowTable::new(FLOWS));
-    let status = Status::default();
+    let (status, status_asked) = Status::new();
     let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
 
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
     // Before anything is opened: a file that cannot be used must not leave phones half served.
     let location = config.location.as_ref().map(location::open).transpose()?;
+    let cdr = cdr::open(&config, worker::unix_time())?;
     let mut tasks = JoinSet::new();
-    let relay_inputs = listen_for_agents(&config, &metrics, &mut tasks).await?;
+    let relay_inputs = reach_relays(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
     let listen = Listen::configured(&config).context("sip.tls")?;
     if let Some(identity) = &listen.identity {
@@ -84,7 +89,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         users,
         metrics,
         status,
+        status_asked,
         location,
+        cdr,
         shutdown: watched(shutdown),
     };
     tokio::select! {
@@ -120,6 +127,7 @@ async fn serve_pages(
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
     let page = move || {
+        let status = status.clone();
         status.set("name", json!(config_of_page.name));
         status.set("edges", edges(&config_of_page, &metrics));
         let counts = flows.counts();
@@ -127,7 +135,7 @@ async fn serve_pages(
             "flows",
             json!({ "known": counts.flows, "drifts": counts.drifts, "evicted": counts.evicted }),
         );
-        status.page()
+        async move { status.page().await }
     };
     let health = || Health::Healthy;
     Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)
@@ -136,8 +144,13 @@ async fn serve_pages(
 fn edges(config: &Config, metrics: &Metrics) -> Value {
     let edges = config.edges.iter().map(|of| {
         let relays = of.relays.iter();
-        let relays =
-            relays.map(|relay| json!({ "mark": relay.mark.number(), "agent": relay.agent }));
+        let relays = relays.map(|relay| {
+            json!({
+                "mark": relay.mark.number(),
+                "agent": relay.agent,
+                "kind": rtpengine::kind_of(&relay.agent),
+            })
+        });
         let packets = metrics.tunnel_packets.get_or_create_owned(&edge(&of.name));
         json!({
             "name": of.name,
@@ -149,14 +162,22 @@ fn edges(config: &Config, metrics: &Metrics) -> Value {
     Value::Array(edges.collect())
 }
 
-async fn listen_for_agents(
+async fn reach_relays(
     config: &Config,
     metrics: &Arc<Metrics>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<mpsc::Receiver<RelayInput>> {
     let (inputs, receiver) = mpsc::channel(RELAY_QUEUE);
+    for (place, target) in (0..).zip(config.rtpengines()) {
+        let task = Task::new(target, place, inputs.clone(), Arc::clone(metrics));
+        tasks.spawn(async move {
+            task.run().await?;
+            anyhow::bail!("the control of an rtpengine ended")
+        });
+    }
     if let Some(control) = &config.relay_control {
-        let agents: HashSet<String> = config.relays().map(|(_, of, _)| of.agent.clone()).collect();
+        let agents = config.relays().filter(|(_, of, _)| of.rtpengine.is_none());
+        let agents: HashSet<String> = agents.map(|(_, of, _)| of.agent.clone()).collect();
         let server = Server::bind(control, agents, inputs, Arc::clone(metrics)).await?;
         tasks.spawn(async move {
             server.run().await;

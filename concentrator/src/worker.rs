@@ -5,7 +5,7 @@
 //!
 //! 1. flush: messages to phones, questions to the DNS, commands to relays, what relays reported
 //! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), the DNS, the tunnel, the
-//!    other transports, the earliest deadline, the next snapshot for `/status` and the gauges
+//!    other transports, the earliest deadline, somebody who asks for `/status`, the next snapshot for the gauges
 //! 3. feed what came, at most [`BATCH`] messages before the next flush
 
 mod gathering;
@@ -21,12 +21,14 @@ use sha2::Digest as _;
 use sip::cookie::{Keys, Owner};
 use sip::digest::Users;
 use sip::hop::Hop;
+use sip::proxy::media::SessionRef;
 use sip::proxy::{Proxy, TIMER_C};
 use sip::timer::Timers;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
-use wire::relay_control::ToAgent;
+use wire::relay_control::{SessionStatistics, Silence, ToAgent};
 
+use crate::cdr::Cdr;
 use crate::config::{Config, CookieKey};
 use crate::decapsulator::TunnelEnd;
 use crate::dns::{Answered, Dns};
@@ -36,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::relays::pool::{Command, LinkId, RelayEvent, RelayPool, Settings};
 use crate::relays::server::RelayInput;
 use crate::reload::log_users;
-use crate::status::Status;
+use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
@@ -48,7 +50,10 @@ const BATCH: usize = 64;
 /// is room for some 6,000 calls a second; one costs one to two kilobytes.
 const MAX_TRANSACTIONS: usize = 400_000;
 
-/// How often `/status` and the gauges are brought up to date.
+/// Relayed calls that can be ended from here; what is kept of each is a cookie and some headers.
+const MAX_RELAYED_CALLS: usize = 100_000;
+
+/// How often the gauges are brought up to date.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What the worker is given.
@@ -72,8 +77,12 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// What `/status` shows.
     pub status: Status,
+    /// Who waits for it.
+    pub status_asked: mpsc::Receiver<Asked>,
     /// Where bindings are kept over a restart.
     pub location: Option<location::Opened>,
+    /// Where a record of each call goes.
+    pub cdr: Option<Cdr>,
     /// Turns true when the program is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -90,12 +99,15 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         mut users,
         metrics,
         status,
+        mut status_asked,
         location,
+        cdr,
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
     let mut worker = Worker::new(&config, transports, dns)?;
     worker.restore(location)?;
+    worker.keep_records(cdr);
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
     loop {
@@ -107,11 +119,15 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         let deadline = worker.deadline().min(next_snapshot);
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+            _ = shutdown.wait_for(|stop| *stop) => {
+                worker.finish();
+                return Ok(());
+            }
             Some(input) = relay_inputs.recv() => worker.handle_relay(input),
             Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
             Some(event) = transport_events.recv() => worker.handle_transport(event),
             Some(users) = users.recv() => worker.replace_users(users),
+            Some(asked) = status_asked.recv() => worker.show(&status, asked),
             received = tunnel.receive() => {
                 let received = received.context("the tunnel's end failed")?;
                 worker.handle_tunnel(received, &mut tunnel);
@@ -130,7 +146,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         if now >= next_snapshot {
             next_snapshot = now + SNAPSHOT_INTERVAL;
             tunnel.publish();
-            worker.publish(&metrics, &status);
+            worker.publish(&metrics);
         }
     }
 }
@@ -142,6 +158,9 @@ struct Worker {
     dns: Dns,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
+    cdr: Option<Cdr>,
+    /// Sessions that their relays are about to end for want of media.
+    silent: HashMap<SessionRef, Silence>,
     pressure: Pressure,
     gathering: Gathering,
     /// Before the next read.
@@ -156,6 +175,7 @@ impl Worker {
         let first_request = u64::try_from(unix_time().as_micros()).unwrap_or(1);
         let settings = Settings {
             first_request,
+            gate_mode: config.media.source,
             ..Settings::default()
         };
         let relays = RelayPool::new(&config.name, relays, settings);
@@ -167,6 +187,9 @@ impl Worker {
         );
         let mut proxy = Proxy::new(proxy_config(config)?);
         authenticate(&mut proxy, config)?;
+        if config.media.end_on_timeout {
+            proxy.remember_dialogs(MAX_RELAYED_CALLS);
+        }
         Ok(Self {
             proxy,
             calls,
@@ -174,6 +197,8 @@ impl Worker {
             dns,
             links: HashMap::new(),
             location: None,
+            cdr: None,
+            silent: HashMap::new(),
             pressure: Pressure::default(),
             gathering: Gathering::default(),
             pause: None,
@@ -196,19 +221,46 @@ impl Worker {
         Ok(())
     }
 
-    fn publish(&self, metrics: &Metrics, status: &Status) {
-        report::publish(&self.proxy, &self.calls, metrics, status, now());
-        if let Some(location) = &self.location {
-            report::publish_location(location, metrics, status);
+    fn keep_records(&mut self, cdr: Option<Cdr>) {
+        if cdr.is_some() {
+            self.proxy.report_calls();
         }
+        self.cdr = cdr;
+    }
+
+    /// The program ends.
+    fn finish(&mut self) {
+        self.flush();
+        if let Some(cdr) = &mut self.cdr {
+            cdr.finish(unix_time(), now());
+        }
+    }
+
+    fn publish(&self, metrics: &Metrics) {
+        report::publish(&self.proxy, &self.calls, metrics);
+        if let Some(location) = &self.location {
+            report::publish_location(location, metrics);
+        }
+        if let Some(cdr) = &self.cdr {
+            report::publish_records(cdr, metrics);
+        }
+    }
+
+    fn show(&self, status: &Status, asked: Asked) {
+        report::show(&self.proxy, &self.calls, status, now());
+        if let Some(location) = &self.location {
+            status.set("location", location.status());
+        }
+        if let Some(cdr) = &self.cdr {
+            status.set("cdr", cdr.status());
+        }
+        // Whoever asked may have gone.
+        let _ = asked.send(());
     }
 
     /// Carries away what the cores have produced.
     fn flush(&mut self) {
-        while let Some(transmit) = self.proxy.poll_transmit() {
-            self.transports.send(transmit);
-        }
-        self.transports.flush();
+        self.send_all();
         while let Some((id, query)) = self.proxy.poll_query() {
             self.dns.ask(id, query);
         }
@@ -223,8 +275,31 @@ impl Worker {
         while let Some(command) = self.calls.relays.poll_command() {
             self.perform(command);
         }
+        self.record_calls();
+        let mut ended = false;
         while let Some(event) = self.calls.relays.poll_event() {
-            self.handle_relay_event(event);
+            ended |= self.handle_relay_event(event);
+        }
+        if ended {
+            self.send_all();
+        }
+        if let Some(cdr) = &mut self.cdr {
+            cdr.flush(unix_time(), now());
+        }
+    }
+
+    fn send_all(&mut self) {
+        while let Some(transmit) = self.proxy.poll_transmit() {
+            self.transports.send(transmit);
+        }
+        self.transports.flush();
+    }
+
+    fn record_calls(&mut self) {
+        if let Some(cdr) = &mut self.cdr {
+            while let Some(event) = self.proxy.poll_call() {
+                cdr.handle_call(event, &self.calls, unix_time(), now());
+            }
         }
     }
 
@@ -355,25 +430,60 @@ impl Worker {
         }
     }
 
-    fn handle_relay_event(&mut self, event: RelayEvent) {
+    /// True where a call was ended, so that something is to be sent.
+    fn handle_relay_event(&mut self, event: RelayEvent) -> bool {
         match event {
             RelayEvent::AgentUp(agent) => info!(agent, "relay is up"),
             RelayEvent::AgentDown(agent) => warn!(agent, "relay is down"),
             RelayEvent::MediaStarted(session, side) => {
                 tracing::debug!(relay = %session.relay, session = session.session, ?side, "media started");
+                if let Some(cdr) = &mut self.cdr {
+                    cdr.media_started(session, side, &self.calls, now());
+                }
             }
-            RelayEvent::MediaTimeout(session) => {
-                warn!(relay = %session.relay, session = session.session, "no media: session ends");
+            RelayEvent::MediaTimeout(session, silence) => {
+                warn!(relay = %session.relay, session = session.session, %silence, "no media: session ends");
+                // Its end is the next word about it.
+                if self.silent.len() < MAX_RELAYED_CALLS {
+                    self.silent.insert(session, silence);
+                }
             }
             RelayEvent::Ended(session, stats) => {
-                self.calls.session_gone(session);
                 info!(relay = %session.relay, session = session.session, ?stats, "session ended");
+                return self.session_over(session, Some(stats));
             }
             RelayEvent::SessionLost(session) => {
-                self.calls.session_gone(session);
                 warn!(relay = %session.relay, session = session.session, "session lost");
+                return self.session_over(session, None);
             }
         }
+        false
+    }
+
+    /// A relay has done with a session. Where it was the last one of its call and fell silent, the
+    /// call is over.
+    fn session_over(&mut self, session: SessionRef, stats: Option<Box<SessionStatistics>>) -> bool {
+        let now = now();
+        let call = self.calls.call_of(session);
+        self.calls.session_gone(session);
+        let silence = self.silent.remove(&session);
+        let over = call.filter(|call| !self.calls.is_relayed(*call));
+        let mut ended = false;
+        match (over, silence) {
+            (Some(call), Some(silence)) => {
+                ended = self.proxy.end_call(call, &mut self.calls, now);
+                if let Some(cdr) = self.cdr.as_mut().filter(|_| ended) {
+                    cdr.fall_silent(call, silence, now);
+                }
+            }
+            // Its relay has forgotten it: the parties may go on, with the next offer or without media.
+            (Some(call), None) if stats.is_none() => self.proxy.forget_call(call),
+            (Some(_) | None, _) => {}
+        }
+        if let Some(cdr) = &mut self.cdr {
+            cdr.session_ended(session, stats, now);
+        }
+        ended
     }
 }
 
@@ -453,7 +563,7 @@ fn now() -> Instant {
     clippy::disallowed_methods,
     reason = "the worker's clock is read here and handed on"
 )]
-fn unix_time() -> Duration {
+pub(crate) fn unix_time() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

@@ -162,7 +162,7 @@ async fn serve_admin(
     let status = move || {
         let mut status = description.clone();
         status["counters"] = metrics.status();
-        status
+        std::future::ready(status)
     };
     let listen = config.admin_listen;
     let health = || Health::Healthy;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 mod bindings;
 mod ingress_tun;
+mod relay;
 mod signalling;
 mod sip_core;
 mod standby;
@@ -35,9 +36,49 @@ const BENCHES: &[Bench] = &[
         run: ingress_tun::run,
     },
     Bench {
+        name: "relay",
+        about: "CPU per relayed packet in user space, loss, delay, sessions; rtpengine beside it",
+        run: relay::run,
+    },
+    Bench {
+        name: "relay/cost",
+        about: "its parts apart: CPU per packet, delay, sessions set up",
+        run: relay::run_cost,
+    },
+    Bench {
+        name: "relay/sessions",
+        about: "memory of as many sessions as the limit of open files allows, 10,000 at most",
+        run: relay::run_sessions,
+    },
+    Bench {
+        name: "relay/highest-rate",
+        about: "the highest rate without a lost packet",
+        run: relay::run_highest_rate,
+    },
+    Bench {
         name: "signalling",
         about: "CPU per proxied call, highest rate, post-dial delay; Kamailio beside it",
         run: signalling::run,
+    },
+    Bench {
+        name: "signalling/calls",
+        about: "its parts apart: CPU per proxied call",
+        run: signalling::run_calls,
+    },
+    Bench {
+        name: "signalling/register",
+        about: "CPU per authenticated REGISTER",
+        run: signalling::run_registrations,
+    },
+    Bench {
+        name: "signalling/memory",
+        about: "our memory per call in progress",
+        run: signalling::run_memory,
+    },
+    Bench {
+        name: "signalling/highest-rate",
+        about: "the highest rate without a failed call in a minute",
+        run: signalling::run_highest_rate,
     },
     Bench {
         name: "sip-core",
@@ -106,7 +147,7 @@ impl Conditions {
 pub(crate) fn list() -> String {
     BENCHES
         .iter()
-        .map(|bench| format!("{:<14}{}\n", bench.name, bench.about))
+        .map(|bench| format!("{:<25}{}\n", bench.name, bench.about))
         .collect()
 }
 

@@ -24,7 +24,18 @@ impl Capture {
     pub(crate) fn start(namespace: &Namespace, device: &str, folder: &Path) -> Result<Self> {
         let file = folder.join(format!("{}.pcap", namespace.name()));
         let path = file.to_string_lossy();
-        let arguments = ["-q", "-P", "-B", "8", "-i", device, "-f", "ip", "-w", &path];
+        let arguments = [
+            "-q",
+            "-P",
+            "-B",
+            "8",
+            "-i",
+            device,
+            "-f",
+            "ip or ip6",
+            "-w",
+            &path,
+        ];
         let name = format!("dumpcap-{}", namespace.name());
         let mut process = Process::start(namespace, &name, "dumpcap", &arguments, folder)?;
         wait::until(

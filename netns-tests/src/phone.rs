@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ const CALLEE: &str = include_str!("../scenarios/callee.xml");
 const CALLEE_AGAIN: &str = include_str!("../scenarios/callee_again.xml");
 const OPTIONS: &str = include_str!("../scenarios/options.xml");
 const ANSWER: &str = include_str!("../scenarios/answer.xml");
+const QUICK_CALLER: &str = include_str!("../scenarios/quick_caller.xml");
 const OFFERS: &str = include_str!("../scenarios/offers.xml");
 const ANSWERS: &str = include_str!("../scenarios/answers.xml");
 
@@ -66,6 +68,29 @@ impl fmt::Display for Transport {
     }
 }
 
+/// Where a phone is, and which address of the service it knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) own: IpAddr,
+    pub(crate) service: IpAddr,
+}
+
+impl Place {
+    /// Both phones of `two-edges`.
+    pub(crate) const IPV4: Self = Self {
+        own: IpAddr::V4(PHONE),
+        service: IpAddr::V4(SERVICE),
+    };
+
+    /// The scripts are for IPv4.
+    fn script(self, text: &str) -> String {
+        match self.own {
+            IpAddr::V4(_) => text.to_owned(),
+            IpAddr::V6(_) => text.replace("IN IP4", "IN IP6"),
+        }
+    }
+}
+
 /// What a phone does in a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Script {
@@ -73,6 +98,8 @@ pub(crate) enum Script {
     Plain,
     /// An offer in the 200, hold, resume, and an offer that is refused.
     Offers,
+    /// A second of audio; then the caller holds the call, for as long as the others last.
+    Hold,
 }
 
 /// Starts the phone that registers as ua2 and answers.
@@ -83,11 +110,26 @@ pub(crate) fn callee(
     seconds: u32,
     folder: &Path,
 ) -> Result<Process> {
+    let held = held_answer();
     let answer = match script {
         Script::Plain => ANSWER,
         Script::Offers => ANSWERS,
+        Script::Hold => held.as_str(),
     };
-    answering(namespace, transport, seconds, [CALLEE, answer], folder)
+    let scripts = [CALLEE, answer];
+    answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
+}
+
+/// The same at another place.
+pub(crate) fn callee_at(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let scripts = [CALLEE, ANSWER];
+    answering(namespace, place, transport, seconds, scripts, folder)
 }
 
 /// The same, and it registers once more after `again_ms`.
@@ -99,7 +141,33 @@ pub(crate) fn callee_again(
     folder: &Path,
 ) -> Result<Process> {
     let scenario = CALLEE_AGAIN.replace("@AGAIN_MS@", &again_ms.to_string());
-    answering(namespace, transport, seconds, [&scenario, ANSWER], folder)
+    let scripts = [scenario.as_str(), ANSWER];
+    answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
+}
+
+/// Starts the phone that registers as ua2 and answers every call, with 180 and 200 in one breath.
+pub(crate) fn quick_callee(namespace: &Namespace, folder: &Path) -> Result<Process> {
+    let answer = ANSWER
+        .replace(r#"<pause milliseconds="400"/>"#, "")
+        .replace(r#"<action><exec rtp_stream="audio.ul,1,0"/></action>"#, "")
+        .replace("[rtpstream_audio_port]", "20000");
+    let scripts = [CALLEE, answer.as_str()];
+    answering(namespace, Place::IPV4, Transport::Udp, 1, scripts, folder)
+}
+
+/// Starts a phone that calls ua2 again and again, `rate` times a second, with ACK and BYE in one
+/// breath.
+pub(crate) fn quick_caller(
+    namespace: &Namespace,
+    calls: u32,
+    rate: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 110.0)?;
+    fs::write(folder.join("quick.xml"), QUICK_CALLER)?;
+    let (calls, rate) = (calls.to_string(), rate.to_string());
+    let scenario = ["-sf", "quick.xml", "-m", &calls, "-r", &rate, "-l", &calls];
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 /// Starts a phone that registers as ua2 and answers OPTIONS.
@@ -116,19 +184,20 @@ pub(crate) fn alive(namespace: &Namespace, folder: &Path) -> Result<Process> {
         "user",
         "ua2",
     ];
-    sipp(namespace, Transport::Udp, &scenario, &folder)
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 fn answering(
     namespace: &Namespace,
+    place: Place,
     transport: Transport,
     seconds: u32,
     [callee, answer]: [&str; 2],
     folder: &Path,
 ) -> Result<Process> {
     let folder = prepare(namespace, folder, seconds, 220.0)?;
-    fs::write(folder.join("callee.xml"), callee)?;
-    fs::write(folder.join("answer.xml"), answer)?;
+    fs::write(folder.join("callee.xml"), place.script(callee))?;
+    fs::write(folder.join("answer.xml"), place.script(answer))?;
     let scenario = [
         "-sf",
         "callee.xml",
@@ -138,7 +207,7 @@ fn answering(
         "user",
         "ua2",
     ];
-    sipp(namespace, transport, &scenario, &folder)
+    sipp(namespace, place, transport, &scenario, &folder)
 }
 
 /// Starts the phone that registers as ua1, calls ua2 and hangs up after `seconds` of audio. The
@@ -151,12 +220,49 @@ pub(crate) fn caller(
     padding: usize,
     folder: &Path,
 ) -> Result<Process> {
-    let folder = prepare(namespace, folder, seconds, 110.0)?;
+    let audio = match script {
+        Script::Plain | Script::Offers => seconds,
+        Script::Hold => 1,
+    };
     let call = match script {
         Script::Plain => CALLER.replace("@PADDING@", &padding_header(padding)),
         Script::Offers => OFFERS.to_owned(),
+        Script::Hold => holding_caller(),
     };
-    fs::write(folder.join("caller.xml"), call)?;
+    let seconds = (seconds, audio);
+    calling(namespace, Place::IPV4, transport, seconds, &call, folder)
+}
+
+/// The same at another place.
+pub(crate) fn caller_at(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let call = CALLER.replace("@PADDING@", "");
+    calling(
+        namespace,
+        place,
+        transport,
+        (seconds, seconds),
+        &call,
+        folder,
+    )
+}
+
+/// A call of so many seconds, and of so many with audio.
+fn calling(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    (seconds, audio): (u32, u32),
+    call: &str,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, audio, 110.0)?;
+    fs::write(folder.join("caller.xml"), place.script(call))?;
     let talk = (seconds * 1000 + SILENCE_MS).to_string();
     let scenario = [
         "-sf",
@@ -170,7 +276,28 @@ pub(crate) fn caller(
         "-d",
         &talk,
     ];
-    sipp(namespace, transport, &scenario, &folder)
+    sipp(namespace, place, transport, &scenario, &folder)
+}
+
+/// Starts the phone that registers as ua1 and calls `peer` with INVITE, ACK and BYE made `padding`
+/// bytes longer; it hangs up after about a second of audio.
+pub(crate) fn call_at_length(
+    namespace: &Namespace,
+    peer: &str,
+    padding: usize,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 110.0)?;
+    let padding = padding_header(padding);
+    let mut scenario = CALLER
+        .replace("@PADDING@", &padding)
+        .replace("[peer]@", &format!("{peer}@"));
+    for line in ["CSeq: 2 ACK\n", "CSeq: 3 BYE\n"] {
+        scenario = scenario.replace(line, &format!("{line}{padding}"));
+    }
+    fs::write(folder.join("caller.xml"), scenario)?;
+    let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
 /// Starts the phone that registers as ua1 and calls `peer` at `domain`; one of the two hangs up
@@ -199,7 +326,29 @@ pub(crate) fn call_to(
         .replace("[peer]@example.com", &format!("{peer}@{domain}"));
     fs::write(folder.join("caller.xml"), scenario)?;
     let scenario = ["-sf", "caller.xml", "-key", "user", "ua1", "-d", "1000"];
-    sipp(namespace, Transport::Udp, &scenario, &folder)
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
+}
+
+/// The caller with the hold of [`OFFERS`] before its pause.
+fn holding_caller() -> String {
+    let from = OFFERS.find("<pause milliseconds=\"1000\"/>").unwrap_or(0);
+    let hold = &OFFERS[from..];
+    let hold = &hold[..hold.find("<pause milliseconds=\"500\"/>").unwrap_or(0)];
+    CALLER
+        .replace("CSeq: 3 BYE", "CSeq: 4 BYE")
+        .replace(
+            "<!-- As long as -d says",
+            &format!("{hold}<!-- As long as -d says"),
+        )
+        .replace("@PADDING@", "")
+}
+
+/// The callee with the answer to it.
+fn held_answer() -> String {
+    const INVITE: &str = "<recv request=\"INVITE\"/>";
+    let hold = ANSWERS.split(INVITE).nth(1).unwrap_or_default();
+    let bye = "<recv request=\"BYE\"/>";
+    ANSWER.replace(bye, &format!("{INVITE}{hold}{bye}"))
 }
 
 /// Header fields that nobody knows, in lines of a plausible length.
@@ -223,12 +372,13 @@ fn prepare(namespace: &Namespace, folder: &Path, seconds: u32, pitch: f64) -> Re
 
 fn sipp(
     namespace: &Namespace,
+    place: Place,
     transport: Transport,
     scenario: &[&str],
     folder: &Path,
 ) -> Result<Process> {
-    let target = format!("{SERVICE}:5060");
-    let address = PHONE.to_string();
+    let target = SocketAddr::new(place.service, 5060).to_string();
+    let address = place.own.to_string();
     let transport = match transport {
         Transport::Udp => "u1",
         Transport::Tcp => "t1",
@@ -245,8 +395,6 @@ fn sipp(
         "5060",
         "-mp",
         "20000",
-        "-m",
-        "1",
         "-nostdin",
         "-trace_err",
         "-trace_msg",
@@ -256,12 +404,23 @@ fn sipp(
         "messages.txt",
         &target,
     ]);
+    if !scenario.contains(&"-m") {
+        arguments.extend(["-m", "1"]);
+    }
     Process::start(namespace, "sipp", "sipp", &arguments, folder)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::padding_header;
+    use super::{held_answer, holding_caller, padding_header};
+
+    #[test]
+    fn a_call_on_hold_has_one_re_invite_and_its_answer() {
+        assert_eq!(holding_caller().matches("a=sendonly").count(), 1);
+        assert_eq!(holding_caller().matches("CSeq: 3 ACK").count(), 1);
+        assert_eq!(held_answer().matches("a=recvonly").count(), 1);
+        assert_eq!(held_answer().matches("request=\"ACK\"").count(), 2);
+    }
 
     #[test]
     fn padding_is_as_long_on_the_wire_as_asked() {

@@ -14,17 +14,24 @@ use crate::sandbox::{self, EXIT_SKIP};
 mod bad_config;
 mod baresip;
 mod calls;
+mod cdr;
 mod digest;
 mod dispatch;
 mod fragmented_invite;
 mod hostile_packets;
+mod ipv6;
 mod kamailio_registrar;
+mod large_requests;
 mod linphone;
+mod media_attacks;
+mod media_timeout;
+mod message_order;
 mod nat_rebind;
 mod offer_answer;
 mod ping;
 mod restart;
 mod rig;
+mod rtpengine_relay;
 mod standby;
 mod stranger_rtp;
 mod torture;
@@ -84,9 +91,34 @@ const SCENARIOS: &[Scenario] = &[
         run: standby::run,
     },
     Scenario {
+        name: "restart-in-call",
+        about: "the concentrator crashes and starts again in mid-call; the media go on, the BYE arrives",
+        run: restart::in_mid_call,
+    },
+    Scenario {
+        name: "message-order",
+        about: "500 calls without a pause: no message of a call overtakes another",
+        run: message_order::run,
+    },
+    Scenario {
         name: "stranger-rtp",
         about: "RTP from a stranger to a relay in mid-call reaches nobody and is counted",
         run: stranger_rtp::run,
+    },
+    Scenario {
+        name: "media-attacks",
+        about: "RTP and RTCP of strangers, of a neighbour behind the phone's NAT, before, in and after its audio",
+        run: media_attacks::run,
+    },
+    Scenario {
+        name: "media-timeout",
+        about: "both phones fall silent: the concentrator hangs up with both, the record says so",
+        run: media_timeout::run,
+    },
+    Scenario {
+        name: "cdr",
+        about: "records of calls: answered, failed, over a restart; the file renamed and opened anew",
+        run: cdr::run,
     },
     Scenario {
         name: "offer-answer",
@@ -129,9 +161,24 @@ const SCENARIOS: &[Scenario] = &[
         run: kamailio_registrar::run,
     },
     Scenario {
+        name: "rtpengine-relay",
+        about: "a stock rtpengine as edge 1's relay: a call, its end, and a call after it was killed",
+        run: rtpengine_relay::run,
+    },
+    Scenario {
         name: "dispatch",
         about: "two trunk servers: fail-over by OPTIONS, 503 and SRV; dialogs at the unicast address",
         run: dispatch::run,
+    },
+    Scenario {
+        name: "large-requests",
+        about: "requests over 1,300 bytes to a trunk: TCP; UDP where that is refused or silent",
+        run: large_requests::run,
+    },
+    Scenario {
+        name: "ipv6",
+        about: "calls over IPv6 through the tunnel, UDP and TCP, with a flip, and to and from IPv4",
+        run: ipv6::run,
     },
 ];
 

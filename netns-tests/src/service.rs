@@ -60,12 +60,50 @@ impl Service {
 
     /// The same, with more sections in the concentrator's config.
     pub(crate) fn start_with(net: &TwoEdges, folder: &Path, more: &str) -> Result<Self> {
+        Self::start_edited(net, folder, more, |config| config)
+    }
+
+    /// The same, with every config file changed by `edit`.
+    pub(crate) fn start_edited(
+        net: &TwoEdges,
+        folder: &Path,
+        more: &str,
+        edit: impl Fn(String) -> String,
+    ) -> Result<Self> {
+        Self::start_all(net, folder, concentrator_config_with(more), edit)
+    }
+
+    /// The same, with this config of the concentrator.
+    pub(crate) fn start_configured(net: &TwoEdges, folder: &Path, config: String) -> Result<Self> {
+        Self::start_all(net, folder, config, |config| config)
+    }
+
+    /// With more sections in the concentrator's config, and more keys in the `[media]` of both
+    /// relays.
+    pub(crate) fn start_limited(
+        net: &TwoEdges,
+        folder: &Path,
+        more: &str,
+        limits: &str,
+    ) -> Result<Self> {
+        let media = format!("[media]\n{limits}");
+        Self::start_edited(net, folder, more, |config| {
+            config.replace("[media]\n", &media)
+        })
+    }
+
+    fn start_all(
+        net: &TwoEdges,
+        folder: &Path,
+        config: String,
+        edit: impl Fn(String) -> String,
+    ) -> Result<Self> {
         let folder = folder.join(FOLDER);
         let own = |name: &'static str| (name, vec![name.to_owned()]);
         let sip = ("sip", vec!["example.com".to_owned(), SERVICE.to_string()]);
         certs::write_all(&folder, &[own("c1"), own("relay1"), own("relay2"), sip])?;
         let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
-            start_program(namespace, name, binary, port, &config, &folder)
+            start_program(namespace, name, binary, port, &edit(config), &folder)
         };
         let mut service = Self {
             concentrator: start(
@@ -73,7 +111,7 @@ impl Service {
                 "concentrator",
                 "sipcast-concentrator",
                 9102,
-                concentrator_config_with(more),
+                config,
             )?,
             ingress1: start(
                 &net.edge1,
@@ -122,7 +160,7 @@ impl Service {
         let mut last = Value::Null;
         wait::until("both relays to have prepared leases", READY, || {
             last = self.concentrator.status(&net.concentrator)?;
-            Ok((relays_with_leases(&last) == 2).then_some(()))
+            Ok((relays_with_leases(&last) >= 2).then_some(()))
         })
         .with_context(|| {
             let (relay1, relay2) = (&self.relay1.process, &self.relay2.process);
@@ -159,6 +197,11 @@ impl Service {
 }
 
 impl Service {
+    /// Where its config files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The PEM file of who signed all certificates.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.join("ca.pem")

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::ports::PortRange;
 use crate::session::Limits;
+use crate::sockets::MediaThreads;
 
 mod standby;
 
@@ -19,6 +20,10 @@ pub use standby::Standby;
 use standby::StandbyFile;
 
 const ADMIN_PORT: u16 = 9103;
+/// Media threads: they share one lock.
+const MAX_THREADS: u16 = 64;
+/// Longer would be heard as jitter.
+const MAX_GATHER_US: u32 = 5000;
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
@@ -52,6 +57,8 @@ pub struct Media {
     pub max_stock: u32,
     /// Packets held by all sessions together.
     pub max_held: usize,
+    /// How packets are waited for.
+    pub threads: MediaThreads,
 }
 
 /// The `[control]` section.
@@ -91,6 +98,12 @@ struct MediaFile {
     idle_timeout_s: u64,
     #[serde(default = "half_open_timeout_s")]
     half_open_timeout_s: u64,
+    #[serde(default = "one_way_timeout_s")]
+    one_way_timeout_s: u64,
+    #[serde(default = "held_timeout_s")]
+    held_timeout_s: u64,
+    #[serde(default = "learning_window_s")]
+    learning_window_s: u64,
     #[serde(default = "lease_timeout_s")]
     lease_timeout_s: u64,
     #[serde(default = "linger_ms")]
@@ -101,6 +114,9 @@ struct MediaFile {
     max_stock: u32,
     #[serde(default = "max_held_packets")]
     max_held_packets: usize,
+    threads: Option<u16>,
+    #[serde(default = "gather_us")]
+    gather_us: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +138,20 @@ const fn half_open_timeout_s() -> u64 {
     240
 }
 
+/// A phone that suppresses silence may say nothing for minutes, and still sends RTCP.
+const fn one_way_timeout_s() -> u64 {
+    300
+}
+
+const fn held_timeout_s() -> u64 {
+    3600
+}
+
+/// A callee may think about the offer of a re-INVITE, and the offerer restart its stream only then.
+const fn learning_window_s() -> u64 {
+    60
+}
+
 const fn lease_timeout_s() -> u64 {
     30
 }
@@ -140,6 +170,16 @@ const fn max_stock() -> u32 {
 
 const fn max_held_packets() -> usize {
     8192
+}
+
+const fn gather_us() -> u32 {
+    1000
+}
+
+/// One for each core that the program may use.
+fn all_cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    u16::try_from(cores).map_or(MAX_THREADS, |cores| cores.min(MAX_THREADS))
 }
 
 impl admin::run::Config for Config {
@@ -237,6 +277,8 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
     for (key, value) in [
         ("media.idle_timeout_s", file.idle_timeout_s),
         ("media.half_open_timeout_s", file.half_open_timeout_s),
+        ("media.held_timeout_s", file.held_timeout_s),
+        ("media.learning_window_s", file.learning_window_s),
         ("media.lease_timeout_s", file.lease_timeout_s),
     ] {
         if !(1..=86_400).contains(&value) {
@@ -245,6 +287,13 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
                 format!("{value} is out of range; use 1 to 86400 seconds"),
             );
         }
+    }
+    if file.one_way_timeout_s > 86_400 {
+        let message = format!(
+            "{} is out of range; use 1 to 86400 seconds, or 0 for no limit",
+            file.one_way_timeout_s
+        );
+        return wrong("media.one_way_timeout_s", message);
     }
     for (key, value) in [
         ("media.linger_ms", file.linger_ms),
@@ -257,18 +306,38 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
             );
         }
     }
+    let threads = file.threads.unwrap_or_else(all_cores);
+    if !(1..=MAX_THREADS).contains(&threads) {
+        let message = format!("{threads} is out of range; use 1 to {MAX_THREADS}");
+        return wrong("media.threads", message);
+    }
+    if file.gather_us > MAX_GATHER_US {
+        let message = format!(
+            "{} is out of range; use 0 to {MAX_GATHER_US} microseconds",
+            file.gather_us
+        );
+        return wrong("media.gather_us", message);
+    }
     Ok(Media {
         addresses: file.addresses.clone(),
         ports,
         limits: Limits {
             idle: Duration::from_secs(file.idle_timeout_s),
             half_open: Duration::from_secs(file.half_open_timeout_s),
+            one_way: (file.one_way_timeout_s > 0)
+                .then(|| Duration::from_secs(file.one_way_timeout_s)),
+            held: Duration::from_secs(file.held_timeout_s),
+            learning: Duration::from_secs(file.learning_window_s),
             lease: Duration::from_secs(file.lease_timeout_s),
             linger: Duration::from_millis(file.linger_ms),
         },
         quarantine: Duration::from_millis(file.quarantine_ms),
         max_stock: file.max_stock,
         max_held: file.max_held_packets,
+        threads: MediaThreads {
+            threads: threads.into(),
+            gather: Duration::from_micros(file.gather_us.into()),
+        },
     })
 }
 
@@ -327,6 +396,16 @@ mod tests {
                 "media.linger_ms: 9999999 is out",
             ),
             (
+                "one_way_timeout_s = 300",
+                "one_way_timeout_s = 90000",
+                "media.one_way_timeout_s: 90000 is out",
+            ),
+            (
+                "held_timeout_s = 3600",
+                "held_timeout_s = 0",
+                "media.held_timeout_s: 0 is out",
+            ),
+            (
                 "[\"10.0.9.2:7060\"]",
                 "[]",
                 "control.concentrators: name at least",
@@ -337,6 +416,16 @@ mod tests {
                 "control.server_name: \"a b\"",
             ),
             ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
+            (
+                "gather_us = 1000",
+                "gather_us = 9999",
+                "media.gather_us: 9999",
+            ),
+            (
+                "gather_us = 1000",
+                "gather_us = 1000\nthreads = 0",
+                "media.threads: 0 is out",
+            ),
         ] {
             let text = include_str!("../../configs/rtp-agent.toml");
             assert!(text.contains(good), "{good}");

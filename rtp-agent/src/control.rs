@@ -311,6 +311,8 @@ const fn is_event(message: &FromAgent) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use wire::relay_control::Silence;
+
     use super::*;
     use crate::clock;
 
@@ -421,16 +423,13 @@ mod tests {
         let now = clock::start();
         let mut link = Link::new("c1".to_owned());
         for session in 0..=MAX_BACKLOG as u64 {
-            link.notify(FromAgent::MediaTimeout { session });
+            link.notify(timeout(session));
         }
         assert_eq!((link.poll_message(), link.backlog_lost()), (None, 1));
         link.handle_connected(FromAgent::Draining, now);
         link.poll_message();
         link.handle_message(welcome("c1"), now).expect("welcome");
-        assert_eq!(
-            link.poll_message(),
-            Some(FromAgent::MediaTimeout { session: 1 })
-        );
+        assert_eq!(link.poll_message(), Some(timeout(1)));
     }
 
     #[test]
@@ -467,6 +466,13 @@ mod tests {
         link.handle_message(ToAgent::HeartbeatAck { seq: 1 }, just_before)
             .expect("in order");
         assert_eq!(link.handle_timeout(now + 4 * BEAT), Ok(()));
+    }
+
+    fn timeout(session: u64) -> FromAgent {
+        FromAgent::MediaTimeout {
+            session,
+            silence: Silence::Idle,
+        }
     }
 
     fn up(now: Instant) -> Link {

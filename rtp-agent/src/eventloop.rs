@@ -6,25 +6,28 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use admin::http::Health;
 use admin::run::Shutdown;
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use crate::config::{Config, Standby};
+use crate::config::{Config, Media, Standby};
 use crate::control_link::{Dialler, dial_forever};
-use crate::metrics;
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{SharedEngine, now};
 use crate::standby::link::{self, SharedPair, while_active};
 use crate::standby::pair::{Pair, PairConfig};
+use crate::{file_limit, metrics};
+
+/// Files that are not media sockets: control links, admin pages, logs.
+const OTHER_FILES: u64 = 256;
+const FILES: &str = "a socket is needed for every port of media.ports on every address";
 
 /// How long the last words to the concentrators may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    raise_file_limit();
+    file_limit::raise(files_needed(&config.media)).context(FILES)?;
     // One of a pair starts where the addresses are not, too.
     for address in config
         .media
@@ -40,8 +43,9 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let engine = SharedEngine::new(
         Relay::new(relay_config(&config)?),
         config.control.concentrators.len(),
+        config.media.threads,
         config.standby.is_some(),
-    );
+    )?;
     let mut tasks = JoinSet::new();
     let pair = match &config.standby {
         Some(standby) => Some(start_standby(&config, standby, &engine, &mut tasks).await?),
@@ -53,7 +57,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         Arc::new(metrics::registry(engine.clone(), pair.clone())),
         {
             let (pages, pair) = (pages.clone(), pair.clone());
-            move || status(&pages, pair.as_ref())
+            move || std::future::ready(status(&pages, pair.as_ref()))
         },
         {
             let pair = pair.clone();
@@ -63,6 +67,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     .await?;
 
     tasks.spawn(engine.clone().run_timers());
+    tasks.spawn(engine.clone().run_media());
     for (index, &address) in config.control.concentrators.iter().enumerate() {
         let concentrator = ConcentratorId(index);
         let (dialler, engine) = (dialler.clone(), engine.clone());
@@ -179,12 +184,7 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
     })
 }
 
-/// Four sockets a session soon exceed the usual 1,024.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    match raised {
-        Ok(limit) => info!(limit, "open files"),
-        Err(error) => warn!(%error, "cannot raise the limit of open files"),
-    }
+/// A socket for every port, since they stay open, and some for everything else.
+fn files_needed(media: &Media) -> u64 {
+    (media.ports.count() * media.addresses.len()) as u64 + OTHER_FILES
 }

@@ -9,6 +9,8 @@
 //! source has been silent for [`RELATCH_SILENCE`]. So who merely guesses the port cannot take the
 //! call, and who sees the packets cannot while the user agent sends. A new gate from signalling
 //! (a re-INVITE) lets a new SSRC take over once, because user agents may restart their stream then.
+//! Signalling also says until when a source may be learnt or taken over by a new SSRC: a port that
+//! nobody has used for minutes must not wait for whoever comes first.
 //! Datagrams that have no SSRC (T.38, DTLS) latch in the same way and never take over without a new
 //! gate: a NAT that rebinds in the middle of a fax loses it.
 //!
@@ -29,6 +31,8 @@ pub struct Latch {
     peer: Option<Peer>,
     /// Signalling has changed the gate since the peer was learnt.
     relearn: bool,
+    /// When the time to learn a source is over; set by signalling.
+    learn_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,12 +63,19 @@ pub enum Refusal {
     Stranger,
     /// Another source is latched, and this one does not carry its SSRC.
     Ssrc,
+    /// No source is latched, and the time to learn one is over.
+    Late,
 }
 
 impl Latch {
     /// The latched source.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer.map(|peer| peer.address)
+    }
+
+    /// The SSRC of the latched source, if it has told one.
+    pub fn ssrc(&self) -> Option<u32> {
+        self.peer.and_then(|peer| peer.ssrc)
     }
 
     /// Judges a packet and learns from it if it may; `ssrc` is `None` for what is not RTP.
@@ -76,9 +87,13 @@ impl Latch {
         now: Instant,
     ) -> Result<Admission, Refusal> {
         let ssrc = ssrc.into();
+        let may_learn = self.learn_until.is_some_and(|until| now <= until);
         let Some(peer) = &mut self.peer else {
             if !passes(gate, from) {
                 return Err(Refusal::Gate);
+            }
+            if !may_learn {
+                return Err(Refusal::Late);
             }
             self.learn(from, ssrc, now);
             return Ok(Admission::Latched);
@@ -94,7 +109,7 @@ impl Latch {
         if now.saturating_duration_since(peer.heard) < RELATCH_SILENCE {
             return Err(Refusal::Stranger);
         }
-        if (ssrc.is_none() || peer.ssrc != ssrc) && !self.relearn {
+        if (ssrc.is_none() || peer.ssrc != ssrc) && !(self.relearn && may_learn) {
             return Err(Refusal::Ssrc);
         }
         self.learn(from, ssrc, now);
@@ -119,30 +134,41 @@ impl Latch {
         }
     }
 
-    /// Signalling has set a new gate: who does not pass it any more is forgotten.
-    pub fn handle_gate(&mut self, gate: &Gate) {
-        self.relearn = self.peer.is_some();
-        if self.peer.is_some_and(|peer| !passes(gate, peer.address)) {
-            self.forget();
+    /// Signalling has set a new gate: who does not pass it any more is forgotten. A new source may
+    /// be learnt for `first`, one with a new SSRC take over for `again`.
+    pub fn handle_gate(&mut self, gate: &Gate, now: Instant, first: Duration, again: Duration) {
+        if self.peer.is_some_and(|peer| passes(gate, peer.address)) {
+            self.relearn = true;
+            self.learn_until = Some(now + again);
+        } else {
+            self.forget(now + first);
         }
     }
 
-    /// Back to the state before the first packet.
-    pub fn forget(&mut self) {
-        *self = Self::default();
+    /// Back to the state before the first packet, which may come until then.
+    pub fn forget(&mut self, learn_until: Instant) {
+        *self = Self {
+            learn_until: Some(learn_until),
+            ..Self::default()
+        };
     }
 
     /// What an agent that stands by must know of it.
-    pub fn export(&self) -> LatchRecord {
+    pub fn export(&self, now: Instant) -> LatchRecord {
+        let left = |until: Instant| until.saturating_duration_since(now).as_millis();
+        let learn_for_ms = self.learn_until.map(left).filter(|&left| left > 0);
         LatchRecord {
             peer: self.peer(),
             ssrc: self.peer.and_then(|peer| peer.ssrc),
             relearn: self.relearn,
+            learn_for_ms: learn_for_ms.and_then(|left| u64::try_from(left).ok()),
         }
     }
 
-    /// As another agent has exported it, its source as if heard now.
-    pub fn restore(record: &LatchRecord, now: Instant) -> Self {
+    /// As another agent has exported it, its source as if heard now. A source may be learnt for as
+    /// long as there, but at most for `longest`.
+    pub fn restore(record: &LatchRecord, now: Instant, longest: Duration) -> Self {
+        let learn_for = record.learn_for_ms.map(Duration::from_millis);
         Self {
             peer: record.peer.map(|address| Peer {
                 address,
@@ -150,6 +176,7 @@ impl Latch {
                 heard: now,
             }),
             relearn: record.relearn,
+            learn_until: learn_for.map(|left| now + left.min(longest)),
         }
     }
 
@@ -263,7 +290,7 @@ mod tests {
     fn datagrams_without_ssrc_latch_and_take_over_only_after_a_new_gate() {
         let now = clock::start();
         let gate = gate("192.0.2.10", GateMode::Exact);
-        let mut latch = Latch::default();
+        let mut latch = fresh(&gate, now);
         assert_eq!(
             latch.admit(&gate, at("203.0.113.5:4000"), None, now),
             Err(Refusal::Gate)
@@ -281,7 +308,7 @@ mod tests {
         let later = now + RELATCH_SILENCE;
         assert_eq!(latch.admit(&gate, other, None, later), Err(Refusal::Ssrc));
         assert_eq!(latch.admit(&gate, other, SSRC, later), Err(Refusal::Ssrc));
-        latch.handle_gate(&gate);
+        set(&mut latch, &gate, now);
         assert_eq!(latch.admit(&gate, other, None, later), Ok(Admission::Moved));
     }
 
@@ -289,7 +316,7 @@ mod tests {
     fn a_stranger_is_refused_before_and_after_latching() {
         let now = clock::start();
         let gate = gate("192.0.2.10", GateMode::Exact);
-        let mut latch = Latch::default();
+        let mut latch = fresh(&gate, now);
         let stranger = at("203.0.113.5:4000");
         assert_eq!(latch.admit(&gate, stranger, SSRC, now), Err(Refusal::Gate));
         assert_eq!(latch.peer(), None);
@@ -355,7 +382,7 @@ mod tests {
     fn a_new_gate_forgets_a_source_that_does_not_pass_it() {
         let now = clock::start();
         let mut latch = latched(&gate("192.0.2.10", GateMode::Exact), now);
-        latch.handle_gate(&gate("198.51.100.7", GateMode::Exact));
+        set(&mut latch, &gate("198.51.100.7", GateMode::Exact), now);
         assert_eq!(latch.peer(), None);
     }
 
@@ -364,7 +391,7 @@ mod tests {
         let now = clock::start();
         let gate = gate("192.0.2.10", GateMode::Exact);
         let mut latch = latched(&gate, now);
-        latch.handle_gate(&gate);
+        set(&mut latch, &gate, now);
         let restarted = at("192.0.2.10:6000");
         assert_eq!(
             latch.admit(&gate, restarted, 5, now),
@@ -386,7 +413,7 @@ mod tests {
     fn a_packet_without_ssrc_never_latches() {
         let now = clock::start();
         let gate = gate("192.0.2.10", GateMode::Exact);
-        let mut latch = Latch::default();
+        let mut latch = fresh(&gate, now);
         assert_eq!(
             latch.admit_companion(&gate, at(PHONE), now),
             Err(Refusal::Stranger)
@@ -401,8 +428,68 @@ mod tests {
         );
     }
 
-    fn latched(gate: &Gate, now: Instant) -> Latch {
+    #[test]
+    fn a_source_is_learnt_while_there_is_time_for_it_to_the_millisecond() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = fresh(&gate, now);
+        let late = now + FIRST + Duration::from_millis(1);
+        assert_eq!(
+            latch.admit(&gate, at("203.0.113.5:4000"), SSRC, late),
+            Err(Refusal::Gate)
+        );
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), SSRC, late),
+            Err(Refusal::Late)
+        );
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), SSRC, now + FIRST),
+            Ok(Admission::Latched)
+        );
+        // Who is known is known for good.
+        assert_eq!(
+            latch.admit(&gate, at(PHONE), SSRC, late),
+            Ok(Admission::Known)
+        );
+        // Before signalling has said anything there is no time at all.
+        let refused = Latch::default().admit(&gate, at(PHONE), SSRC, now);
+        assert_eq!(refused, Err(Refusal::Late));
+    }
+
+    #[test]
+    fn a_new_ssrc_takes_over_only_soon_after_the_new_gate() {
+        let now = clock::start();
+        let gate = gate("192.0.2.10", GateMode::Exact);
+        let mut latch = latched(&gate, now);
+        set(&mut latch, &gate, now);
+        let restarted = at("192.0.2.10:6000");
+        let late = now + AGAIN + Duration::from_millis(1);
+        assert_eq!(latch.admit(&gate, restarted, 5, late), Err(Refusal::Ssrc));
+        assert_eq!(
+            latch.admit(&gate, restarted, 5, now + AGAIN),
+            Ok(Admission::Moved)
+        );
+        // The same SSRC is the same phone, whenever it comes.
+        let day = now + Duration::from_secs(86_400);
+        let rebound = at("192.0.2.10:6002");
+        assert_eq!(latch.admit(&gate, rebound, 5, day), Ok(Admission::Moved));
+    }
+
+    const FIRST: Duration = Duration::from_secs(240);
+    const AGAIN: Duration = Duration::from_secs(60);
+
+    fn fresh(gate: &Gate, now: Instant) -> Latch {
         let mut latch = Latch::default();
+        set(&mut latch, gate, now);
+        latch
+    }
+
+    fn set(latch: &mut Latch, gate: &Gate, now: Instant) {
+        latch.handle_gate(gate, now, FIRST, AGAIN);
+    }
+
+    fn latched(gate: &Gate, now: Instant) -> Latch {
+        let mut latch = fresh(gate, now);
         latch.admit(gate, at(PHONE), SSRC, now).expect("passes");
         latch
     }

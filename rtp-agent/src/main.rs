@@ -12,8 +12,9 @@ use clap::Parser;
 /// side's address is learnt from the packets that its gate lets in; nothing is sent to an address
 /// that has not sent first.
 ///
-/// It needs no capabilities. A call takes four UDP sockets: raise the hard limit of open files
-/// (LimitNOFILE), and keep media.ports out of the system's own use:
+/// It needs no capabilities. A call takes four UDP sockets, which stay open for the calls after it: the
+/// hard limit of open files (LimitNOFILE) must be above the number of media.ports. Keep those out of the
+/// system's own use:
 /// sysctl -w net.ipv4.ip_local_reserved_ports=30000-39999
 ///
 /// SIGINT and SIGTERM end it, and with it the media of its calls; a second signal ends it at once.

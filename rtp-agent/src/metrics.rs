@@ -7,8 +7,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::relay::Troubles;
-use crate::relay::report::{Gauges, Totals};
-use crate::sockets::{SharedEngine, SocketDrops, now};
+use crate::relay::report::{Gauges, Silences, Totals};
+use crate::sockets::{SharedEngine, SocketCounts, SocketDrops, now};
 use crate::standby::link::SharedPair;
 use crate::standby::pair::Pair;
 
@@ -34,12 +34,13 @@ impl Collector for RelayCollector {
             .engine
             .with(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
         let drops = self.engine.drops();
+        let sockets = self.engine.sockets();
         let pair = self.pair.as_ref();
         let (pair_gauges, pair_counters) = pair
             .map(|pair| pair.look(|pair| (pair_gauge_rows(pair), pair_counter_rows(pair))))
             .unzip();
-        let pair_gauges = pair_gauges.into_iter().flatten();
-        for (name, help, value) in gauge_rows(&gauges).into_iter().chain(pair_gauges) {
+        let rows = gauge_rows(&gauges).into_iter().chain(socket_rows(sockets));
+        for (name, help, value) in rows.chain(pair_gauges.into_iter().flatten()) {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
@@ -55,6 +56,13 @@ impl Collector for RelayCollector {
             let labels = [("reason", reason)];
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
         }
+        let name = "sipcast_relay_sessions_timed_out";
+        let help = "Sessions ended for want of media";
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for (limit, value) in silence_rows(&self.engine.with(|relay| relay.silences())) {
+            let labels = [("limit", limit)];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
         Ok(())
     }
 }
@@ -68,6 +76,21 @@ fn gauge_rows(gauges: &Gauges) -> [Row; 6] {
         ("sipcast_relay_port_pairs_free", "Port pairs that could be used", gauges.ports_free),
         ("sipcast_relay_port_pairs_quarantined", "Port pairs resting after use", gauges.ports_quarantined),
         ("sipcast_relay_packets_waiting", "Packets held for the other party", gauges.held),
+    ]
+}
+
+const fn socket_rows(sockets: SocketCounts) -> [Row; 2] {
+    [
+        (
+            "sipcast_relay_sockets_open",
+            "Media sockets of sessions and leases",
+            sockets.open,
+        ),
+        (
+            "sipcast_relay_sockets_resting",
+            "Media sockets kept for the next session with the same port",
+            sockets.resting,
+        ),
     ]
 }
 
@@ -122,15 +145,25 @@ const fn rejected_rows(
     totals: &Totals,
     troubles: &Troubles,
     drops: SocketDrops,
-) -> [(&'static str, u64); 8] {
+) -> [(&'static str, u64); 9] {
     [
         ("gate", totals.rejected.gate),
         ("stranger", totals.rejected.latched),
         ("ssrc", totals.rejected.ssrc),
+        ("late", totals.rejected.late),
         ("not_rtp", totals.rejected.malformed),
         ("hold_overflow", totals.rejected.no_peer),
         ("oversize", drops.oversize),
         ("send_failed", drops.send_failed),
         ("no_session", troubles.no_session),
+    ]
+}
+
+const fn silence_rows(silences: &Silences) -> [(&'static str, u64); 4] {
+    [
+        ("idle", silences.idle),
+        ("half_open", silences.half_open),
+        ("one_way", silences.one_way),
+        ("held", silences.held),
     ]
 }

@@ -50,6 +50,11 @@ impl PortRange {
         (self.first, self.last)
     }
 
+    /// How many ports its pairs have.
+    pub fn count(self) -> usize {
+        self.pairs().count() * 2
+    }
+
     fn pairs(self) -> impl Iterator<Item = PortPair> {
         let first_even = u32::from(self.first).next_multiple_of(2);
         (first_even..u32::from(self.last))

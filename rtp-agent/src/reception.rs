@@ -1,7 +1,9 @@
-//! What a receiver knows about an RTP stream: packets lost and interarrival jitter.
+//! What a receiver knows about an RTP stream: packets lost, interarrival jitter, how good it sounds.
 //!
 //! [`crate::session::Session`] keeps one [`Reception`] a side and feeds it with every RTP packet
-//! accepted there. A new SSRC starts a new stream whose losses add to those of the streams before.
+//! accepted there. A new SSRC starts a new stream whose losses add to those of the streams before;
+//! jitter and how the losses lie are those of the current one. A stream of few packets after one of many,
+//! such as the last word of a call after a re-INVITE, so has the last say about bursts.
 //!
 //! Known weak spot: the clock rate of a dynamic payload type is only in the SDP, which the relay
 //! does not see. Such streams have no jitter figure.
@@ -10,6 +12,11 @@
 //! RFC 3551 tables 4 and 5 (clock rates).
 
 use std::time::{Duration, Instant};
+
+use wire::relay_control::Quality;
+
+use crate::bursts::Bursts;
+use crate::quality::{Facts, estimate};
 
 /// A.1: a forward jump of this many is a restart of the sender, not a loss.
 const MAX_DROPOUT: u16 = 3000;
@@ -37,6 +44,7 @@ pub struct Reception {
     stream: Option<Stream>,
     /// Of streams that a new SSRC or a restart has ended.
     lost_before: u64,
+    expected_before: u64,
 }
 
 #[derive(Debug)]
@@ -48,7 +56,9 @@ struct Stream {
     received: u64,
     /// A.1: the sequence number that, if it comes next, proves a restart.
     restart_at: Option<u16>,
-    last: Option<Arrival>,
+    began: Instant,
+    last: Arrival,
+    bursts: Bursts,
     /// A.8: scaled by 16, in timestamp units.
     jitter_x16: u32,
     clock_hz: Option<u32>,
@@ -70,24 +80,42 @@ impl Reception {
                 if stream.update_sequence(packet.sequence) {
                     stream.update_jitter(packet, now);
                 } else {
-                    self.lost_before += stream.lost();
-                    self.stream = Some(Stream::new(packet, now));
+                    self.begin(packet, now);
                 }
             }
-            Some(stream) => {
-                self.lost_before += stream.lost();
-                self.stream = Some(Stream::new(packet, now));
-            }
-            None => self.stream = Some(Stream::new(packet, now)),
+            Some(_) | None => self.begin(packet, now),
         }
     }
 
-    /// Goes on after another agent, with the losses that it has counted.
-    pub fn after(lost: u64) -> Self {
+    /// Goes on after another agent, with the losses that it has counted of so many packets.
+    pub fn after(lost: u64, expected: u64) -> Self {
         Self {
             stream: None,
             lost_before: lost,
+            expected_before: expected,
         }
+    }
+
+    fn begin(&mut self, packet: RtpFields, now: Instant) {
+        let before = self.stream.replace(Stream::new(packet, now));
+        self.lost_before += before.as_ref().map_or(0, Stream::lost);
+        self.expected_before += before.as_ref().map_or(0, Stream::expected);
+    }
+
+    /// How good it sounds so far; nothing without a packet.
+    pub fn quality(&self) -> Option<Quality> {
+        let stream = self.stream.as_ref()?;
+        let expected = self.expected_before + stream.expected();
+        let lost = self.lost();
+        Some(estimate(&Facts {
+            expected,
+            lost,
+            burst_ratio: stream.bursts.ratio(lost as f64 / expected.max(1) as f64),
+            found: stream.bursts.found(),
+            jitter: self.jitter(),
+            payload_type: stream.last.payload_type,
+            interval: stream.interval(),
+        }))
     }
 
     /// The SSRC of the current stream.
@@ -128,7 +156,9 @@ impl Stream {
             cycles: 0,
             received: 1,
             restart_at: None,
-            last: Some(Arrival::new(packet, now)),
+            began: now,
+            last: Arrival::new(packet, now),
+            bursts: Bursts::default(),
             jitter_x16: 0,
             clock_hz: clock_rate(packet.payload_type),
         }
@@ -142,6 +172,9 @@ impl Stream {
                 self.cycles += 1;
             }
             self.highest = sequence;
+            if ahead > 0 {
+                self.bursts.record(u64::from(ahead) - 1);
+            }
         } else if ahead <= u16::MAX - MAX_MISORDER {
             if self.restart_at == Some(sequence) {
                 return false;
@@ -154,19 +187,27 @@ impl Stream {
         true
     }
 
+    /// A.3: what the sequence numbers have run through.
+    fn expected(&self) -> u64 {
+        let extended = u64::from(self.cycles) * u64::from(SEQUENCES) + u64::from(self.highest);
+        (extended + 1).saturating_sub(u64::from(self.base))
+    }
+
     /// A.3: expected minus received, never negative.
     fn lost(&self) -> u64 {
-        let extended = u64::from(self.cycles) * u64::from(SEQUENCES) + u64::from(self.highest);
-        let expected = (extended + 1).saturating_sub(u64::from(self.base));
-        expected.saturating_sub(self.received)
+        self.expected().saturating_sub(self.received)
+    }
+
+    /// From one packet to the next, on average; pauses of the sender make it longer.
+    fn interval(&self) -> Duration {
+        let steps = u32::try_from(self.expected().saturating_sub(1)).unwrap_or(u32::MAX);
+        let whole = self.last.at.saturating_duration_since(self.began);
+        whole.checked_div(steps).unwrap_or_default()
     }
 
     /// A.8: J += |D| - (J + 8 >> 4), on the difference of the transit times.
     fn update_jitter(&mut self, packet: RtpFields, now: Instant) {
-        let arrival = Arrival::new(packet, now);
-        let Some(last) = self.last.replace(arrival) else {
-            return;
-        };
+        let last = std::mem::replace(&mut self.last, Arrival::new(packet, now));
         // Events such as telephone-event (RFC 4733) repeat one timestamp: no transit time to learn.
         if last.payload_type != packet.payload_type || last.timestamp == packet.timestamp {
             return;
@@ -261,6 +302,25 @@ mod tests {
     }
 
     #[test]
+    fn the_score_of_a_stream_counts_the_losses_of_those_before_it() {
+        assert_eq!(Reception::default().quality(), None);
+        let whole = received(&[10, 11, 12, 13]).quality().expect("packets came");
+        assert_eq!((whole.expected, whole.mos_x100), (4, 440));
+        // 2 of 5 lost, then a new stream without loss.
+        let mut reception = received(&[10, 13, 14]);
+        let before = reception.quality().expect("packets came");
+        assert_eq!((before.expected, before.burst_ms), (5, 40));
+        let next = RtpFields {
+            ssrc: 2,
+            ..packet(500)
+        };
+        reception.record(next, clock::start());
+        let after = reception.quality().expect("packets came");
+        assert_eq!((after.expected, after.burst_ms), (6, 0));
+        assert!(before.mos_x100 < after.mos_x100 && after.mos_x100 < whole.mos_x100);
+    }
+
+    #[test]
     fn jitter_follows_the_formula_of_appendix_a_8() {
         let now = clock::start();
         let mut reception = Reception::default();
@@ -304,6 +364,8 @@ mod tests {
                 payload_type: b & 0x7f,
             };
             reception.record(hostile, now + Duration::from_micros(u64::from(step)));
+            let score = reception.quality().map(|quality| quality.mos_x100);
+            assert!(score.is_some_and(|score| (100..=450).contains(&score)));
         }
         assert!(reception.jitter() <= Duration::from_secs(1));
     }

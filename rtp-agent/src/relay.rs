@@ -148,6 +148,7 @@ pub struct Relay {
     retry_refill: Option<Instant>,
     draining: bool,
     ended: report::Totals,
+    ended_silent: report::Silences,
     troubles: Troubles,
     /// Another agent is in charge of the sessions: none ends here by itself.
     standing_by: bool,
@@ -200,6 +201,7 @@ impl Relay {
             retry_refill: None,
             draining: false,
             ended: report::Totals::default(),
+            ended_silent: report::Silences::default(),
             troubles: Troubles::default(),
             standing_by: false,
             journal: Journal::default(),
@@ -447,11 +449,10 @@ impl Relay {
         }
         self.commands.push_back(Command::Close { session: id });
         let link = &mut self.links[entry.owner.0].link;
-        match expiry {
-            Expiry::Idle | Expiry::HalfOpen => {
-                link.notify(FromAgent::MediaTimeout { session: id.0 });
-            }
-            Expiry::Lease | Expiry::Linger => {}
+        if let Some(silence) = expiry.silence() {
+            let session = id.0;
+            link.notify(FromAgent::MediaTimeout { session, silence });
+            self.ended_silent.count(silence);
         }
         if entry.bound_at.is_some() {
             let session = id.0;

@@ -9,15 +9,21 @@
 //! * *bound*: signalling has set the gates. Sources latch ([`crate::latch`]), packets pass.
 //! * *lingering*: the call is over; packets in flight still pass until the linger time ends.
 //!
-//! A bound session ends by itself when no media came either way for the idle time, or when after
-//! the half-open time one side has still not sent. [`crate::relay::Relay`] owns the sessions, calls
+//! A bound session ends by itself when it is silent for too long, and what is too long depends on the
+//! kind of silence: nothing either way (idle), a side that has never sent (half-open), a side that has
+//! stopped while the other goes on (one-way), a call on hold (held), which signalling tells by the gate
+//! and which is none of the others, as nobody is expected to send. [`crate::relay::Relay`] owns the sessions, calls
 //! `handle_*` and carries out the [`Output`]s at once.
 //!
 //! What is neither RTP nor RTCP is refused, unless the gate says that SDP has declared it: DTLS beside
 //! SRTP, or datagrams of any kind for T.38. Such a datagram passes the same source checks.
 //!
-//! Known weak spots: RTCP counts as media for the idle time, so that calls on hold live as long as
-//! their RTCP; what comes before the Bind is held only if it is RTP or RTCP.
+//! RTCP is believed where it comes from the address of the RTP and, for its first packet, has the SSRC
+//! of that RTP: who shares a NAT's address with the phone cannot speak for it.
+//!
+//! Known weak spots: RTCP counts as media, so that a phone which suppresses silence is not taken for
+//! one that has gone, and a phone whose audio has failed lives as long as its RTCP; before the first
+//! packet of a phone another one at the same address may be taken for it; what comes before the Bind is held only if it is RTP or RTCP.
 //!
 //! Standards: RFC 3550 section 11 (port pairs), RFC 4961 (symmetric RTP and RTCP), RFC 5761 section 4
 //! (RTCP on the RTP port).
@@ -25,10 +31,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use wire::relay_control::{Gate, Side};
+use wire::relay_control::{Gate, Side, Silence};
 
 use crate::hold::{HeldPacket, Hold, HoldBudget};
-use crate::latch::{Admission, Latch, Refusal};
+use crate::latch::{Admission, Latch, Refusal, passes};
 use crate::peek::{Peek, peek, peek_as};
 use crate::reception::Reception;
 
@@ -48,8 +54,14 @@ pub enum Component {
 pub struct Limits {
     /// Without media either way.
     pub idle: Duration,
-    /// Bound, and one side has not sent yet.
+    /// Bound, and one side has not sent yet; a side may be learnt for so long.
     pub half_open: Duration,
+    /// One side has stopped and the other goes on; `None`: for as long as that goes on.
+    pub one_way: Option<Duration>,
+    /// On hold, without a packet either way.
+    pub held: Duration,
+    /// After a change by signalling, a new SSRC may take over for so long.
+    pub learning: Duration,
     /// Unbound, and the concentrator it was leased to is not connected.
     pub lease: Duration,
     /// After the release.
@@ -108,8 +120,25 @@ pub enum Expiry {
     HalfOpen,
     /// No media either way.
     Idle,
+    /// One side stopped.
+    OneWay,
+    /// It was on hold and nothing came.
+    Held,
     /// It was released and has lingered.
     Linger,
+}
+
+impl Expiry {
+    /// The kind of silence, where it was that.
+    pub const fn silence(self) -> Option<Silence> {
+        match self {
+            Self::HalfOpen => Some(Silence::HalfOpen),
+            Self::Idle => Some(Silence::Idle),
+            Self::OneWay => Some(Silence::OneWay),
+            Self::Held => Some(Silence::Held),
+            Self::Lease | Self::Linger => None,
+        }
+    }
 }
 
 /// What a side has counted.
@@ -133,8 +162,10 @@ pub struct Counters {
     pub rejected_gate: u64,
     /// Refused: another source is latched and sends.
     pub rejected_stranger: u64,
-    /// Refused: another source, another SSRC.
+    /// Refused: another source, another SSRC; or RTCP whose SSRC is not that of the RTP.
     pub rejected_ssrc: u64,
+    /// Refused: the time to learn a source was over.
+    pub rejected_late: u64,
     /// Refused: neither RTP nor RTCP nor declared, or RTP on the RTCP port.
     pub rejected_not_rtp: u64,
 }
@@ -162,7 +193,6 @@ pub struct Session {
     limits: Limits,
     a: Party,
     b: Party,
-    last_media: Option<Instant>,
     /// Since [`Session::take_changed`].
     changed: bool,
 }
@@ -193,6 +223,8 @@ struct Party {
     /// Packets from this side, waiting.
     hold: Hold,
     started: bool,
+    /// When the last packet was accepted.
+    heard: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -209,7 +241,6 @@ impl Session {
             limits,
             a: Party::default(),
             b: Party::default(),
-            last_media: None,
             changed: true,
         }
     }
@@ -249,8 +280,8 @@ impl Session {
         let was_lease = matches!(self.state, State::Lease { .. });
         self.changed = true;
         self.state = State::Bound { since: now };
-        self.a.set_gate(a);
-        self.b.set_gate(b);
+        self.a.set_gate(a, now, &self.limits);
+        self.b.set_gate(b, now, &self.limits);
         if was_lease {
             self.replay(now, context);
         }
@@ -259,7 +290,8 @@ impl Session {
     /// Signalling expects somebody else on this side, or the same party in a new dialogue state.
     pub fn handle_update(&mut self, side: Side, gate: Gate, now: Instant) {
         self.changed = true;
-        self.party_mut(side).set_gate(gate);
+        let limits = self.limits;
+        self.party_mut(side).set_gate(gate, now, &limits);
         if let State::Bound { since } = &mut self.state {
             *since = now;
         }
@@ -351,14 +383,31 @@ impl Session {
         match self.state {
             State::Lease { expires_at } => expires_at.map(|at| (at, Expiry::Lease)),
             State::Lingering { until } => Some((until, Expiry::Linger)),
-            State::Bound { since } => {
-                let both = self.a.rtp.peer().is_some() && self.b.rtp.peer().is_some();
-                Some(match self.last_media.filter(|_| both) {
-                    Some(last) => (last.max(since) + self.limits.idle, Expiry::Idle),
-                    None => (since + self.limits.half_open, Expiry::HalfOpen),
-                })
-            }
+            State::Bound { since } => Some(self.silence(since)),
         }
+    }
+
+    /// When a bound session has been silent for too long if it stays so; a change by signalling
+    /// breaks a silence as a packet does.
+    fn silence(&self, since: Instant) -> (Instant, Expiry) {
+        let [a, b] = [&self.a, &self.b].map(|party| party.heard.map_or(since, |at| at.max(since)));
+        if self.is_held(Side::A) || self.is_held(Side::B) {
+            return (a.max(b) + self.limits.held, Expiry::Held);
+        }
+        if self.a.rtp.peer().is_none() || self.b.rtp.peer().is_none() {
+            return (since + self.limits.half_open, Expiry::HalfOpen);
+        }
+        let idle = (a.max(b) + self.limits.idle, Expiry::Idle);
+        match self.limits.one_way.map(|limit| a.min(b) + limit) {
+            Some(at) if at < idle.0 => (at, Expiry::OneWay),
+            Some(_) | None => idle,
+        }
+    }
+
+    /// True where signalling has said that this side sends nothing.
+    pub fn is_held(&self, side: Side) -> bool {
+        let gates = self.party(side).gates.as_ref();
+        gates.is_some_and(|gates| gates.rtp.held)
     }
 
     /// Accepts and counts a packet, or refuses and counts it. A new source frees what waits for it.
@@ -369,10 +418,12 @@ impl Session {
         now: Instant,
         context: &mut Context<'_>,
     ) -> Option<()> {
+        let window = self.limits.learning;
         let party = self.party_mut(packet.side);
-        match party.judge(packet.component, packet.from, peeked, now) {
+        match party.judge(packet.component, packet.from, peeked, now, window) {
             Ok(admission) => {
                 party.count_in(peeked, packet.bytes.len(), now);
+                party.heard = Some(now);
                 let fresh = match admission {
                     Admission::Known => false,
                     Admission::Latched => true,
@@ -385,7 +436,6 @@ impl Session {
                     party.started = true;
                     context.out.push(Output::MediaStarted { side: packet.side });
                 }
-                self.last_media = Some(now);
                 self.changed |= fresh;
                 if fresh {
                     self.flush_to(packet.side, packet.component, now, context);
@@ -472,7 +522,7 @@ impl Session {
 }
 
 impl Party {
-    fn set_gate(&mut self, gate: Gate) {
+    fn set_gate(&mut self, gate: Gate, now: Instant, limits: &Limits) {
         let gates = Gates {
             // RFC 3550 section 11: RTCP comes from the next higher port.
             rtcp: Gate {
@@ -481,8 +531,9 @@ impl Party {
             },
             rtp: gate,
         };
-        self.rtp.handle_gate(&gates.rtp);
-        self.rtcp.handle_gate(&gates.rtcp);
+        for (latch, gate) in [(&mut self.rtp, &gates.rtp), (&mut self.rtcp, &gates.rtcp)] {
+            latch.handle_gate(gate, now, limits.half_open, limits.learning);
+        }
         self.gates = Some(gates);
     }
 
@@ -500,6 +551,7 @@ impl Party {
         from: SocketAddr,
         peeked: Peek,
         now: Instant,
+        window: Duration,
     ) -> Result<Admission, Refusal> {
         let gates = self.gates.as_ref().ok_or(Refusal::Gate)?;
         match (component, peeked) {
@@ -507,7 +559,7 @@ impl Party {
                 let admission = self.rtp.admit(&gates.rtp, from, fields.ssrc, now)?;
                 // RTP is the better witness: RTCP from another host was not from this party.
                 if self.rtcp.peer().is_some_and(|peer| peer.ip() != from.ip()) {
-                    self.rtcp.forget();
+                    self.rtcp.forget(now + window);
                 }
                 Ok(admission)
             }
@@ -517,8 +569,17 @@ impl Party {
                 .admit_companion(&gates.rtp, from, now)
                 .map(|()| Admission::Known),
             (Component::Rtcp, peeked) => {
+                if !passes(&gates.rtcp, from) {
+                    return Err(Refusal::Gate);
+                }
                 if self.rtp.peer().is_some_and(|peer| peer.ip() != from.ip()) {
                     return Err(Refusal::Stranger);
+                }
+                // A participant has one SSRC in both (RFC 3550 section 6.4.1).
+                let known = self.rtcp.peer() == Some(from);
+                let (media, control) = (self.rtp.ssrc(), peeked.ssrc());
+                if !known && media.is_some() && media != control {
+                    return Err(Refusal::Ssrc);
                 }
                 self.rtcp.admit(&gates.rtcp, from, peeked.ssrc(), now)
             }
@@ -568,6 +629,7 @@ impl Counters {
             Refusal::Gate => self.rejected_gate += 1,
             Refusal::Stranger => self.rejected_stranger += 1,
             Refusal::Ssrc => self.rejected_ssrc += 1,
+            Refusal::Late => self.rejected_late += 1,
         }
     }
 }

@@ -1,46 +1,43 @@
 //! The moving set of media sockets, and the commands of the relay carried out.
 //!
-//! [`Engine`] joins the pure [`Relay`] to its sockets and links. One lock guards it; every port has
-//! a task that waits for its socket, and with the lock held receives a batch into the one shared
-//! buffer, asks the relay about each packet and sends from the same buffer. Packets that were held go
-//! out before the packet after them, because commands are carried out as soon as there are any.
+//! [`SharedEngine`] joins the pure [`Relay`] to its sockets and links. One lock guards it. Media have
+//! threads of their own (`media_thread`), each of which waits for all ports of its sessions at once
+//! (`open_ports`), takes the lock to ask the relay about a round of packets, and receives and sends
+//! without it. Held packets are sent under the lock, before the packet after them, because commands
+//! are carried out as soon as there are any.
 
-use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
-use tracing::{debug, warn};
-use tunnel_io::udp_socket::{BatchSocket, OutgoingDatagram, UdpOptions};
-use tunnel_io::{DatagramBatch, MAX_BATCH};
-use wire::relay_control::{FromAgent, Side, SideAddr};
+use tracing::{debug, error, warn};
+use tunnel_io::media_port::PortPoller;
+use wire::relay_control::FromAgent;
 
-use crate::relay::{Command, ConcentratorId, Relay, RelayPort, SessionId};
-use crate::session::Component;
+use crate::relay::{Command, ConcentratorId, Relay, RelayPort};
 
-/// A longer packet is dropped and counted; RTP keeps below the path's MTU (RFC 3550 section 11).
-const MAX_PACKET: usize = 2048;
+mod media_thread;
+mod open_ports;
 
-/// After a failed receive, so that a lack of memory does not become a busy loop.
-const RECEIVE_PAUSE: Duration = Duration::from_millis(50);
+use open_ports::OpenPorts;
+pub use open_ports::SocketCounts;
 
-/// The relay with its sockets and links.
-#[derive(Debug)]
-pub struct Engine {
-    core: Core,
-    batch: DatagramBatch,
+/// How media are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MediaThreads {
+    /// How many threads, at least one.
+    pub threads: usize,
+    /// How long packets that come in quick succession may gather; zero: not at all.
+    pub gather: Duration,
 }
 
-/// An [`Engine`] that tasks share.
+/// The relay with its sockets and links, shared by tasks and threads.
 #[derive(Debug, Clone)]
 pub struct SharedEngine {
-    engine: Arc<Mutex<Engine>>,
+    core: Arc<Mutex<Core>>,
+    pollers: Arc<[PortPoller]>,
+    gather: Duration,
     /// Wakes the timer when a deadline has come nearer.
     deadline_moved: Arc<Notify>,
     /// Wakes who tells the other agent of a pair.
@@ -59,55 +56,47 @@ pub struct SocketDrops {
 #[derive(Debug)]
 struct Core {
     relay: Relay,
-    ports: HashMap<RelayPort, OpenPort>,
+    ports: OpenPorts,
     links: Vec<Option<mpsc::Sender<FromAgent>>>,
     /// What the timer task sleeps towards.
     armed: Option<Instant>,
     drops: SocketDrops,
-    udp: UdpOptions,
-}
-
-#[derive(Debug)]
-struct OpenPort {
-    socket: Arc<BatchSocket>,
-    task: AbortHandle,
 }
 
 impl SharedEngine {
     /// No port open, no link connected.
     ///
     /// `freebind`: open ports though the media addresses are not on this host yet.
-    pub fn new(relay: Relay, concentrators: usize, freebind: bool) -> Self {
+    pub fn new(
+        relay: Relay,
+        concentrators: usize,
+        media: MediaThreads,
+        freebind: bool,
+    ) -> io::Result<Self> {
+        let pollers = (0..media.threads.max(1)).map(|_| PortPoller::new());
+        let pollers: Arc<[PortPoller]> = pollers.collect::<io::Result<_>>()?;
         let core = Core {
             relay,
-            ports: HashMap::new(),
+            ports: OpenPorts::new(Arc::clone(&pollers), freebind),
             links: (0..concentrators).map(|_| None).collect(),
             armed: None,
             drops: SocketDrops::default(),
-            udp: UdpOptions {
-                freebind,
-                ..UdpOptions::default()
-            },
         };
-        Self {
-            engine: Arc::new(Mutex::new(Engine {
-                core,
-                batch: DatagramBatch::new(MAX_BATCH, MAX_PACKET),
-            })),
+        Ok(Self {
+            core: Arc::new(Mutex::new(core)),
+            pollers,
+            gather: media.gather,
             deadline_moved: Arc::new(Notify::new()),
             news: Arc::new(Notify::new()),
-        }
+        })
     }
 
     /// Does something to the relay and carries out what follows from it.
     pub fn with<T>(&self, work: impl FnOnce(&mut Relay) -> T) -> T {
-        let mut engine = self.lock();
-        let outcome = work(&mut engine.core.relay);
-        engine.core.perform(self);
-        self.watch_deadline(&mut engine.core);
-        if engine.core.relay.has_news() {
-            self.news.notify_one();
-        }
+        let mut core = self.lock();
+        let outcome = work(&mut core.relay);
+        core.perform();
+        self.wake_tasks(&mut core);
         outcome
     }
 
@@ -118,12 +107,17 @@ impl SharedEngine {
 
     /// What the sockets have dropped.
     pub fn drops(&self) -> SocketDrops {
-        self.lock().core.drops
+        self.lock().drops
+    }
+
+    /// How many sockets there are.
+    pub fn sockets(&self) -> SocketCounts {
+        self.lock().ports.counts()
     }
 
     /// A connection is up; the relay's messages go to this sender, and dropping it ends the link.
     pub fn connect(&self, concentrator: ConcentratorId, sender: mpsc::Sender<FromAgent>) {
-        if let Some(link) = self.lock().core.links.get_mut(concentrator.0) {
+        if let Some(link) = self.lock().links.get_mut(concentrator.0) {
             *link = Some(sender);
         }
         self.with(|relay| relay.handle_connected(concentrator, now()));
@@ -131,7 +125,7 @@ impl SharedEngine {
 
     /// The connection is gone.
     pub fn disconnect(&self, concentrator: ConcentratorId) {
-        if let Some(link) = self.lock().core.links.get_mut(concentrator.0) {
+        if let Some(link) = self.lock().links.get_mut(concentrator.0) {
             *link = None;
         }
         self.with(|relay| relay.handle_disconnected(concentrator, now()));
@@ -141,9 +135,9 @@ impl SharedEngine {
     pub async fn run_timers(self) {
         loop {
             let deadline = {
-                let mut engine = self.lock();
-                engine.core.armed = engine.core.relay.poll_timeout();
-                engine.core.armed
+                let mut core = self.lock();
+                core.armed = core.relay.poll_timeout();
+                core.armed
             };
             let due = async {
                 match deadline {
@@ -158,94 +152,100 @@ impl SharedEngine {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Engine> {
-        // A panic elsewhere leaves the relay consistent enough to end calls in an orderly way.
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Relays media in threads of their own, which end when this future is dropped; returns when one
+    /// has ended before, which none should.
+    pub async fn run_media(self) {
+        let (alive, mut ended) = mpsc::channel(1);
+        let _closing = Closing(Arc::clone(&self.pollers));
+        for number in 0..self.pollers.len() {
+            let (engine, ending) = (self.clone(), Ending(alive.clone()));
+            let thread = std::thread::Builder::new().name(format!("media-{number}"));
+            let started = thread.spawn(move || {
+                let _ending = ending;
+                if let Some(poller) = engine.pollers.get(number)
+                    && let Err(error) = media_thread::run(&engine, poller)
+                {
+                    error!(%error, "media cannot be waited for");
+                }
+            });
+            if let Err(error) = started {
+                error!(%error, "cannot start a media thread");
+                return;
+            }
+        }
+        ended.recv().await;
     }
 
-    fn watch_deadline(&self, core: &mut Core) {
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic elsewhere leaves the relay consistent enough to end calls in an orderly way.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a change of the relay: a nearer deadline, something that the other agent should know.
+    fn wake_tasks(&self, core: &mut Core) {
         let due = core.relay.poll_timeout();
         if due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed)) {
             core.armed = due;
             self.deadline_moved.notify_one();
         }
+        if core.relay.has_news() {
+            self.news.notify_one();
+        }
     }
+}
 
-    /// Relays what comes in on one port until the port is closed.
-    async fn run_port(self, port: RelayPort, socket: Arc<BatchSocket>) {
-        loop {
-            let received = poll_fn(|cx| {
-                let mut engine = self.lock();
-                let Engine { core, batch } = &mut *engine;
-                let received = socket.poll_recv_batch(cx, batch);
-                if matches!(received, Poll::Ready(Ok(1..))) {
-                    core.relay_batch(port, batch, &self);
-                    self.watch_deadline(core);
-                }
-                received
-            })
-            .await;
-            if let Err(error) = received {
-                warn!(session = port.session.0, %error, "a media socket failed");
-                tokio::time::sleep(RECEIVE_PAUSE).await;
+/// Ends the media threads.
+struct Closing(Arc<[PortPoller]>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        for poller in self.0.iter() {
+            if let Err(error) = poller.close() {
+                error!(%error, "a media thread does not end");
             }
         }
     }
 }
 
-impl Core {
-    fn relay_batch(&mut self, port: RelayPort, batch: &DatagramBatch, shared: &SharedEngine) {
-        self.drops.oversize += batch.truncated() as u64;
-        let now = now();
-        let out = RelayPort {
-            side: port.side.other(),
-            ..port
-        };
-        let mut outgoing: SmallVec<[OutgoingDatagram<'_>; MAX_BATCH]> = SmallVec::new();
-        for datagram in batch.iter() {
-            let bytes = datagram.bytes;
-            let verdict = self.relay.forward(port, datagram.from, bytes, now);
-            if self.relay.has_commands() {
-                self.send(out, &outgoing);
-                outgoing.clear();
-                self.perform(shared);
-            }
-            if let Some((_, to)) = verdict {
-                outgoing.push(OutgoingDatagram { to, bytes });
-            }
-        }
-        self.send(out, &outgoing);
-    }
+/// Tells that a media thread has ended, by a panic too.
+struct Ending(mpsc::Sender<()>);
 
-    fn send(&mut self, port: RelayPort, outgoing: &[OutgoingDatagram<'_>]) {
-        if outgoing.is_empty() {
-            return;
-        }
-        let Some(open) = self.ports.get(&port) else {
-            return;
-        };
-        let failed = open.socket.send_batch_or_drop(outgoing).total_failed();
-        if failed > 0 {
-            self.drops.send_failed += failed;
-            self.relay.handle_send_failed(port, failed);
-        }
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Full: another one has told it.
+        let _told = self.0.try_send(());
+    }
+}
+
+impl Core {
+    fn count_failed(&mut self, port: RelayPort) {
+        self.drops.send_failed += 1;
+        self.relay.handle_send_failed(port, 1);
     }
 
     /// Carries out commands until there are none.
-    fn perform(&mut self, shared: &SharedEngine) {
+    fn perform(&mut self) {
         while let Some(command) = self.relay.poll_command() {
             match command {
-                Command::Open { session, a, b } => match self.open(session, a, b, shared) {
+                Command::Open { session, a, b } => match self.ports.open(session, a, b) {
                     Ok(()) => self.relay.handle_opened(session, now()),
                     Err(error) => {
                         warn!(session = session.0, %error, "cannot open media ports");
-                        self.close(session);
                         self.relay.handle_open_failed(session, now());
                     }
                 },
-                Command::Close { session } => self.close(session),
+                Command::Close { session } => {
+                    debug!(session = session.0, "closing media ports");
+                    self.ports.close(session);
+                }
                 Command::Transmit { port, to, bytes } => {
-                    self.send(port, &[OutgoingDatagram { to, bytes: &bytes }]);
+                    let sent = self
+                        .ports
+                        .socket(port)
+                        .map(|socket| socket.send(to, &bytes));
+                    if matches!(sent, Some(Err(_))) {
+                        self.count_failed(port);
+                    }
                 }
                 Command::Send {
                     concentrator,
@@ -277,55 +277,6 @@ impl Core {
             *link = None;
         }
     }
-
-    fn open(
-        &mut self,
-        session: SessionId,
-        a: SideAddr,
-        b: SideAddr,
-        shared: &SharedEngine,
-    ) -> io::Result<()> {
-        for port in ports_of(session) {
-            let addr = match port.side {
-                Side::A => a,
-                Side::B => b,
-            };
-            let number = match port.component {
-                Component::Rtp => addr.rtp,
-                Component::Rtcp => addr.rtcp,
-            };
-            let local = SocketAddr::new(addr.addr, number);
-            let socket = Arc::new(BatchSocket::bind(local, &self.udp)?);
-            let task = tokio::spawn(shared.clone().run_port(port, Arc::clone(&socket)));
-            let task = task.abort_handle();
-            self.ports.insert(port, OpenPort { socket, task });
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, session: SessionId) {
-        debug!(session = session.0, "closing media ports");
-        for port in ports_of(session) {
-            if let Some(open) = self.ports.remove(&port) {
-                open.task.abort();
-            }
-        }
-    }
-}
-
-fn ports_of(session: SessionId) -> impl Iterator<Item = RelayPort> {
-    [
-        (Side::A, Component::Rtp),
-        (Side::A, Component::Rtcp),
-        (Side::B, Component::Rtp),
-        (Side::B, Component::Rtcp),
-    ]
-    .into_iter()
-    .map(move |(side, component)| RelayPort {
-        session,
-        side,
-        component,
-    })
 }
 
 /// The clock of all IO here.

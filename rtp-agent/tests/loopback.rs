@@ -22,6 +22,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rtp_agent::config::{Config, Control, Media};
 use rtp_agent::ports::PortRange;
 use rtp_agent::session::Limits;
+use rtp_agent::sockets::MediaThreads;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -193,12 +194,19 @@ impl Agent {
                 limits: Limits {
                     idle: Duration::from_secs(60),
                     half_open: Duration::from_secs(60),
+                    one_way: Some(Duration::from_secs(300)),
+                    held: Duration::from_secs(3600),
+                    learning: Duration::from_secs(60),
                     lease: Duration::from_secs(30),
                     linger: Duration::from_millis(100),
                 },
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
                 max_held: 100,
+                threads: MediaThreads {
+                    threads: 2,
+                    gather: Duration::from_millis(1),
+                },
             },
             control: Control {
                 concentrators: vec![listener.local_addr().unwrap()],

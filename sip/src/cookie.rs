@@ -142,6 +142,16 @@ impl Keys {
         self.current.tag_hash(tag)
     }
 
+    /// [`Keys::tag_hash`] of what the parts are, one behind the other.
+    pub(crate) fn tag_hash_of(&self, parts: &[&[u8]]) -> u32 {
+        self.current.tag_hash_of(parts)
+    }
+
+    /// A keyed hash of what tells requests apart; nobody is told it.
+    pub(crate) fn identity_hash(&self, parts: &[&[u8]]) -> u128 {
+        u128::from_be_bytes(self.current.hash(Purpose::Identity, parts))
+    }
+
     /// True where `hash` is the [`Keys::tag_hash`] of `tag` by the current or the previous key.
     pub fn is_tag(&self, hash: u32, tag: &[u8]) -> bool {
         self.each().any(|key| key.tag_hash(tag) == hash)
@@ -236,6 +246,7 @@ enum Purpose {
     HashKey = 4,
     Via = 5,
     Loop = 6,
+    Identity = 7,
     Nonce = 16,
     Nobody = 17,
     Path = 18,
@@ -275,7 +286,11 @@ impl Key {
     }
 
     fn tag_hash(&self, tag: &[u8]) -> u32 {
-        let [a, b, c, d, ..] = self.hash(Purpose::Tag, &[tag]);
+        self.tag_hash_of(&[tag])
+    }
+
+    fn tag_hash_of(&self, parts: &[&[u8]]) -> u32 {
+        let [a, b, c, d, ..] = self.hash(Purpose::Tag, parts);
         u32::from_be_bytes([a, b, c, d])
     }
 

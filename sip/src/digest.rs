@@ -255,10 +255,17 @@ impl Digest {
         let stale = if stale { ", stale=true" } else { "" };
         let offered = self.users.offered();
         offered.map(move |algorithm| {
-            let (realm, name) = (&self.realm, algorithm.name());
-            format!(
-                "Digest realm=\"{realm}\", nonce=\"{nonce}\", algorithm={name}, qop=\"auth\"{stale}"
-            )
+            [
+                "Digest realm=\"",
+                &self.realm,
+                "\", nonce=\"",
+                &nonce,
+                "\", algorithm=",
+                algorithm.name(),
+                ", qop=\"auth\"",
+                stale,
+            ]
+            .concat()
         })
     }
 }

@@ -5,6 +5,7 @@
 //! on the way in. A [`Transmit`] is what the machines of this crate produce: bytes for a flow.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -59,7 +60,7 @@ impl Transport {
 pub struct ConnectionId(pub u64);
 
 /// How to reach a user agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// The transport.
     pub transport: Transport,
@@ -69,6 +70,28 @@ pub struct Flow {
     pub local: SocketAddr,
     /// The connection, for every transport but UDP.
     pub connection: Option<ConnectionId>,
+}
+
+/// In few pieces: every message is looked up by its flow.
+impl Hash for Flow {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_address(self.peer, self.transport as u16, state);
+        hash_address(self.local, 0, state);
+        if let Some(ConnectionId(connection)) = self.connection {
+            state.write_u64(connection);
+        }
+    }
+}
+
+fn hash_address<H: Hasher>(address: SocketAddr, beside: u16, state: &mut H) {
+    let ports = u64::from(beside) << 16 | u64::from(address.port());
+    match address {
+        SocketAddr::V4(v4) => state.write_u64(ports << 32 | u64::from(v4.ip().to_bits())),
+        SocketAddr::V6(v6) => {
+            state.write(&v6.ip().octets());
+            state.write_u64(ports);
+        }
+    }
 }
 
 impl fmt::Display for Flow {

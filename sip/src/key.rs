@@ -11,7 +11,7 @@
 //! INVITE, its CANCEL and its ACK share (sections 9.1 and 17.1.1.3). The address that a request
 //! came from would tell as much, but a NAT may change it between a request and its copy.
 
-use std::hash::{DefaultHasher, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
@@ -30,7 +30,7 @@ type Text = SmallVec<[u8; 64]>;
 type MethodName = SmallVec<[u8; 16]>;
 
 /// Finds the server transaction of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerKey {
     branch: Option<Text>,
     host: SentByHost,
@@ -42,7 +42,7 @@ pub struct ServerKey {
     rfc2543: Option<Box<Rfc2543>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum SentByHost {
     Address(IpAddr),
     Name(SmallVec<[u8; 16]>),
@@ -60,6 +60,26 @@ struct Rfc2543 {
     cseq: u32,
 }
 
+/// In few pieces: each costs, and there is one for every request.
+impl Hash for ServerKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let branch = self.branch.as_deref().unwrap_or_default();
+        let lengths = (branch.len() as u64) << 8 | self.method.len() as u64;
+        state.write_u64(lengths << 16 | u64::from(self.port));
+        state.write(branch);
+        state.write(&self.method);
+        state.write_u64(self.call_id);
+        match &self.host {
+            SentByHost::Address(IpAddr::V4(address)) => state.write_u32(address.to_bits()),
+            SentByHost::Address(IpAddr::V6(address)) => state.write(&address.octets()),
+            SentByHost::Name(name) => state.write(name),
+        }
+        if let Some(rfc2543) = &self.rfc2543 {
+            rfc2543.hash(state);
+        }
+    }
+}
+
 impl ServerKey {
     /// The key of a request; `None` for a response and where what a key needs is missing or
     /// malformed.
@@ -67,18 +87,20 @@ impl ServerKey {
         if !request.is_request() {
             return None;
         }
-        let mut method = MethodName::from_slice(request.method().as_bytes());
-        if request.method() == Method::Ack {
-            method = MethodName::from_slice(Method::Invite.as_bytes());
+        let mut method = request.method();
+        if method == Method::Ack {
+            method = Method::Invite;
         }
+        let method = MethodName::from_slice(method.as_bytes());
         let via = request.top_via().ok()?;
-        let rfc2543 = if via.branch().is_some_and(is_unique) {
+        let branch = via.branch();
+        let rfc2543 = if branch.is_some_and(is_unique) {
             None
         } else {
             Some(Box::new(Rfc2543::of(request, via.transport)?))
         };
         Some(Self {
-            branch: via.branch().map(lower),
+            branch: branch.map(lower),
             host: SentByHost::of(via.host),
             port: via.port.unwrap_or(default_port(via.transport)),
             call_id: hash(request.call_id().unwrap_or_default()),
@@ -167,7 +189,9 @@ fn is_unique(branch: &[u8]) -> bool {
 }
 
 fn lower<A: smallvec::Array<Item = u8>>(text: &[u8]) -> SmallVec<A> {
-    text.iter().map(u8::to_ascii_lowercase).collect()
+    let mut lower = SmallVec::from_slice(text);
+    lower.make_ascii_lowercase();
+    lower
 }
 
 /// RFC 3261 section 18.2.2: what a sent-by without a port means.

@@ -6,6 +6,7 @@ pub mod digest;
 pub mod hop;
 pub mod key;
 pub mod message;
+mod own_id;
 pub mod proxy;
 pub mod registrar;
 pub mod resolve;

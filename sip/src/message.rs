@@ -3,7 +3,8 @@
 //!
 //! A proxy forwards what it does not understand, so nothing here is ever written back from a typed
 //! form. [`Message::parse`] finds the lines of the head once and remembers where they are; typed
-//! values ([`Via`], [`NameAddr`], [`Uri`]) are read from those spans when somebody asks. An
+//! values ([`Via`], [`NameAddr`], [`Uri`]) are read from those spans when somebody asks; those that
+//! every step asks for are noted then, and the copies that edits make take the notes over. An
 //! [`Edit`] replaces spans and copies the rest: order, spelling, folding, unknown headers.
 //!
 //! Parsing is tolerant: whatever can still be answered becomes a `Message`. Whether it may be
@@ -22,9 +23,11 @@ mod host;
 mod index;
 mod method;
 mod name_addr;
+mod noted;
 mod params;
 mod respond;
 pub(crate) mod scan;
+mod stamp;
 mod uri;
 mod via;
 
@@ -34,6 +37,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
+pub(crate) use build::Bye;
 pub use check::Fault;
 pub use edit::Edit;
 pub use error::{ContentLengthFault, HeadFault, ParseError, ValueError};
@@ -49,7 +53,7 @@ pub use uri::Uri;
 pub use via::Via;
 
 use index::{Index, StartLine};
-use scan::{ListValues, trim, unfold};
+use scan::{ByteClass, ListValues, byte_class, trim, unfold};
 
 /// One SIP message: its bytes and where things are in them. A clone shares both.
 #[derive(Clone)]
@@ -139,6 +143,12 @@ impl Message {
             StartLine::Request { uri, .. } => uri.of(&self.bytes),
             StartLine::Status { .. } => b"",
         }
+    }
+
+    /// The Request-URI, read; an error for a response.
+    pub fn uri(&self) -> Result<Uri<'_>, ValueError> {
+        let read = || Uri::parse(self.request_uri());
+        self.index.noted.uri(&self.bytes, read)
     }
 
     /// A response's status code, 100 to 699.
@@ -246,7 +256,9 @@ impl Message {
 
     /// The topmost Via value.
     pub fn top_via(&self) -> Result<Via<'_>, ValueError> {
-        self.vias().next().unwrap_or(Err(ValueError::Missing))
+        let first = || self.raw_values(HeaderName::Via).next();
+        let read = || Via::parse(first().ok_or(ValueError::Missing)?);
+        self.index.noted.top_via(&self.bytes, read)
     }
 
     /// All Via values, topmost first.
@@ -254,14 +266,21 @@ impl Message {
         self.raw_values(HeaderName::Via).map(Via::parse)
     }
 
+    /// True with another Via value below the top one.
+    pub fn has_several_vias(&self) -> bool {
+        self.raw_values(HeaderName::Via).nth(1).is_some()
+    }
+
     /// The From header.
     pub fn from(&self) -> Result<NameAddr<'_>, ValueError> {
-        NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?)
+        let read = || NameAddr::parse(self.header(HeaderName::From).ok_or(ValueError::Missing)?);
+        self.index.noted.from(&self.bytes, read)
     }
 
     /// The To header.
     pub fn to(&self) -> Result<NameAddr<'_>, ValueError> {
-        NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?)
+        let read = || NameAddr::parse(self.header(HeaderName::To).ok_or(ValueError::Missing)?);
+        self.index.noted.to(&self.bytes, read)
     }
 
     /// The Contact values but for `*`, see [`Message::contact_is_star`].
@@ -311,7 +330,7 @@ impl Message {
         let value = self.header(HeaderName::CallId).ok_or(ValueError::Missing)?;
         match value {
             [] => Err(ValueError::Empty),
-            _ if value.iter().any(|&byte| byte <= b' ' || byte == 0x7f) => Err(ValueError::Token),
+            _ if !CALL_ID.holds_all(value) => Err(ValueError::Token),
             _ => Ok(value),
         }
     }
@@ -348,6 +367,12 @@ impl Message {
         ResponseBuilder::new(self, status, reason)
     }
 }
+
+const fn belongs_to_call_id(byte: u8) -> bool {
+    byte > b' ' && byte != 0x7f
+}
+
+static CALL_ID: ByteClass = byte_class!(belongs_to_call_id);
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,26 +17,33 @@
 //! * `edge`: Path, where the registrar stands behind us (RFC 3327)
 //! * `fork`: which targets at once and which later, and how long a context lives (16.6, 16.8)
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
+//! * `large`: which copies go over TCP because of their length (18.1.1)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
+//! * `hang_up`: what a call's end needs that nobody asks for (15)
+//! * `calls`: what happened, for records of calls
 //! * `stateless`: messages of transactions that another core has, or had (16.11)
 //! * `uas`: what is answered here (8.2)
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
-//! Contact behind a NAT claims; nothing about a dialog is kept here. Our Via holds a signed cookie
+//! Contact behind a NAT claims; nothing about a dialog is kept here, but where relayed calls are to
+//! be ended from here (`hang_up`). Our Via holds a signed cookie
 //! too, so that a core that never saw a request can pass its responses on.
 //!
 //! Standards: RFC 3261 sections 10, 16 and 18.2; RFC 3581 (rport); RFC 4320 (no 408 to
 //! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
 
 pub mod authenticate;
+pub mod calls;
 mod cancel;
 mod counters;
 mod edge;
 mod fork;
 mod forward;
 pub mod groups;
+mod hang_up;
+mod large;
 mod loops;
 pub mod media;
 mod next_hop;
@@ -51,7 +58,7 @@ mod validate;
 
 pub use counters::Counters;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -59,7 +66,8 @@ use bytes::Bytes;
 
 use crate::cookie::{DialogCookie, Keys, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
-use crate::message::{Message, Method};
+use crate::message::{Message, Method, ResponseBuilder};
+use crate::own_id::OwnIdMap;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
 use crate::text::push_hex;
@@ -67,6 +75,7 @@ use crate::timer::Timers;
 use crate::transaction::{self, ClientId, Incoming, ServerId, Transactions};
 use forward::Outbound;
 use groups::Groups;
+use large::TcpPeers;
 use media::{Media, Party, SessionRef};
 pub use next_hop::QueryId;
 use next_hop::{NextHopRules, Onward, Resolving};
@@ -138,8 +147,10 @@ struct Branch {
     borrowed: bool,
     /// The request comes through here once more, and so do the answers to it, before they come here.
     passes_again: bool,
-    /// It went to a next hop, which must say something soon.
-    impatient: bool,
+    /// It went to a next hop, which must say something within this time.
+    patience: Option<Duration>,
+    /// It goes over TCP for its length alone.
+    instead_of_udp: bool,
     /// It went to the flow that a Path names.
     by_path: bool,
 }
@@ -185,10 +196,11 @@ pub struct Proxy {
     /// Where there is none everybody may do everything.
     authentication: Option<authenticate::State>,
     transactions: Transactions,
-    contexts: HashMap<ServerId, Context>,
-    by_client: HashMap<ClientId, (ServerId, usize)>,
+    /// Boxed, so that a hundred thousand of them are not moved when the table grows.
+    contexts: OwnIdMap<ServerId, Box<Context>>,
+    by_client: OwnIdMap<ClientId, (ServerId, usize)>,
     timer_c: BTreeSet<(Instant, ClientId)>,
-    timer_c_of: HashMap<ClientId, Instant>,
+    timer_c_of: OwnIdMap<ClientId, Instant>,
     uas: uas::Requests,
     transmits: VecDeque<Transmit>,
     counters: Counters,
@@ -197,6 +209,9 @@ pub struct Proxy {
     groups: Groups,
     resolving: Resolving,
     probes: Probes,
+    tcp_peers: TcpPeers,
+    dialogs: hang_up::Dialogs,
+    journal: calls::Journal,
 }
 
 impl Proxy {
@@ -209,15 +224,18 @@ impl Proxy {
             groups: Groups::new(config.routing.groups.clone(), config.epoch.0),
             resolving: Resolving::default(),
             probes: Probes::default(),
+            tcp_peers: TcpPeers::default(),
             config,
-            contexts: HashMap::new(),
-            by_client: HashMap::new(),
+            contexts: OwnIdMap::default(),
+            by_client: OwnIdMap::default(),
             timer_c: BTreeSet::new(),
-            timer_c_of: HashMap::new(),
+            timer_c_of: OwnIdMap::default(),
             uas: uas::Requests::default(),
             transmits: VecDeque::new(),
             counters: Counters::default(),
             overloaded: false,
+            dialogs: hang_up::Dialogs::default(),
+            journal: calls::Journal::default(),
         }
     }
 
@@ -243,7 +261,7 @@ impl Proxy {
         now: Instant,
     ) {
         if message.is_request() {
-            self.handle_request(&message, hop, media, now);
+            self.handle_request(message, hop, media, now);
         } else {
             self.handle_response(&message, hop, media, now);
         }
@@ -346,13 +364,7 @@ impl Proxy {
         self.uas.len()
     }
 
-    fn handle_request(
-        &mut self,
-        request: &Message,
-        hop: &Hop,
-        media: &mut dyn Media,
-        now: Instant,
-    ) {
+    fn handle_request(&mut self, request: Message, hop: &Hop, media: &mut dyn Media, now: Instant) {
         self.registrar.seen(&hop.flow, hop.relay);
         // It is judged as it came: the stamped Via may be without a fault that it had.
         let judged = request.check();
@@ -398,7 +410,7 @@ impl Proxy {
         if let Err(rejection) = validate::forwardable(&request) {
             self.counters.rejected += 1;
             let response = rejection.response(&request, &self.to_tag(&request));
-            if self.authentication.is_some() {
+            if self.authentication.is_some() || self.may_be_forged(hop) {
                 self.answer_stranger(id, &request, hop, response.0);
             } else {
                 self.transactions.respond(id, response.0, response.1, now);
@@ -413,18 +425,23 @@ impl Proxy {
         if !self.let_in(id, &request, &inner, in_dialog, hop, now) {
             return;
         }
+        self.journal_begin(id, &request, hop, in_dialog);
         let routed = self.route(inner, named, hop, now);
         if matches!(routed, route::Routed::Register(_) | route::Routed::Options)
             && let Some(refusal) = self.refused_as_uas(id, &request)
         {
-            return self.respond_with(id, &refusal, now);
+            return self.answer(id, &refusal, now);
         }
         match routed {
             route::Routed::Register(aor) => {
-                let response = self.registrar.handle_register(&request, &aor, hop, now);
-                self.respond_with(id, &response, now);
+                let response = self.registrar.register(&request, &aor, hop, now);
+                self.answer(id, &response, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
+            route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {
+                let response = self.refusal(&request, status, reason);
+                self.answer_stranger(id, &request, hop, response);
+            }
             route::Routed::Refused { status, reason } => {
                 self.respond(id, &request, status, reason, now);
             }
@@ -465,15 +482,14 @@ impl Proxy {
     fn answer_options(&mut self, id: ServerId, request: &Message, hop: &Hop, now: Instant) {
         let response = request
             .respond(200, "OK")
-            .to_tag(&self.to_tag(request))
+            .to_tag(self.to_tag(request))
             .header("Accept", "application/sdp")
-            .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER")
-            .build();
+            .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER");
         // It came from anybody, and is answered as often as it comes.
         if self.authentication.is_some() {
-            return self.answer_stranger(id, request, hop, response.bytes().clone());
+            return self.answer_stranger(id, request, hop, response.bytes());
         }
-        self.respond_with(id, &response, now);
+        self.answer(id, &response, now);
     }
 
     /// Answers a request in its transaction.
@@ -487,14 +503,21 @@ impl Proxy {
     ) {
         let response = request.respond(status, reason);
         let response = if status > 100 {
-            response.to_tag(&self.to_tag(request)).build()
+            response.to_tag(self.to_tag(request))
         } else {
-            response.build()
+            response
         };
-        self.respond_with(id, &response, now);
+        self.answer(id, &response, now);
+    }
+
+    /// Sends a response of our own, which nobody here reads again.
+    fn answer(&mut self, id: ServerId, response: &ResponseBuilder<'_>, now: Instant) {
+        let status = response.status();
+        self.transactions.respond(id, response.bytes(), status, now);
     }
 
     fn respond_with(&mut self, id: ServerId, response: &Message, now: Instant) {
+        self.journal_response(id, response);
         let status = response.status().unwrap_or(500);
         self.transactions
             .respond(id, response.bytes().clone(), status, now);
@@ -507,11 +530,11 @@ impl Proxy {
         }
         let response = request
             .respond(status, reason)
-            .to_tag(&self.to_tag(request))
-            .build();
+            .to_tag(self.to_tag(request))
+            .bytes();
         self.transmits.push_back(Transmit {
             flow: hop.flow,
-            bytes: response.bytes().clone(),
+            bytes: response,
         });
     }
 
@@ -525,8 +548,8 @@ impl Proxy {
     fn answer_tag(&self, request: &Message) -> u32 {
         let branch = request.top_via().ok().and_then(|via| via.branch());
         let call_id = request.call_id().unwrap_or_default();
-        let seed = [call_id, branch.unwrap_or_default()].concat();
-        self.config.keys.tag_hash(&seed)
+        let seed = [call_id, branch.unwrap_or_default()];
+        self.config.keys.tag_hash_of(&seed)
     }
 
     /// Moves what the inner machines have produced to our own queues.
@@ -538,8 +561,10 @@ impl Proxy {
                     self.forget_client(client);
                 }
                 transaction::Event::TransportError(client) => {
-                    let (status, reason) = self.flow_failed(client);
-                    self.branch_failed(client, status, reason, media, now);
+                    if !self.retry_over_udp(client, now) {
+                        let (status, reason) = self.flow_failed(client);
+                        self.branch_failed(client, status, reason, media, now);
+                    }
                     self.forget_client(client);
                 }
                 transaction::Event::Slow(server) => self.say_trying(server, now),

@@ -32,7 +32,7 @@ use wire::mark::RelayId;
 
 use crate::cookie::Keys;
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
-use crate::message::Message;
+use crate::message::{Message, ResponseBuilder};
 
 mod address;
 mod answer;
@@ -230,6 +230,17 @@ impl Registrar {
         hop: &Hop,
         now: Instant,
     ) -> Message {
+        self.register(request, aor, hop, now).build()
+    }
+
+    /// The same, with an answer that is yet to be written.
+    pub(crate) fn register<'m>(
+        &mut self,
+        request: &'m Message,
+        aor: &AddressOfRecord,
+        hop: &Hop,
+        now: Instant,
+    ) -> ResponseBuilder<'m> {
         // What is over must neither count against a limit nor keep an order of CSeq numbers.
         self.remove_expired(now);
         let update = Update::plan(request, self.bindings.of(aor), hop, &self.limits, now)
@@ -436,17 +447,18 @@ impl Registrar {
         }
         // Two phones of a user may have the same private address. A user agent keeps its Call-ID
         // from one registration to the next (RFC 3261 section 10.2.4), and no other has it.
-        let identity = if binding.instance.is_empty() {
-            [&binding.contact_uri[..], b"\0", &binding.call_id].concat()
+        let identity: [&[u8]; 3] = if binding.instance.is_empty() {
+            [&binding.contact_uri, b"\0", &binding.call_id]
         } else {
-            binding.instance.to_vec()
+            [&binding.instance, b"", b""]
         };
+        let [first, second, third] = identity;
         let hash = |half: u8| {
             // No tag holds a 0, so no hash of a tag is half of a name. The length first: moving a
             // byte from one part to the other must change the name.
             let length = (aor.as_bytes().len() as u32).to_be_bytes();
-            let of = [&[0, half][..], &length, aor.as_bytes(), &identity].concat();
-            u64::from(self.keys.tag_hash(&of))
+            let of: [&[u8]; 6] = [&[0, half], &length, aor.as_bytes(), first, second, third];
+            u64::from(self.keys.tag_hash_of(&of))
         };
         // 48 bits: few enough for two in every Record-Route.
         (hash(0) << 16 | hash(1) >> 16).max(1)

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 /// Appends a decimal number.
-pub(crate) fn push_number(out: &mut Vec<u8>, number: u32) {
-    let mut digits = [0; 10];
-    let mut rest = number;
+pub(crate) fn push_number(out: &mut Vec<u8>, number: impl Into<u64>) {
+    let mut digits = [0; 20];
+    let mut rest = number.into();
     let mut at = digits.len();
     loop {
         at -= 1;
@@ -19,13 +19,20 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// A decimal number.
+pub(crate) fn digits(number: impl Into<u64>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8);
+    push_number(&mut out, number);
+    out
+}
+
 /// Appends an address and port as they stand in a URI or Via: `192.0.2.1:5060`, `[2001:db8::1]:5060`.
 pub(crate) fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(v4) => {
             push_ip(out, IpAddr::V4(*v4.ip()));
             out.push(b':');
-            push_number(out, u32::from(v4.port()));
+            push_number(out, v4.port());
         }
         // Writing to a Vec does not fail.
         SocketAddr::V6(_) => drop(write!(out, "{address}")),
@@ -40,7 +47,7 @@ pub(crate) fn push_ip(out: &mut Vec<u8>, address: IpAddr) {
                 if index > 0 {
                     out.push(b'.');
                 }
-                push_number(out, u32::from(octet));
+                push_number(out, octet);
             }
         }
         IpAddr::V6(_) => drop(write!(out, "{address}")),
@@ -63,8 +70,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_is_written_as_format_writes_it(number: u32, address: SocketAddr) {
+        fn all_is_written_as_format_writes_it(number: u32, long: u64, address: SocketAddr) {
             let mut out = Vec::new();
+            push_number(&mut out, long);
+            prop_assert_eq!(&out, &long.to_string().into_bytes());
+            out.clear();
             push_number(&mut out, number);
             prop_assert_eq!(&out, &number.to_string().into_bytes());
             out.clear();

@@ -83,13 +83,14 @@ impl Transactions {
         if request.method() == Method::Ack {
             return self.handle_ack(&key, now);
         }
-        if let Some(id) = self.servers.find(&key) {
+        let hash = self.servers.hash(&key);
+        if let Some(id) = self.servers.find_hashed(&key, hash) {
             self.repeat_response(id);
             return Incoming::Retransmission;
         }
         let cancelled = key.invite_of_cancel();
         let server = Server::new(&key, hop.flow.transport.is_reliable(), self.timers, now);
-        let Some(id) = self.servers.insert(key, hop.flow, server) else {
+        let Some(id) = self.servers.insert_new(key, hash, hop.flow, server) else {
             return Incoming::Full;
         };
         match cancelled {

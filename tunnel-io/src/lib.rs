@@ -12,11 +12,13 @@
 //! * [`system`]: the kernel settings that the tunnel needs, set or checked with clear messages.
 //! * [`gre_socket`]: GRE over IPv4 or IPv6, one `sendmmsg` a batch and no copy of the packet.
 //! * [`udp_socket`]: UDP with the ToS octet of every datagram.
+//! * [`media_port`]: UDP ports by the ten thousand behind one epoll.
 //! * [`tcp`]: a listener with a lowered MSS.
 
 pub mod address_watch;
 pub mod device_drops;
 pub mod gre_socket;
+pub mod media_port;
 mod mmsg;
 pub mod packet_batch;
 pub mod routes;

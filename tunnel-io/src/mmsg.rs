@@ -29,19 +29,19 @@ pub(crate) trait Outgoing {
 /// An IPv4 or IPv6 socket address as the kernel wants it.
 #[repr(C)]
 #[derive(Clone, Copy)]
-union RawAddress {
+pub(crate) union RawAddress {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 impl RawAddress {
-    const fn zeroed() -> Self {
+    pub(crate) const fn zeroed() -> Self {
         // SAFETY: both members are plain integers, for which zero bytes are a value.
         unsafe { mem::zeroed() }
     }
 
     /// The address and the length of the member that is set.
-    fn of(address: SocketAddr) -> (Self, libc::socklen_t) {
+    pub(crate) fn of(address: SocketAddr) -> (Self, libc::socklen_t) {
         let mut raw = Self::zeroed();
         let length = match address {
             SocketAddr::V4(v4) => {
@@ -71,7 +71,7 @@ impl RawAddress {
         (raw, length as libc::socklen_t)
     }
 
-    fn read(&self, length: libc::socklen_t) -> Option<SocketAddr> {
+    pub(crate) fn read(&self, length: libc::socklen_t) -> Option<SocketAddr> {
         let length = length as usize;
         // SAFETY: every bit pattern is a value of both members, and the union is zeroed before the
         // kernel writes to it.
@@ -315,7 +315,7 @@ impl DatagramBatch {
 }
 
 /// An ICMP error about something that we sent, or a signal, is no reason to stop receiving.
-fn no_datagram_because(errno: Errno) -> io::Result<usize> {
+pub(crate) fn no_datagram_because(errno: Errno) -> io::Result<usize> {
     let passes = [Errno::EMSGSIZE, Errno::ENOBUFS, Errno::EINTR].contains(&errno)
         || SendFailure::of(errno) == SendFailure::Unreachable;
     if passes { Ok(0) } else { Err(errno.into()) }

@@ -17,6 +17,7 @@ use minicbor::{Decode, Encode};
 mod address;
 mod error_code;
 mod frame;
+mod silence;
 pub mod standby;
 mod statistics;
 
@@ -25,7 +26,8 @@ pub use frame::{
     FRAME_HEADER_LEN, FrameError, Framer, MAX_FRAME_LEN, Message, MessageError, decode,
     encode_frame, request_of,
 };
-pub use statistics::{Counted, Rejected, SessionStatistics, SideStatistics};
+pub use silence::Silence;
+pub use statistics::{Counted, Quality, Rejected, SessionStatistics, SideStatistics};
 
 /// The version of the protocol that this file speaks.
 pub const VERSION: u16 = 1;
@@ -139,6 +141,10 @@ pub struct Gate {
     /// What may pass; RTP where an older concentrator does not say.
     #[cbor(n(3), default)]
     pub payload: Payload,
+    /// By the last offer and answer this side sends nothing, so that its silence ends no session;
+    /// false where an older concentrator does not say.
+    #[cbor(n(4), default)]
+    pub held: bool,
 }
 
 /// What an agent says.
@@ -200,12 +206,15 @@ pub enum FromAgent {
         #[n(1)]
         side: Side,
     },
-    /// No media for the idle time; an [`FromAgent::Ended`] follows.
+    /// A session ends for want of media; an [`FromAgent::Ended`] follows.
     #[n(5)]
     MediaTimeout {
         /// The session.
         #[n(0)]
         session: u64,
+        /// Which limit it reached.
+        #[cbor(n(1), default)]
+        silence: Silence,
     },
     /// A bound session is over; its ports are closed.
     #[n(6)]

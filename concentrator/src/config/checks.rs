@@ -8,8 +8,10 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use wire::gre::TunnelKey;
 use wire::mark::Mark;
+use wire::relay_control::GateMode;
 
 use super::file::{EdgeFile, File, MediaFile, RelayControlFile, SipFile, TunnelFile};
+use super::relay::check_relay;
 use super::{
     Anchor, Edge, EdgeRelay, Media, Problem, RelayPolicy, Sip, TcpLimits, Tls, Tunnel, problem,
 };
@@ -218,19 +220,7 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
                 ),
             );
         }
-        if !is_host_name(&relay.agent) {
-            return problem(
-                format!("{at}.agent"),
-                format!(
-                    "{:?} is not a name as in a certificate (a DNS name)",
-                    relay.agent
-                ),
-            );
-        }
-        relays.push(EdgeRelay {
-            mark,
-            agent: relay.agent.clone(),
-        });
+        relays.push(check_relay(&at, mark, relay)?);
     }
     Ok(Edge {
         name: edge.name.clone(),
@@ -358,7 +348,23 @@ pub(super) fn check_media(media: &MediaFile) -> Result<Media, Problem> {
             );
         }
     };
-    Ok(Media { anchor, relay })
+    let source = match media.source.as_str() {
+        "exact" => GateMode::Exact,
+        "subnet" => GateMode::Subnet,
+        "any" => GateMode::Any,
+        other => {
+            return problem(
+                "media.source",
+                format!("{other:?} is not known; use \"exact\", \"subnet\" or \"any\""),
+            );
+        }
+    };
+    Ok(Media {
+        anchor,
+        relay,
+        source,
+        end_on_timeout: media.end_on_timeout,
+    })
 }
 
 pub(super) fn check_relay_control(
@@ -366,12 +372,13 @@ pub(super) fn check_relay_control(
     edges: &[Edge],
 ) -> Result<(), Problem> {
     let Some(control) = control else {
-        if edges.iter().all(|edge| edge.relays.is_empty()) {
+        let mut relays = edges.iter().flat_map(|edge| &edge.relays);
+        if relays.all(|relay| relay.rtpengine.is_some()) {
             return Ok(());
         }
         return problem(
             "relay_control",
-            "is missing, but edges have relays; add [relay_control] with listen, certificate, private_key and ca",
+            "is missing, but edges have relays that are an rtp-agent; add [relay_control] with listen, certificate, private_key and ca",
         );
     };
     if control.listen.port() == 0 {

@@ -41,6 +41,8 @@ pub struct File {
     /// Which relay carries media, and when.
     #[serde(default)]
     pub media: MediaFile,
+    /// A record of each call; none without.
+    pub cdr: Option<CdrFile>,
     /// The key of the signed state.
     #[serde(default)]
     pub cookie: CookieFile,
@@ -112,7 +114,11 @@ pub struct RelayFile {
     /// The mark, 1..=63.
     pub mark: u8,
     /// The name in the rtp-agent's certificate.
-    pub agent: String,
+    pub agent: Option<String>,
+    /// Instead: where an rtpengine listens for `ng`.
+    pub rtpengine: Option<String>,
+    /// One of the names in that rtpengine's `interface`.
+    pub interface: Option<String>,
 }
 
 /// `[sip]`
@@ -127,6 +133,8 @@ pub struct SipFile {
     pub udp: bool,
     /// Listen on TCP.
     pub tcp: bool,
+    /// Longer requests go to next hops over TCP (RFC 3261 section 18.1.1).
+    pub udp_request_max_bytes: usize,
     /// Connections in all.
     pub max_tcp_connections: usize,
     /// Connections of one source address.
@@ -168,6 +176,7 @@ impl Default for SipFile {
             unicast_address: None,
             udp: true,
             tcp: true,
+            udp_request_max_bytes: 1300,
             max_tcp_connections: 10_000,
             max_tcp_connections_per_source: 200,
             // Longer than the default registration, so that a phone without keepalives keeps
@@ -247,6 +256,10 @@ pub struct MediaFile {
     pub anchor: String,
     /// `auto`, `always` or `never`.
     pub relay: String,
+    /// `exact`, `subnet` or `any`.
+    pub source: String,
+    /// End a call whose relay has seen no media for too long.
+    pub end_on_timeout: bool,
 }
 
 impl Default for MediaFile {
@@ -254,8 +267,32 @@ impl Default for MediaFile {
         Self {
             anchor: "caller".to_owned(),
             relay: "auto".to_owned(),
+            source: "exact".to_owned(),
+            end_on_timeout: true,
         }
     }
+}
+
+/// `[cdr]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CdrFile {
+    /// The file that a line is added to for each call.
+    pub file: PathBuf,
+    /// Calls in progress that are kept in mind.
+    #[serde(default = "default_max_calls")]
+    pub max_calls: usize,
+    /// A call that is older is recorded as lost.
+    #[serde(default = "default_max_duration_s")]
+    pub max_duration_s: u64,
+}
+
+fn default_max_calls() -> usize {
+    100_000
+}
+
+fn default_max_duration_s() -> u64 {
+    86_400
 }
 
 /// `[cookie]`

@@ -19,6 +19,8 @@ use super::{Problem, problem};
 const DNS_PORT: u16 = 53;
 /// More members are a mistake; each is probed and each may be tried for one call.
 const MAX_MEMBERS: usize = 64;
+/// What every host must take (RFC 1122 section 3.3.2).
+const SMALLEST_DATAGRAM: usize = 576;
 
 /// `[[routes]]`
 #[derive(Debug, Clone, Deserialize)]
@@ -186,7 +188,21 @@ pub(super) fn check_routing(file: &File, domains: &[String]) -> Result<Routing, 
             .into_iter()
             .filter_map(|(open, transport)| open.then_some(transport))
             .collect(),
+        max_udp_request: Some(check_udp_request_max(file)?),
     })
+}
+
+fn check_udp_request_max(file: &File) -> Result<usize, Problem> {
+    let max = file.sip.udp_request_max_bytes;
+    if (SMALLEST_DATAGRAM..=usize::from(u16::MAX)).contains(&max) {
+        return Ok(max);
+    }
+    problem(
+        "sip.udp_request_max_bytes",
+        format!(
+            "{max} is not from {SMALLEST_DATAGRAM} to 65535; use 1300 (RFC 3261 section 18.1.1), or 65535 for UDP always"
+        ),
+    )
 }
 
 fn check_group(group: &GroupFile, at: &str, has_unicast: bool) -> Result<GroupConfig, Problem> {

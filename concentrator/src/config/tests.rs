@@ -55,6 +55,34 @@ fn a_good_file_becomes_checked_types() {
 }
 
 #[test]
+fn a_relay_may_be_an_rtpengine_and_needs_no_certificates_then() {
+    let control = GOOD.find("[relay_control]").unwrap();
+    let text = GOOD[..control]
+        .replace("agent = \"relay1\"", "rtpengine = \"10.0.1.9:22222\"")
+        .replace(
+            "agent = \"relay1b\"",
+            "rtpengine = \"[2001:db8::9]:2223\"\ninterface = \"pub\"",
+        )
+        .replace("agent = \"relay2\"", "rtpengine = \"10.0.1.9:22222\"");
+    let config = checked(&text).unwrap();
+    let names: Vec<String> = config
+        .rtpengines()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let names_wanted = [
+        "rtpengine@10.0.1.9:22222",
+        "rtpengine@[2001:db8::9]:2223/pub",
+    ];
+    assert_eq!(names, names_wanted, "each once");
+    let agents: Vec<&str> = config
+        .relays()
+        .map(|(_, relay, _)| relay.agent.as_str())
+        .collect();
+    assert_eq!(agents, [names_wanted[0], names_wanted[1], names_wanted[0]]);
+}
+
+#[test]
 fn the_examples_that_we_ship_are_in_order() {
     for (name, routes) in [("concentrator.toml", 0), ("edge-of-kamailio.toml", 1)] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -88,6 +116,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "[relay_control]",
         "[[groups]]\nname = \"g\"\nmembers = [{ uri = \"sip:a.example\" }]\ndialog_address = \"unicast\"\n[relay_control]",
         &["groups[0].dialog_address", "sip.unicast_address"],
+    ),
+    (
+        "[relay_control]",
+        "[sip]\nudp_request_max_bytes = 70000\n[relay_control]",
+        &["sip.udp_request_max_bytes", "70000", "65535"],
     ),
     (
         "[relay_control]",
@@ -238,6 +271,26 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[relay_control]",
+        "[media]\nsource = \"everywhere\"\n[relay_control]",
+        &["media.source", "\"subnet\""],
+    ),
+    (
+        "[relay_control]",
+        "[cdr]\nfile = \"\"\n[relay_control]",
+        &["cdr.file", "empty"],
+    ),
+    (
+        "[relay_control]",
+        "[cdr]\nfile = \"c\"\nmax_calls = 0\n[relay_control]",
+        &["cdr.max_calls", "1 or more"],
+    ),
+    (
+        "[relay_control]",
+        "[cdr]\nfile = \"c\"\nmax_duration_s = 0\n[relay_control]",
+        &["cdr.max_duration_s", "86400"],
+    ),
+    (
+        "[relay_control]",
         "[media]\nanchor = \"both\"\n[relay_control]",
         &["media.anchor", "\"caller\""],
     ),
@@ -309,6 +362,41 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "agent = \"relay 2\"",
         &["edges[1].relays[0].agent", "certificate"],
     ),
+    (
+        "agent = \"relay2\"",
+        "",
+        &["edges[1].relays[0]", "rtpengine"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay2\"\nrtpengine = \"10.0.1.9:22222\"",
+        &["edges[1].relays[0].rtpengine", "not both"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"10.0.1.9\"",
+        &["edges[1].relays[0].rtpengine", "listen-ng"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"10.0.1.9:0\"",
+        &["edges[1].relays[0].rtpengine", "port"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"0.0.0.0:22222\"",
+        &["edges[1].relays[0].rtpengine", "one host"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "agent = \"relay2\"\ninterface = \"pub\"",
+        &["edges[1].relays[0].interface", "media.addresses"],
+    ),
+    (
+        "agent = \"relay2\"",
+        "rtpengine = \"10.0.1.9:22222\"\ninterface = \"pub/10.0.1.9\"",
+        &["edges[1].relays[0].interface", "NAME/ADDRESS"],
+    ),
 ];
 
 #[test]
@@ -336,6 +424,25 @@ fn relays_without_relay_control_are_refused() {
     let text = GOOD.split("[relay_control]").next().unwrap();
     let error = loaded(text).unwrap_err();
     assert!(error.contains("[relay_control]"), "{error}");
+}
+
+#[test]
+fn records_of_calls_and_the_end_of_silent_ones_are_as_the_file_says() {
+    let plain = checked(GOOD).unwrap();
+    assert!(plain.cdr.is_none() && plain.media.end_on_timeout);
+    assert_eq!(plain.media.source, GateMode::Exact);
+    let more = "[media]\nsource = \"subnet\"\nend_on_timeout = false\n[cdr]\nfile = \"c.jsonl\"\n";
+    let config = checked(&format!("{GOOD}{more}")).unwrap();
+    assert_eq!(
+        (config.media.source, config.media.end_on_timeout),
+        (GateMode::Subnet, false)
+    );
+    let cdr = config.cdr.unwrap();
+    assert!(cdr.file.ends_with("c.jsonl"));
+    assert_eq!(
+        (cdr.max_calls, cdr.max_duration.as_secs()),
+        (100_000, 86_400)
+    );
 }
 
 #[test]

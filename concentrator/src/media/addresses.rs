@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::IpNetwork;
 use sip::message::{Host, Uri};
-use sip::sdp::Media;
+use sip::sdp::{Direction, Media};
 use wire::relay_control::{Gate, GateMode, Payload};
 
 /// A gate for exactly these addresses, from any port, because a NAT chooses the port.
@@ -19,6 +19,7 @@ pub(super) const fn gate(expected: Vec<IpAddr>, payload: Payload) -> Gate {
         port: None,
         mode: GateMode::Exact,
         payload,
+        held: false,
     }
 }
 
@@ -31,6 +32,16 @@ pub(super) fn payload_of(media: &Media<'_>) -> Payload {
         Payload::RtpAndDtls
     } else {
         Payload::Rtp
+    }
+}
+
+/// Whether the writer of a media line sends, and whether it wants to hear anything: its direction, and
+/// the unspecified address that means hold in RFC 2543.
+pub(super) fn direction_of(media: &Media<'_>) -> Direction {
+    match (media.is_held(), media.direction) {
+        (false, direction) => direction,
+        (true, Direction::SendRecv | Direction::SendOnly) => Direction::SendOnly,
+        (true, Direction::RecvOnly | Direction::Inactive) => Direction::Inactive,
     }
 }
 

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use sip::message::{Message, Method};
 use sip::proxy::media::Party;
+use sip::sdp::Direction;
 use wire::relay_control::{Gate, Payload};
 
 use super::addresses::gate;
@@ -76,6 +77,8 @@ pub(super) struct Description {
     pub(super) off: bool,
     /// What comes, if anything does.
     pub(super) payload: Payload,
+    /// Whether it sends, and whether it wants to hear anything.
+    pub(super) direction: Direction,
 }
 
 /// How far an offer and its answer have come.
@@ -353,6 +356,14 @@ impl Line {
         [offered, early, agreed].into_iter().flatten()
     }
 
+    /// True where `party` is not to send: it only listens, or the other one does not want to hear it.
+    fn is_silent(&self, party: Party) -> bool {
+        let newest = |party| self.said(party).next().map(|said| said.direction);
+        let (own, other) = (newest(party), newest(party.other()));
+        matches!(own, Some(Direction::RecvOnly | Direction::Inactive))
+            || matches!(other, Some(Direction::SendOnly | Direction::Inactive))
+    }
+
     /// What may pass: the most that is said on either side, as the stream goes on while another is
     /// on offer.
     fn payload(&self) -> Payload {
@@ -374,7 +385,8 @@ impl Line {
                 expected.push(address);
             }
         }
-        let gate = gate(expected, self.payload());
+        let mut gate = gate(expected, self.payload());
+        gate.held = self.is_silent(party);
         let side = &mut self.sides[index(party)];
         if !again && side.told == gate {
             return None;

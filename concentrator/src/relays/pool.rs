@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use sip::proxy::media::SessionRef;
 use wire::mark::RelayId;
 use wire::relay_control::{
-    ErrorCode, FromAgent, Gate, Lease, SessionStatistics, Side, ToAgent, VERSION,
+    ErrorCode, FromAgent, Gate, GateMode, Lease, SessionStatistics, Side, Silence, ToAgent, VERSION,
 };
 
 pub use counters::Counters;
@@ -46,6 +46,8 @@ pub struct Settings {
     /// The number of the first request. An agent remembers the answers to recent requests, so a
     /// concentrator that restarts must not begin where it began before.
     pub first_request: u64,
+    /// How strictly relays take the addresses that media are expected from.
+    pub gate_mode: GateMode,
 }
 
 impl Default for Settings {
@@ -54,6 +56,7 @@ impl Default for Settings {
             stock: 64,
             heartbeat: Duration::from_millis(500),
             first_request: 1,
+            gate_mode: GateMode::Exact,
         }
     }
 }
@@ -77,7 +80,7 @@ pub enum RelayEvent {
     /// The first packet of a side.
     MediaStarted(SessionRef, Side),
     /// A session saw no media for too long; its end follows.
-    MediaTimeout(SessionRef),
+    MediaTimeout(SessionRef, Silence),
     /// A session is over, and what it did.
     Ended(SessionRef, Box<SessionStatistics>),
     /// The agent does not know the session any more.
@@ -260,8 +263,10 @@ impl RelayPool {
                     RelayEvent::MediaStarted(session, side)
                 });
             }
-            FromAgent::MediaTimeout { session } => {
-                self.report(&name, session, RelayEvent::MediaTimeout);
+            FromAgent::MediaTimeout { session, silence } => {
+                self.report(&name, session, |session| {
+                    RelayEvent::MediaTimeout(session, silence)
+                });
             }
             FromAgent::Ended { session, stats } => {
                 self.report(&name, session, |session| {
@@ -333,6 +338,7 @@ impl RelayPool {
     pub fn bind(&mut self, session: SessionRef, a: Gate, b: Gate, call: &str, now: Instant) {
         let call = call.to_owned();
         let number = session.session;
+        let [a, b] = [a, b].map(|gate| self.as_strict(gate));
         self.request(session, now, |request| ToAgent::Bind {
             request,
             session: number,
@@ -345,12 +351,21 @@ impl RelayPool {
     /// Changes from whom a side may learn.
     pub fn update_gate(&mut self, session: SessionRef, side: Side, gate: Gate, now: Instant) {
         let number = session.session;
+        let gate = self.as_strict(gate);
         self.request(session, now, |request| ToAgent::Update {
             request,
             session: number,
             side,
             gate,
         });
+    }
+
+    /// A gate for a phone is as strict as the operator wants it.
+    fn as_strict(&self, mut gate: Gate) -> Gate {
+        if gate.mode == GateMode::Exact {
+            gate.mode = self.settings.gate_mode;
+        }
+        gate
     }
 
     /// Gives a session back. Its end is still reported.

@@ -1,28 +1,24 @@
 //! What the worker's cores have done, as metrics and as sections of `/status`.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use sip::digest::{Algorithm, Digest};
 use sip::proxy::Proxy;
 
+use crate::cdr::Cdr;
 use crate::location::Location;
 use crate::media::Calls;
 use crate::metrics::{Metrics, event, kind};
+use crate::relays::rtpengine;
 use crate::status::Status;
 
 /// Calls and bindings listed in `/status`; the counts are always complete.
 const LISTED: usize = 1000;
 
-/// Brings the counters and the page up to date.
-pub(super) fn publish(
-    proxy: &Proxy,
-    calls: &Calls,
-    metrics: &Metrics,
-    status: &Status,
-    now: Instant,
-) {
+/// Brings the counters up to date.
+pub(super) fn publish(proxy: &Proxy, calls: &Calls, metrics: &Metrics) {
     for (name, total) in totals(proxy, calls) {
         let counter = metrics.events.get_or_create(&event(name));
         counter.inc_by(total.saturating_sub(counter.get()));
@@ -30,6 +26,10 @@ pub(super) fn publish(
     for (name, level) in levels(proxy, calls) {
         metrics.state.get_or_create(&kind(name)).set(level);
     }
+}
+
+/// Brings the page up to date.
+pub(super) fn show(proxy: &Proxy, calls: &Calls, status: &Status, now: Instant) {
     status.set("calls", list_calls(calls, now));
     status.set("bindings", list_bindings(proxy, now));
     status.set("relays", list_relays(calls));
@@ -38,7 +38,7 @@ pub(super) fn publish(
 }
 
 /// The same for the file that bindings are kept in.
-pub(super) fn publish_location(location: &Location, metrics: &Metrics, status: &Status) {
+pub(super) fn publish_location(location: &Location, metrics: &Metrics) {
     let counters = location.counters();
     for (name, total) in [
         ("location_written", &counters.written),
@@ -56,7 +56,26 @@ pub(super) fn publish_location(location: &Location, metrics: &Metrics, status: &
     let waiting = i64::try_from(location.waiting()).unwrap_or(i64::MAX);
     let gauge = metrics.state.get_or_create(&kind("location_waiting"));
     gauge.set(waiting);
-    status.set("location", location.status());
+}
+
+/// The same for records of calls.
+pub(super) fn publish_records(cdr: &Cdr, metrics: &Metrics) {
+    let (counters, ledger) = (cdr.counters(), cdr.ledger_counters());
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    for (name, total) in [
+        ("cdr_written", load(&counters.written)),
+        ("cdr_dropped", load(&counters.dropped)),
+        ("cdr_failed", load(&counters.failed)),
+        ("cdr_untracked", ledger.untracked),
+        ("cdr_challenged", ledger.challenged),
+        ("cdr_unknown_call", ledger.unknown),
+        ("cdr_lost", ledger.lost),
+    ] {
+        let counter = metrics.events.get_or_create(&event(name));
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+    let calls = i64::try_from(cdr.calls()).unwrap_or(i64::MAX);
+    metrics.state.get_or_create(&kind("cdr_calls")).set(calls);
 }
 
 type Totals = Vec<(&'static str, u64)>;
@@ -112,6 +131,9 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("relay_denied", sip.routing.relay_denied),
         ("routed", sip.routing.routed),
         ("fail_over", sip.routing.fail_overs),
+        ("large_request_over_tcp", sip.routing.large_over_tcp),
+        ("large_request_fell_back", sip.routing.large_fell_back),
+        ("large_request_over_udp", sip.routing.large_over_udp),
         ("next_hop_unresolved", sip.routing.unresolved),
         ("dns_timeout", sip.routing.dns_timeouts),
         ("probe", sip.routing.probes),
@@ -122,6 +144,8 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("path_flow_dead", sip.routing.dead_flows),
         ("call", sip.calls),
         ("call_answered", sip.answered),
+        ("call_hung_up", sip.hung_up),
+        ("call_not_remembered", sip.not_remembered),
     ]
 }
 
@@ -199,6 +223,7 @@ fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
         ),
         ("bindings", level(proxy.registrar().counts().bindings)),
         ("relayed_calls", level(calls.iter().count())),
+        ("remembered_calls", level(proxy.remembered())),
         ("leases", level(leases)),
     ]
 }
@@ -278,6 +303,7 @@ fn list_relays(calls: &Calls) -> Value {
         .map(|agent| {
             json!({
                 "agent": agent.name,
+                "kind": rtpengine::kind_of(agent.name),
                 "up": agent.up,
                 "draining": agent.draining,
                 "leases": agent.leases,

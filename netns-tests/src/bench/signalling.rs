@@ -57,22 +57,42 @@ const AFTER_TRANSACTIONS: Duration = Duration::from_secs(35);
 const PAYLOAD_BYTES: usize = 190;
 const PEER: &str = "Kamailio, tm + rr + usrloc, two workers";
 
+/// All parts, one after the other.
 pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
+    let parts = [run_calls, run_registrations, run_memory, run_highest_rate];
+    let mut outcomes = Vec::new();
+    for part in parts {
+        outcomes.extend(part(folder)?);
+    }
+    Ok(outcomes)
+}
+
+pub(super) fn run_calls(folder: &Path) -> Result<Vec<Outcome>> {
+    let net = network()?;
+    let rates = RATES.iter();
+    rates.map(|rate| calls_at(&net, *rate, folder)).collect()
+}
+
+pub(super) fn run_registrations(folder: &Path) -> Result<Vec<Outcome>> {
+    Ok(vec![registrations(&network()?, folder)?])
+}
+
+pub(super) fn run_memory(folder: &Path) -> Result<Vec<Outcome>> {
+    Ok(vec![memory(&network()?, folder)?])
+}
+
+pub(super) fn run_highest_rate(folder: &Path) -> Result<Vec<Outcome>> {
+    Ok(vec![highest_rate(&network()?, folder)?])
+}
+
+fn network() -> Result<Network> {
     for (program, package) in [("kamailio", "kamailio"), ("sipp", "sip-tester")] {
         ensure!(
             command::found(program),
             "{program} is missing; install the Debian package {package}"
         );
     }
-    let net = Network::build()?;
-    let mut outcomes = Vec::new();
-    for rate in RATES {
-        outcomes.push(calls_at(&net, rate, folder)?);
-    }
-    outcomes.push(registrations(&net, folder)?);
-    outcomes.push(memory(&net, folder)?);
-    outcomes.push(highest_rate(&net, folder)?);
-    Ok(outcomes)
+    Network::build()
 }
 
 /// One round of one side.

@@ -1,5 +1,5 @@
 //! baresip calls baresip over UDP, TCP and TLS, and over TLS to UDP; the caller's route flips in
-//! the middle of each call.
+//! the middle of each call. In the one over TLS on both sides the certificate changes as well.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use serde_json::Value;
 use crate::audio;
 use crate::baresip::{Baresip, Over};
 use crate::capture::Capture;
+use crate::certs;
 use crate::command;
 use crate::frame::Packet;
 use crate::service::{ALL_TRANSPORTS, Service};
-use crate::topology::two_edges::{EDGE1, PHONE, TwoEdges};
+use crate::topology::two_edges::{EDGE1, PHONE, SERVICE, TwoEdges};
 use crate::wait;
 
 /// RTP packets in each direction before the flip, and as many again after it.
@@ -72,6 +73,9 @@ fn call(
         "sessions on the relays: {during:?}, not on the caller's"
     );
     net.flip()?;
+    if [over, callee_over] == [Over::Tls; 2] {
+        renew_certificate(net, service, folder)?;
+    }
     let so_far = heard(&ua1.so_far()?).max(heard(&ua2.so_far()?));
     both(so_far + AUDIO).context("after the flip")?;
     caller.hang_up()?;
@@ -103,6 +107,35 @@ fn call(
         heard(&at_caller),
         heard(&at_callee)
     ))
+}
+
+/// The concentrator takes another certificate on SIGHUP, and then the one from before again.
+fn renew_certificate(net: &TwoEdges, service: &Service, folder: &Path) -> Result<()> {
+    let (own, other) = (service.folder(), folder.join("other-certificate"));
+    let names = vec!["example.com".to_owned(), SERVICE.to_string()];
+    certs::write_all(&other, &[("sip", names)])?;
+    let kept = folder.join("kept-certificate");
+    std::fs::create_dir_all(&kept)?;
+    copy_pair(own, &kept)?;
+    for (round, from) in [&other, &kept].into_iter().enumerate() {
+        copy_pair(from, own)?;
+        service.concentrator.process.hang_up()?;
+        wait::until("the certificate to be read again", PATIENCE, || {
+            let metrics = service.concentrator.metrics(&net.concentrator)?;
+            let taken = metrics
+                .iter()
+                .find(|(sample, _)| sample.contains("tls_reloads") && sample.contains("\"taken\""));
+            Ok(taken.filter(|(_, count)| *count > round as f64).map(drop))
+        })?;
+    }
+    Ok(())
+}
+
+fn copy_pair(from: &Path, to: &Path) -> Result<()> {
+    for file in ["sip.pem", "sip.key"] {
+        std::fs::copy(from.join(file), to.join(file))?;
+    }
+    Ok(())
 }
 
 /// RTP that has arrived at a phone.

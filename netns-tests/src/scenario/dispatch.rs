@@ -24,10 +24,10 @@ const TRUNK2: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 22);
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 23);
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 53);
 
-const TRUNK: &str = include_str!("../../scenarios/trunk.xml");
+pub(super) const TRUNK: &str = include_str!("../../scenarios/trunk.xml");
 const BUSY: &str = include_str!("../../scenarios/trunk-busy.xml");
 /// How a call ends at the trunk: by the caller or by the trunk itself.
-const CALLER_HANGS_UP: &str = r#"<recv request="ACK"/>
+pub(super) const CALLER_HANGS_UP: &str = r#"<recv request="ACK"/>
 <recv request="BYE"/>
 <send><![CDATA[
 SIP/2.0 200 OK
@@ -188,16 +188,28 @@ fn trunk(
     end: &str,
     folder: &Path,
 ) -> Result<Process> {
+    let scenario = scenario.replace("@END@", end);
+    trunk_over(core, address, "u1", &scenario, folder)
+}
+
+/// A trunk's server; `over` is SIPp's name of a transport.
+pub(super) fn trunk_over(
+    core: &Namespace,
+    address: Ipv4Addr,
+    over: &str,
+    scenario: &str,
+    folder: &Path,
+) -> Result<Process> {
     let name = format!("trunk-{address}");
     let folder = folder.join(&name);
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("trunk.xml"), scenario.replace("@END@", end))?;
+    fs::write(folder.join("trunk.xml"), scenario)?;
     let address = address.to_string();
     let arguments = [
         "-sf",
         "trunk.xml",
         "-t",
-        "u1",
+        over,
         "-i",
         &address,
         "-p",

@@ -1,6 +1,6 @@
 //! The service as the edge proxy of a stock Kamailio registrar in the core: two phones behind NATs
 //! register through it and call each other, with the flip of the demo. Everything that holds for a
-//! call through our own registrar must hold here.
+//! call through our own registrar must hold here. The call passes the concentrator twice and is one record.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::calls;
+use super::cdr::{CDR, lines};
 use crate::call::{self, CallRecord, Middle, Plan};
 use crate::frame::Packet;
 use crate::phone::{Script, Transport};
@@ -18,6 +19,7 @@ use crate::topology::two_edges::{CONCENTRATOR, REGISTRAR, TwoEdges};
 use crate::{command, wait};
 
 const SECONDS: u32 = 6;
+const PATIENCE: Duration = Duration::from_secs(10);
 const KAMAILIO: &str = include_str!("../../scenarios/registrar.cfg");
 
 pub(super) fn run(folder: &Path) -> Result<String> {
@@ -29,7 +31,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     net.core
         .run(&format!("ip addr add {REGISTRAR}/32 dev down"))?;
     let mut kamailio = start_kamailio(&net, folder)?;
-    let config = edge_config();
+    let config = edge_config() + CDR;
     let mut service = Service::start_with(&net, folder, &config)?;
     wait_until_up(&service, &net).with_context(|| kamailio.last_lines(15))?;
     let plan = Plan {
@@ -44,7 +46,32 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     kamailio.check_alive()?;
     let bindings = judge_path(&record)?;
     let figures = calls::judge(&record)?;
-    Ok(format!("{bindings} REGISTERs with our Path; {figures}"))
+    check_record(folder)?;
+    Ok(format!(
+        "{bindings} REGISTERs with our Path; one record; {figures}"
+    ))
+}
+
+/// Both passes are one line, with the places of the phones and not of the registrar.
+fn check_record(folder: &Path) -> Result<()> {
+    wait::until("the record of the call", PATIENCE, || {
+        Ok((!lines(folder, "cdr.jsonl")?.is_empty()).then_some(()))
+    })?;
+    // A second one would come as late as this.
+    std::thread::sleep(Duration::from_secs(2));
+    let lines = lines(folder, "cdr.jsonl")?;
+    let [line] = &lines[..] else {
+        anyhow::bail!("{} records of one call", lines.len());
+    };
+    ensure!(
+        line["ended_by"] == "caller"
+            && line["caller_place"]["edge"] == "edge1"
+            && line["callee_place"]["edge"] == "edge2",
+        "the record says {line}"
+    );
+    let sessions = line["media"].as_array().map_or(0, Vec::len);
+    ensure!(sessions == 1, "{sessions} sessions: {line}");
+    Ok(())
 }
 
 /// What the scenario adds to the usual configuration; configs/edge-of-kamailio.toml has the same.

@@ -1,14 +1,17 @@
-//! A phone registers, the concentrator is killed and started again, and the phone is called: it has
-//! not registered since, so the binding came from the file.
+//! The concentrator is killed and started again. Between calls: a phone is called that has not
+//! registered since, so the binding came from the file. In a call: the media go on, and the BYE finds
+//! its way by the cookie alone.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::baresip::bindings;
 use crate::phone::{self, Script, Transport};
-use crate::service::Service;
+use crate::service::{FOLDER, Service};
 use crate::topology::two_edges::TwoEdges;
 use crate::wait;
 
@@ -52,6 +55,55 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         "1 binding restored, called after {} ms, with {after} REGISTER",
         away.as_millis()
     ))
+}
+
+/// Of audio in the call that outlives the concentrator.
+const LONG: u32 = 10;
+const KEY: &str = "\n[cookie]\nkey_file = \"cookie.key\"\n";
+
+pub(super) fn in_mid_call(folder: &Path) -> Result<String> {
+    let net = TwoEdges::build()?;
+    write_key(folder)?;
+    let mut service = Service::start_with(&net, folder, KEY)?;
+    let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, LONG, folder)?;
+    wait::until("ua2 to register", PATIENCE, || {
+        callee.check_alive()?;
+        Ok((!bindings(&net, &service)?.is_empty()).then_some(()))
+    })?;
+    let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, LONG, 0, folder)?;
+    let relayed = |service: &Service| {
+        let name = "sipcast_relay_rtp_packets_sent_total";
+        service.relay1.gauge(&net.edge1, name)
+    };
+    wait::until("RTP through relay 1", PATIENCE, || {
+        caller.check_alive()?;
+        Ok((relayed(&service)? > 50).then_some(()))
+    })?;
+    let crash = Instant::now();
+    service.crash_concentrator(&net, folder)?;
+    let away = crash.elapsed();
+    let before = relayed(&service)?;
+    let ended = caller.wait(Duration::from_secs(30))?;
+    let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
+    ensure!(ended.success(), "the call failed: {complaints}");
+    let after = relayed(&service)? - before;
+    ensure!(after > 50, "{after} RTP packets passed after the crash");
+    callee.stop()?;
+    service.check_alive()?;
+    Ok(format!(
+        "away for {} ms; {after} RTP packets after that, and the BYE was answered",
+        away.as_millis()
+    ))
+}
+
+/// A key that is there before and after the crash.
+fn write_key(folder: &Path) -> Result<()> {
+    let folder = folder.join(FOLDER);
+    std::fs::create_dir_all(&folder)?;
+    let key = folder.join("cookie.key");
+    std::fs::write(&key, [7; 32])?;
+    let owner_only = std::fs::Permissions::from_mode(0o600);
+    Ok(std::fs::set_permissions(key, owner_only)?)
 }
 
 /// REGISTERs that ua2 has sent.

@@ -93,8 +93,8 @@ impl Relay {
             phase: entry.session.phase(),
             bound_for_ms: statistics.duration_ms,
             call: shortened(&entry.call),
-            a: entry.session.export(Side::A, statistics.a),
-            b: entry.session.export(Side::B, statistics.b),
+            a: entry.session.export(Side::A, statistics.a, now),
+            b: entry.session.export(Side::B, statistics.b, now),
         };
         Some((entry.owner, record))
     }

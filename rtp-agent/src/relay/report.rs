@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use wire::relay_control::{Counted, Rejected, SessionStatistics, Side, SideStatistics};
+use wire::relay_control::{
+    Counted, Quality, Rejected, SessionStatistics, Side, SideStatistics, Silence,
+};
 
 use super::{Relay, Troubles};
 use crate::session::{Component, Session, Traffic};
@@ -26,6 +28,30 @@ pub struct Totals {
     pub lost: u64,
     /// Times another source took over.
     pub relatched: u64,
+}
+
+/// Sessions that have ended for want of media, by the limit that they reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Silences {
+    /// Nothing either way.
+    pub idle: u64,
+    /// A side never sent.
+    pub half_open: u64,
+    /// A side stopped.
+    pub one_way: u64,
+    /// On hold for too long.
+    pub held: u64,
+}
+
+impl Silences {
+    pub(super) const fn count(&mut self, silence: Silence) {
+        match silence {
+            Silence::Idle | Silence::Other(_) => self.idle += 1,
+            Silence::HalfOpen => self.half_open += 1,
+            Silence::OneWay => self.one_way += 1,
+            Silence::Held => self.held += 1,
+        }
+    }
 }
 
 /// How things stand.
@@ -101,9 +127,19 @@ struct SideStatus {
     rejected_gate: u64,
     rejected_stranger: u64,
     rejected_ssrc: u64,
+    rejected_late: u64,
     rejected_not_rtp: u64,
     hold_overflow: u64,
     send_failed: u64,
+    /// Signalling has said that this side sends nothing.
+    held: bool,
+    /// Of what this side has sent; none where no RTP came.
+    r_factor: Option<u8>,
+    mos: Option<f64>,
+    burst_density: Option<u8>,
+    burst_ms: Option<u16>,
+    gap_density: Option<u8>,
+    gap_ms: Option<u16>,
 }
 
 impl Totals {
@@ -120,6 +156,7 @@ impl Totals {
             sum.unbound += more.unbound;
             sum.send_failed += more.send_failed;
             sum.ssrc += more.ssrc;
+            sum.late += more.late;
             self.waited += side.waited;
             self.lost += side.lost;
             self.relatched += u64::from(side.relatched);
@@ -154,6 +191,11 @@ impl Relay {
             held: self.hold.used() as u64,
             events_lost: links().map(|link| link.backlog_lost()).sum(),
         }
+    }
+
+    /// Sessions that have ended for want of media.
+    pub const fn silences(&self) -> Silences {
+        self.ended_silent
     }
 
     /// What went wrong so far.
@@ -233,18 +275,21 @@ pub(super) fn side_statistics(session: &Session, side: Side, send_failed: u64) -
             malformed: counters.rejected_not_rtp,
             no_peer: counters.hold_overflow,
             ssrc: counters.rejected_ssrc,
+            late: counters.rejected_late,
             send_failed,
             ..Rejected::default()
         },
         latched_rtp: session.latched(side, Component::Rtp),
         latched_rtcp: session.latched(side, Component::Rtcp),
         relatched: u32::try_from(counters.moved).unwrap_or(u32::MAX),
-        held: false,
+        held: session.is_held(side),
         waited: counters.held,
+        quality: reception.quality(),
     }
 }
 
 fn side_status(session: &Session, side: Side, stats: &SideStatistics, rtp_port: u16) -> SideStatus {
+    let of = |part: fn(Quality) -> u8| stats.quality.map(part);
     SideStatus {
         rtp_port,
         latched_rtp: stats.latched_rtp.map(|address| address.to_string()),
@@ -262,9 +307,19 @@ fn side_status(session: &Session, side: Side, stats: &SideStatistics, rtp_port: 
         rejected_gate: stats.rejected.gate,
         rejected_stranger: stats.rejected.latched,
         rejected_ssrc: stats.rejected.ssrc,
+        rejected_late: stats.rejected.late,
         rejected_not_rtp: stats.rejected.malformed,
         hold_overflow: stats.rejected.no_peer,
         send_failed: stats.rejected.send_failed,
+        held: stats.held,
+        r_factor: of(|quality| quality.r_factor),
+        mos: stats
+            .quality
+            .map(|quality| f64::from(quality.mos_x100) / 100.0),
+        burst_density: of(|quality| quality.burst_density),
+        burst_ms: stats.quality.map(|quality| quality.burst_ms),
+        gap_density: of(|quality| quality.gap_density),
+        gap_ms: stats.quality.map(|quality| quality.gap_ms),
     }
 }
 

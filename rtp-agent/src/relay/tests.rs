@@ -3,7 +3,7 @@
 use super::requests::failed;
 use super::*;
 use crate::clock;
-use wire::relay_control::{ErrorCode, Gate, GateMode};
+use wire::relay_control::{ErrorCode, Gate, GateMode, Silence};
 
 const C1: ConcentratorId = ConcentratorId(0);
 const C2: ConcentratorId = ConcentratorId(1);
@@ -123,7 +123,8 @@ fn a_reconnected_concentrator_hears_of_its_unused_leases_and_of_what_ended() {
     rig.relay.handle_connected(C1, rig.now);
     let said = rig.control(C1, welcome(0));
     assert!(said.contains(&FromAgent::MediaTimeout {
-        session: leases[0].session
+        session: leases[0].session,
+        silence: Silence::HalfOpen,
     }));
     assert!(ended(&said, leases[0].session));
 }
@@ -298,6 +299,9 @@ impl Rig {
             limits: Limits {
                 idle: seconds(60),
                 half_open: seconds(240),
+                one_way: Some(Duration::from_secs(300)),
+                held: Duration::from_secs(3600),
+                learning: Duration::from_secs(60),
                 lease: seconds(30),
                 linger: seconds(2),
             },

@@ -1,8 +1,8 @@
 //! A session as another agent needs it: out into a record, and back.
 //!
 //! Everything that decides what becomes of the next packet is in the record: gates, latched sources with
-//! their SSRCs, what may pass. Times are not: silence and idleness count anew from the take-over. Nor are
-//! packets that wait, and the state of the loss and jitter estimates; what those have counted is.
+//! their SSRCs, for how long others may be learnt, what may pass. Other times are not: silence and idleness
+//! count anew from the take-over. Nor are packets that wait, and the state of the loss and jitter estimates; what those have counted is.
 
 use std::time::Instant;
 
@@ -25,12 +25,12 @@ impl Session {
     }
 
     /// One side; `statistics` are what [`crate::relay::report`] makes of its counters.
-    pub fn export(&self, side: Side, statistics: SideStatistics) -> SideRecord {
+    pub fn export(&self, side: Side, statistics: SideStatistics, now: Instant) -> SideRecord {
         let party = self.party(side);
         SideRecord {
             gate: party.gates.as_ref().map(|gates| gates.rtp.clone()),
-            rtp: party.rtp.export(),
-            rtcp: party.rtcp.export(),
+            rtp: party.rtp.export(now),
+            rtcp: party.rtcp.export(now),
             started: party.started,
             statistics,
         }
@@ -45,11 +45,6 @@ impl Session {
         limits: Limits,
         now: Instant,
     ) -> Self {
-        let media = |side: &SideRecord| {
-            side.statistics.rtp.packets_in > 0
-                || side.rtp.peer.is_some()
-                || side.rtcp.peer.is_some()
-        };
         Self {
             state: match phase {
                 Phase::Lease => State::Lease { expires_at: None },
@@ -59,9 +54,8 @@ impl Session {
                 },
             },
             limits,
-            a: Party::restore(a, now),
-            b: Party::restore(b, now),
-            last_media: (media(a) || media(b)).then_some(now),
+            a: Party::restore(a, now, &limits),
+            b: Party::restore(b, now, &limits),
             changed: false,
         }
     }
@@ -74,8 +68,8 @@ impl Session {
 
     /// From now on this agent is in charge of the session: all its times begin.
     pub fn handle_take_over(&mut self, now: Instant) {
-        self.last_media = self.last_media.map(|_| now);
         for party in [&mut self.a, &mut self.b] {
+            party.heard = party.heard.map(|_| now);
             party.rtp.handle_take_over(now);
             party.rtcp.handle_take_over(now);
         }
@@ -107,16 +101,23 @@ impl Session {
 }
 
 impl Party {
-    fn restore(record: &SideRecord, now: Instant) -> Self {
+    fn restore(record: &SideRecord, now: Instant, limits: &Limits) -> Self {
+        let statistics = &record.statistics;
         let mut party = Self::default();
         if let Some(gate) = &record.gate {
-            party.set_gate(gate.clone());
+            party.set_gate(gate.clone(), now, limits);
         }
-        party.rtp = Latch::restore(&record.rtp, now);
-        party.rtcp = Latch::restore(&record.rtcp, now);
+        let longest = limits.half_open.max(limits.learning);
+        party.rtp = Latch::restore(&record.rtp, now, longest);
+        party.rtcp = Latch::restore(&record.rtcp, now, longest);
         party.started = record.started;
-        party.counters = counters(&record.statistics);
-        party.reception = Reception::after(record.statistics.lost);
+        party.counters = counters(statistics);
+        let expected = statistics.quality.map_or(0, |quality| quality.expected);
+        party.reception = Reception::after(statistics.lost, expected);
+        let has_sent = statistics.rtp.packets_in > 0
+            || record.rtp.peer.is_some()
+            || record.rtcp.peer.is_some();
+        party.heard = has_sent.then_some(now);
         party
     }
 }
@@ -135,6 +136,7 @@ const fn counters(statistics: &SideStatistics) -> Counters {
         rejected_gate: rejected.gate,
         rejected_stranger: rejected.latched,
         rejected_ssrc: rejected.ssrc,
+        rejected_late: rejected.late,
         rejected_not_rtp: rejected.malformed,
     }
 }

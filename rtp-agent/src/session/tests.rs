@@ -5,9 +5,15 @@ use wire::relay_control::{GateMode, Payload};
 use super::*;
 use crate::clock;
 
+mod attacks;
+mod silence;
+
 const LIMITS: Limits = Limits {
     idle: Duration::from_secs(60),
     half_open: Duration::from_secs(240),
+    one_way: Some(Duration::from_secs(300)),
+    held: Duration::from_secs(3600),
+    learning: Duration::from_secs(60),
     lease: Duration::from_secs(30),
     linger: Duration::from_secs(2),
 };
@@ -177,7 +183,7 @@ fn rtcp_on_its_own_port_latches_there_and_injected_rtcp_does_not() {
     let mut rig = Rig::bound();
     rig.rtp(Side::A, CALLER, 1);
     rig.rtp(Side::B, CALLEE, 1);
-    rig.rtcp(Side::B, Component::Rtcp, "198.51.100.20:5001", 9);
+    rig.rtcp(Side::B, Component::Rtcp, "198.51.100.20:5001", 1);
     let injected = rig.rtcp(Side::A, Component::Rtcp, "203.0.113.66:4001", 1);
     assert_eq!(injected, (None, vec![]));
     let (to, outputs) = rig.rtcp(Side::A, Component::Rtcp, "192.0.2.10:4001", 1);
@@ -358,6 +364,10 @@ impl Rig {
         };
         self.session.handle_bind(a, b, self.now, &mut context);
         out
+    }
+
+    fn update(&mut self, side: Side, gate: Gate) {
+        self.session.handle_update(side, gate, self.now);
     }
 
     fn rtp(&mut self, side: Side, from: &str, sequence: u8) -> (Option<SocketAddr>, Vec<Output>) {

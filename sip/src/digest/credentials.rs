@@ -10,10 +10,13 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 use super::{Algorithm, hex_digit, unescaped};
-use crate::message::scan::{is_lws, is_token_byte, quoted_end, trim, trim_start};
+use crate::message::scan::{TOKEN, is_lws, quoted_end, trim, trim_start};
 
 /// Names and client nonces that are longer are not ours and not looked up.
 const MAX_TEXT: usize = 256;
+
+/// The longest name of a parameter that means something: `algorithm`.
+const LONGEST_NAME: usize = 9;
 
 /// Why credentials for our realm cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -89,21 +92,22 @@ impl<'a> Raw<'a> {
     }
 
     fn parameter(&mut self, name: &[u8]) -> Option<&mut Option<&'a [u8]>> {
-        let known: [(&str, &mut Option<&'a [u8]>); 9] = [
-            ("username", &mut self.username),
-            ("realm", &mut self.realm),
-            ("nonce", &mut self.nonce),
-            ("uri", &mut self.uri),
-            ("response", &mut self.response),
-            ("algorithm", &mut self.algorithm),
-            ("cnonce", &mut self.cnonce),
-            ("qop", &mut self.qop),
-            ("nc", &mut self.nc),
-        ];
-        known
-            .into_iter()
-            .find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()))
-            .map(|(_, place)| place)
+        let mut lower = [0; LONGEST_NAME];
+        let lower = lower.get_mut(..name.len())?;
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        match &*lower {
+            b"username" => Some(&mut self.username),
+            b"realm" => Some(&mut self.realm),
+            b"nonce" => Some(&mut self.nonce),
+            b"uri" => Some(&mut self.uri),
+            b"response" => Some(&mut self.response),
+            b"algorithm" => Some(&mut self.algorithm),
+            b"cnonce" => Some(&mut self.cnonce),
+            b"qop" => Some(&mut self.qop),
+            b"nc" => Some(&mut self.nc),
+            _ => None,
+        }
     }
 
     fn read(mut rest: &'a [u8]) -> Result<Self, Malformed> {
@@ -206,8 +210,7 @@ struct Parameter<'a> {
 
 /// The first parameter, and what follows.
 fn parameter(text: &[u8]) -> Result<(Parameter<'_>, &[u8]), Malformed> {
-    let end = text.iter().position(|&byte| !is_token_byte(byte));
-    let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+    let (name, rest) = text.split_at(TOKEN.prefix(text));
     let rest = trim_start(rest).strip_prefix(b"=").map(trim_start);
     let rest = rest.filter(|_| !name.is_empty()).ok_or(Malformed::Syntax)?;
     if rest.first() == Some(&b'"') {

@@ -1,10 +1,11 @@
-//! Messages made from other messages: the CANCEL and the ACK of an INVITE that was sent.
+//! Messages made from other messages: the CANCEL and the ACK of an INVITE that was sent, and the BYE of
+//! a dialog that others have made.
 
 use super::Message;
-use super::edit::on_one_line;
+use super::edit::{on_one_line, push_on_one_line};
 use super::header_name::HeaderName;
-use super::respond::clean;
-use super::scan::ListValues;
+use super::scan::{ListValues, unfold};
+use crate::text::push_number;
 
 impl Message {
     /// The CANCEL of this request as it was sent (RFC 3261 section 9.1): the same Request-URI, top
@@ -20,6 +21,41 @@ impl Message {
     }
 }
 
+/// What a BYE is made of; header values as they were found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bye<'a> {
+    pub(crate) uri: &'a [u8],
+    pub(crate) via: &'a [u8],
+    /// What is left of the route set; empty for none.
+    pub(crate) routes: &'a [u8],
+    pub(crate) from: &'a [u8],
+    pub(crate) to: &'a [u8],
+    pub(crate) call_id: &'a [u8],
+    pub(crate) cseq: u32,
+    /// The value of a Reason (RFC 3326).
+    pub(crate) reason: &'a [u8],
+}
+
+impl Bye<'_> {
+    pub(crate) fn build(&self) -> Message {
+        let mut out = Vec::with_capacity(512);
+        out.extend_from_slice(b"BYE ");
+        out.extend_from_slice(&on_one_line(self.uri.to_vec()));
+        out.extend_from_slice(b" SIP/2.0\r\n");
+        field(&mut out, "Via", self.via);
+        field(&mut out, "Max-Forwards", b"70");
+        if !self.routes.is_empty() {
+            copied_field(&mut out, "Route", self.routes);
+        }
+        copied_field(&mut out, "From", self.from);
+        copied_field(&mut out, "To", self.to);
+        copied_field(&mut out, "Call-ID", self.call_id);
+        field(&mut out, "CSeq", format!("{} BYE", self.cseq).as_bytes());
+        field(&mut out, "Reason", self.reason);
+        finish(out, b"")
+    }
+}
+
 fn hop_by_hop(method: &[u8], sent: &Message, to: &Message) -> Message {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(method);
@@ -30,11 +66,11 @@ fn hop_by_hop(method: &[u8], sent: &Message, to: &Message) -> Message {
         .header(HeaderName::Via)
         .and_then(|field| ListValues::of(field).next());
     if let Some(via) = top_via {
-        field(&mut out, "Via", &clean(via));
+        copied_field(&mut out, "Via", via);
     }
     field(&mut out, "Max-Forwards", b"70");
     for route in sent.fields(HeaderName::Route) {
-        field(&mut out, "Route", &clean(route));
+        copied_field(&mut out, "Route", route);
     }
     copy_first(&mut out, sent, HeaderName::From);
     copy_first(&mut out, to, HeaderName::To);
@@ -49,16 +85,22 @@ fn hop_by_hop(method: &[u8], sent: &Message, to: &Message) -> Message {
     finish(out, b"")
 }
 
+/// A field with its value on one line, as far as only line ends and NULs stand against that.
 pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
+    push_on_one_line(out, value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// A field with a value of another message, less its folding.
+pub(super) fn copied_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    field(out, name, &unfold(value));
 }
 
 pub(super) fn copy_first(out: &mut Vec<u8>, from: &Message, name: HeaderName) {
     if let Some(value) = from.header(name) {
-        field(out, name.full(), &clean(value));
+        copied_field(out, name.full(), value);
     }
 }
 
@@ -70,7 +112,8 @@ fn finish(mut out: Vec<u8>, body: &[u8]) -> Message {
 
 /// Adds Content-Length and the body.
 pub(super) fn close(out: &mut Vec<u8>, body: &[u8]) {
-    field(out, "Content-Length", body.len().to_string().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(b"Content-Length: ");
+    push_number(out, body.len() as u64);
+    out.extend_from_slice(b"\r\n\r\n");
     out.extend_from_slice(body);
 }

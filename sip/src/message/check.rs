@@ -9,8 +9,7 @@ use super::error::ValueError;
 use super::header_name::HeaderName;
 use super::method::Method;
 use super::name_addr::NameAddr;
-use super::uri::Uri;
-use super::via::MAGIC_COOKIE;
+use super::via::{MAGIC_COOKIE, Via};
 
 /// Why a message is refused; a request is answered with it, a response is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,7 +103,7 @@ impl Message {
 
     /// A scheme that we do not route is not refused here: that is 416 and the proxy's business.
     fn check_request_uri(&self) -> Result<(), Fault> {
-        let uri = Uri::parse(self.request_uri()).map_err(|_| bad("Bad Request-URI"))?;
+        let uri = self.uri().map_err(|_| bad("Bad Request-URI"))?;
         match uri.headers {
             // RFC 3261 table 1: no header fields in a Request-URI.
             Some(_) => Err(bad("Header Fields In Request-URI")),
@@ -113,18 +112,13 @@ impl Message {
     }
 
     fn check_vias(&self) -> Result<(), Fault> {
-        let mut top_branch = None;
-        for (place, via) in self.vias().enumerate() {
-            let Ok(via) = via else {
-                return Err(bad("Bad Via"));
-            };
-            if via.params.count("branch") > 1 {
-                return Err(bad("Bad Via"));
-            }
-            if place == 0 {
-                top_branch = via.branch();
-            }
+        let is_bad = |via: Result<Via<'_>, ValueError>| via.map_or(true, |via| via.branch_again);
+        let top = self.top_via();
+        let mut others = self.raw_values(HeaderName::Via).skip(1).map(Via::parse);
+        if is_bad(top) || others.any(is_bad) {
+            return Err(bad("Bad Via"));
         }
+        let top_branch = top.ok().and_then(|via| via.branch());
         // Two such requests would be one transaction (RFC 4475 section 3.2.1).
         if top_branch.is_some_and(|branch| branch.eq_ignore_ascii_case(MAGIC_COOKIE)) {
             return Err(bad("Empty Via Branch"));
@@ -134,12 +128,9 @@ impl Message {
 
     fn check_parties(&self) -> Result<(), Fault> {
         let is_bad = |party: Result<NameAddr<'_>, ValueError>| {
-            let Ok(party) = party else { return true };
-            match party.params.count("tag") {
-                0 => false,
-                1 => party.tag().is_none(),
-                _ => true,
-            }
+            party.map_or(true, |party| {
+                party.tag_again || party.tag.is_some_and(<[u8]>::is_empty)
+            })
         };
         if is_bad(self.from()) {
             return Err(bad("Bad From"));
@@ -191,8 +182,16 @@ impl Message {
 
     /// `*` stands alone and in a REGISTER (RFC 3261 section 10.2.2).
     fn check_contacts(&self) -> Result<(), Fault> {
-        if self.contact_is_star() {
-            let alone = self.raw_values(HeaderName::Contact).count() == 1;
+        let (mut count, mut star, mut unreadable) = (0, false, false);
+        for value in self.raw_values(HeaderName::Contact) {
+            count += 1;
+            match value {
+                b"*" => star = true,
+                _ => unreadable |= NameAddr::parse(value).is_err(),
+            }
+        }
+        if star {
+            let alone = count == 1;
             let register = self.is_request() && self.method() == Method::Register;
             return if alone && register {
                 Ok(())
@@ -200,7 +199,7 @@ impl Message {
                 Err(bad("Bad Contact"))
             };
         }
-        if self.contacts().any(|contact| contact.is_err()) {
+        if unreadable {
             return Err(bad("Bad Contact"));
         }
         Ok(())

@@ -13,7 +13,8 @@ use super::Message;
 use super::header_name::HeaderName;
 use super::index::{FieldSpan, Index, IndexBuilder, Span, StartLine};
 use super::scan::value_end;
-use crate::text::{push_ip, push_number};
+use super::stamp::push_stamped;
+use crate::text::digits;
 
 /// A changed copy in the making.
 #[must_use]
@@ -158,7 +159,7 @@ impl<'m> Edit<'m> {
     /// Replaces the body and makes Content-Length say its length.
     pub fn set_body(&mut self, body: impl Into<Vec<u8>>) -> &mut Self {
         let body = body.into();
-        self.set(HeaderName::ContentLength, body.len().to_string());
+        self.set(HeaderName::ContentLength, digits(body.len() as u64));
         self.body = Some(body);
         self
     }
@@ -174,38 +175,9 @@ impl<'m> Edit<'m> {
         let Ok(via) = super::Via::parse(&field[..value_end(field)]) else {
             return self;
         };
-        let asks = via.rport().is_some();
-        let moved = via.host.ip() != Some(peer.ip().to_canonical());
-        if !asks && !moved && via.received().is_none() {
-            return self;
-        }
         let mut value = Vec::with_capacity(field.len() + 64);
-        value.extend_from_slice(b"SIP/2.0/");
-        value.extend_from_slice(via.transport);
-        value.push(b' ');
-        value.extend_from_slice(via.sent_by);
-        if let Some(port) = via.port.filter(|_| !via.sent_by_holds_port()) {
-            value.push(b':');
-            push_number(&mut value, u32::from(port));
-        }
-        for (name, text) in via.params.iter() {
-            if name.eq_ignore_ascii_case(b"received") || name.eq_ignore_ascii_case(b"rport") {
-                continue;
-            }
-            value.push(b';');
-            value.extend_from_slice(name);
-            if let Some(text) = text {
-                value.push(b'=');
-                value.extend_from_slice(text);
-            }
-        }
-        if asks || moved {
-            value.extend_from_slice(b";received=");
-            push_ip(&mut value, peer.ip().to_canonical());
-        }
-        if asks {
-            value.extend_from_slice(b";rport=");
-            push_number(&mut value, u32::from(peer.port()));
+        if !push_stamped(&mut value, &via, peer) {
+            return self;
         }
         self.replace_first_value(HeaderName::Via, value)
     }
@@ -370,12 +342,22 @@ impl Text {
 
 /// The value with its line ends and NULs made spaces.
 pub(super) fn on_one_line(mut value: Vec<u8>) -> Vec<u8> {
-    for byte in &mut value {
-        if matches!(byte, b'\r' | b'\n' | 0) {
-            *byte = b' ';
-        }
-    }
+    make_one_line(&mut value);
     value
+}
+
+/// Appends the value with its line ends and NULs made spaces.
+pub(super) fn push_on_one_line(out: &mut Vec<u8>, value: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(value);
+    make_one_line(&mut out[start..]);
+}
+
+pub(super) fn make_one_line(value: &mut [u8]) {
+    for byte in value {
+        let ends_line = matches!(byte, b'\r' | b'\n' | 0);
+        *byte = if ends_line { b' ' } else { *byte };
+    }
 }
 
 #[cfg(test)]
@@ -476,9 +458,18 @@ mod tests {
             text in message(), steps in prop::collection::vec(step(), 1..5)
         ) {
             let Ok(message) = Message::parse(text.into()) else { return Ok(()) };
+            // What is noted now must be right in the edited message.
+            let _ = (message.uri(), message.top_via(), message.from(), message.to());
             let mut edit = message.edit();
             for step in &steps {
                 apply(&mut edit, step);
+            }
+            let edited = edit.finish();
+            if let Ok(read) = Message::parse(edited.bytes.clone()) {
+                prop_assert_eq!(edited.uri(), read.uri());
+                prop_assert_eq!(edited.top_via(), read.top_via());
+                prop_assert_eq!(edited.from(), read.from());
+                prop_assert_eq!(edited.to(), read.to());
             }
             let Written { bytes, index } = edit.write();
             if let Some(index) = index {

@@ -1,11 +1,13 @@
 //! Hosts in URIs and Via: a name, an IPv4 address, an IPv6 reference (RFC 3261 section 25.1, RFC
 //! 5118).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::error::ValueError;
-use super::scan::{ByteClass, byte_class, decimal};
+use super::scan::{ByteClass, byte_class, decimal, find};
+use crate::text::push_ip;
 
 /// A host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +27,7 @@ impl<'a> Host<'a> {
             let inner = inner.strip_suffix(b"]").ok_or(ValueError::Host)?;
             return ipv6(inner).map(Self::V6).ok_or(ValueError::Host);
         }
-        if memchr::memchr(b':', text).is_some() {
+        if text.contains(&b':') {
             return ipv6(text).map(Self::V6).ok_or(ValueError::Host);
         }
         if NUMERIC.holds_all(text) {
@@ -43,6 +45,19 @@ impl<'a> Host<'a> {
             Self::Name(_) => None,
             Self::V4(ip) => Some(IpAddr::V4(ip)),
             Self::V6(ip) => Some(IpAddr::V6(ip)),
+        }
+    }
+
+    /// As [`Display`](fmt::Display) writes it, without its machinery where that is not needed.
+    pub(crate) fn text(self) -> Cow<'a, str> {
+        match self {
+            Self::Name(name) if NAME.holds_all(name) => String::from_utf8_lossy(name),
+            Self::V4(address) => {
+                let mut text = Vec::with_capacity(15);
+                push_ip(&mut text, address.into());
+                Cow::Owned(String::from_utf8_lossy(&text).into_owned())
+            }
+            Self::Name(_) | Self::V6(_) => Cow::Owned(self.to_string()),
         }
     }
 
@@ -112,8 +127,8 @@ fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
 /// Splits `host[:port]`.
 pub(super) fn host_and_port(text: &[u8]) -> Result<(Host<'_>, Option<u16>), ValueError> {
     let host_end = match text.first() {
-        Some(b'[') => memchr::memchr(b']', text).ok_or(ValueError::Host)? + 1,
-        _ => memchr::memchr(b':', text).unwrap_or(text.len()),
+        Some(b'[') => find(b']', text).ok_or(ValueError::Host)? + 1,
+        _ => find(b':', text).unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at(host_end);
     if host.is_empty() {

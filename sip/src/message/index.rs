@@ -4,7 +4,8 @@ use smallvec::SmallVec;
 
 use super::error::{ContentLengthFault, HeadFault, ParseError};
 use super::header_name::HeaderName;
-use super::scan::{decimal, is_token, trim, trim_end, trim_start};
+use super::noted::{Noted, ViaSpans};
+use super::scan::{TOKEN, decimal, is_token, trim, trim_end, trim_start};
 
 /// The longest message that is read, in octets. A UDP datagram cannot be longer.
 pub const MAX_MESSAGE: usize = 65_535;
@@ -22,7 +23,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    fn new(start: usize, end: usize) -> Self {
+    pub(super) fn new(start: usize, end: usize) -> Self {
         Self {
             start: offset(start),
             end: offset(end),
@@ -30,7 +31,7 @@ impl Span {
     }
 
     /// The span of `part`, which is a piece of `whole`.
-    fn within(whole: &[u8], part: &[u8]) -> Self {
+    pub(super) fn within(whole: &[u8], part: &[u8]) -> Self {
         let start = part.as_ptr().addr() - whole.as_ptr().addr();
         Self::new(start, start + part.len())
     }
@@ -79,7 +80,7 @@ impl FieldSpan {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Index {
     pub(super) start: StartLine,
     pub(super) fields: SmallVec<[FieldSpan; TYPICAL_FIELDS]>,
@@ -88,6 +89,7 @@ pub(super) struct Index {
     pub(super) body: Span,
     pub(super) head_fault: Option<HeadFault>,
     pub(super) content_length_fault: Option<ContentLengthFault>,
+    pub(super) noted: Noted,
 }
 
 impl Index {
@@ -103,6 +105,7 @@ impl Index {
             body: Span::default(),
             head_fault: start_fault,
             content_length_fault: None,
+            noted: Noted::default(),
         };
         let mut ended = false;
         while let Some(line) = lines.next() {
@@ -126,6 +129,10 @@ impl Index {
         Ok(index)
     }
 
+    fn first(&self, name: HeaderName) -> Option<&FieldSpan> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
     /// The index of a status line and an empty line, 16 octets.
     pub(super) fn of_nothing(code: u16) -> Self {
         Self {
@@ -139,7 +146,42 @@ impl Index {
             body: Span::new(16, 16),
             head_fault: None,
             content_length_fault: None,
+            noted: Noted::default(),
         }
+    }
+
+    /// The top Via, in field `at`, is now `via`, if that is known: what ended at `old_end` ends at `new_end`.
+    pub(super) fn replace_top_via(
+        &mut self,
+        at: usize,
+        (old_end, new_end): (usize, usize),
+        via: Option<ViaSpans>,
+    ) {
+        let old_end = offset(old_end);
+        let by = offset(new_end).wrapping_sub(old_end);
+        let moved = |at: u32| at.wrapping_add(by);
+        let moved_span = |span: Span| Span {
+            start: moved(span.start),
+            end: moved(span.end),
+        };
+        let mut behind = self.fields.iter_mut().skip(at);
+        if let Some(field) = behind.next() {
+            field.value.end = moved(field.value.end);
+            field.line.end = moved(field.line.end);
+        }
+        for field in behind {
+            field.name_end = moved(field.name_end);
+            field.value = moved_span(field.value);
+            field.line = moved_span(field.line);
+        }
+        self.body = moved_span(self.body);
+        self.noted.moved(via, |span| {
+            if span.is_empty() || span.start < old_end {
+                span
+            } else {
+                moved_span(span)
+            }
+        });
     }
 
     /// One line: a new field, or the continuation of the last one.
@@ -167,8 +209,15 @@ impl Index {
         if self.fields.len() == MAX_FIELDS {
             return Err(ParseError::TooManyFields);
         }
-        let colon = memchr::memchr(b':', text);
+        let token = TOKEN.prefix(text);
+        let plain = token > 0 && text.get(token) == Some(&b':');
+        let colon = if plain {
+            Some(token)
+        } else {
+            memchr::memchr(b':', text)
+        };
         let raw_name = match colon {
+            Some(colon) if plain => &text[..colon],
             Some(colon) => without_spaces_behind(&text[..colon]),
             None => trim_end(text),
         };
@@ -178,7 +227,7 @@ impl Index {
             [] => &text[value_start..value_start],
             value => value,
         };
-        let known = colon.is_some() && is_token(raw_name);
+        let known = plain || colon.is_some() && is_token(raw_name);
         self.fields.push(FieldSpan {
             name: if known {
                 HeaderName::from_bytes(raw_name)
@@ -237,31 +286,36 @@ impl Index {
 }
 
 /// The index of a message that is being made from an indexed one.
-pub(super) struct IndexBuilder {
+pub(super) struct IndexBuilder<'m> {
+    old: &'m Index,
     /// Nothing as soon as only reading the whole will tell.
     index: Option<Index>,
 }
 
-impl IndexBuilder {
+impl<'m> IndexBuilder<'m> {
     /// Behind the same start line.
-    pub(super) fn behind(old: &Index) -> Self {
+    pub(super) fn behind(old: &'m Index) -> Self {
         let start = (old.start, old.fields_start);
         // What is wrong with a head may have been removed, or not.
-        Self::new(old.head_fault.is_none().then_some(start))
+        let mut builder = Self::new(old, old.head_fault.is_none().then_some(start));
+        if let Some(index) = &mut builder.index {
+            index.noted.keep_uri(&old.noted);
+        }
+        builder
     }
 
     /// Behind a start line of which the Request-URI has changed.
-    pub(super) fn behind_new_start(old: &Index, head: &[u8]) -> Self {
+    pub(super) fn behind_new_start(old: &'m Index, head: &[u8]) -> Self {
         let mut lines = Lines::from(head, 0);
         let read = lines
             .next()
             .and_then(|line| Some((start_line(head, lines.text(line)).ok()?, line.end)))
             .filter(|((_, fault), _)| fault.is_none() && lines.head_fault.is_none());
         let start = read.map(|((start, _), end)| (start, end));
-        Self::new(start.filter(|_| old.head_fault.is_none()))
+        Self::new(old, start.filter(|_| old.head_fault.is_none()))
     }
 
-    fn new(start: Option<(StartLine, u32)>) -> Self {
+    fn new(old: &'m Index, start: Option<(StartLine, u32)>) -> Self {
         let index = start.map(|(start, fields_start)| Index {
             start,
             fields: SmallVec::new(),
@@ -269,8 +323,9 @@ impl IndexBuilder {
             body: Span::default(),
             head_fault: None,
             content_length_fault: None,
+            noted: Noted::default(),
         });
-        Self { index }
+        Self { old, index }
     }
 
     /// A field as it was, now at `start`.
@@ -286,6 +341,18 @@ impl IndexBuilder {
             start: moved(span.start),
             end: moved(span.end),
         };
+        if Noted::is_about(field.name)
+            && !index.fields.iter().any(|other| other.name == field.name)
+            && self.old.first(field.name) == Some(&field)
+        {
+            index.noted.keep(field.name, &self.old.noted, |span| {
+                if span.is_empty() {
+                    span
+                } else {
+                    moved_span(span)
+                }
+            });
+        }
         index.fields.push(FieldSpan {
             name: field.name,
             name_end: moved(field.name_end),
@@ -357,12 +424,18 @@ impl<'a> Lines<'a> {
         if rest.is_empty() {
             return None;
         }
-        let length = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        let length = match memchr::memchr2(b'\r', b'\n', rest) {
+            None => rest.len(),
+            Some(end) if rest[end] == b'\n' => end + 1,
+            Some(end) if rest.get(end + 1) == Some(&b'\n') => end + 2,
+            Some(bare) => {
+                self.head_fault = self.head_fault.or(Some(HeadFault::BareCr));
+                let end = memchr::memchr(b'\n', &rest[bare..]);
+                end.map_or(rest.len(), |end| bare + end + 1)
+            }
+        };
         let line = Span::new(self.at, self.at + length);
         self.at += length;
-        if memchr::memchr(b'\r', self.text(line)).is_some() {
-            self.head_fault = self.head_fault.or(Some(HeadFault::BareCr));
-        }
         Some(line)
     }
 

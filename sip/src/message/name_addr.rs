@@ -15,6 +15,9 @@ pub struct NameAddr<'a> {
     pub uri: &'a [u8],
     /// The header parameters, behind the URI.
     pub params: Parameters<'a>,
+    pub(super) tag: Option<&'a [u8]>,
+    /// There is another tag behind the first.
+    pub(super) tag_again: bool,
 }
 
 impl<'a> NameAddr<'a> {
@@ -30,6 +33,7 @@ impl<'a> NameAddr<'a> {
                     .ok_or(ValueError::Token)?;
                 Self::in_brackets(display, rest)
             }
+            Some(b'<') => Self::in_brackets(b"", &value[1..]),
             Some(_) if value == b"*" => Err(ValueError::Star),
             Some(_) => match memchr::memchr3(b'<', b';', b'"', value) {
                 Some(at) if value[at] == b'<' => {
@@ -68,16 +72,20 @@ impl<'a> NameAddr<'a> {
         if scheme_end(uri).is_none() || !URI.holds_all(uri) {
             return Err(ValueError::Uri);
         }
+        let params = Parameters::of_header(rest)?;
+        let (tag, tag_again) = params.first("tag");
         Ok(Self {
             display,
             uri,
-            params: Parameters::of_header(rest)?,
+            params,
+            tag,
+            tag_again,
         })
     }
 
     /// The tag; `None` if absent or empty.
     pub fn tag(&self) -> Option<&'a [u8]> {
-        self.params.get("tag").filter(|tag| !tag.is_empty())
+        self.tag.filter(|tag| !tag.is_empty())
     }
 
     /// The URI, read.

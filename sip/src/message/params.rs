@@ -2,7 +2,9 @@
 //! uri-parameters).
 
 use super::error::ValueError;
-use super::scan::{ByteClass, TOKEN, byte_class, is_lws, quoted_end, trim, trim_end, trim_start};
+use super::scan::{
+    ByteClass, TOKEN, byte_class, find, is_lws, quoted_end, trim, trim_end, trim_start,
+};
 
 /// Parameters behind a header value or in a URI, as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +29,11 @@ impl<'a> Parameters<'a> {
         Self(raw.strip_prefix(b";").unwrap_or_default())
     }
 
+    /// Parameters that were read before, from behind their first semicolon.
+    pub(super) const fn read(raw: &'a [u8]) -> Self {
+        Self(raw)
+    }
+
     /// Name and value of each, in order; a quoted value keeps its quotes, a flag has none.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
         let mut rest = self.0;
@@ -41,7 +48,7 @@ impl<'a> Parameters<'a> {
         });
         parts
             .filter(|part| !part.is_empty())
-            .map(|part| match memchr::memchr(b'=', part) {
+            .map(|part| match find(b'=', part) {
                 Some(equals) => (
                     trim_end(&part[..equals]),
                     Some(trim_start(&part[equals + 1..])),
@@ -52,9 +59,7 @@ impl<'a> Parameters<'a> {
 
     /// The value of the first parameter of that name, in any case; empty for a flag.
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        let mut all = self.iter();
-        let found = all.find(|(found, _)| found.eq_ignore_ascii_case(name.as_ref()));
-        found.map(|(_, value)| value.unwrap_or_default())
+        named(self.0, name.as_ref()).map(|(value, _)| value)
     }
 
     /// True if a parameter of that name is there.
@@ -62,11 +67,12 @@ impl<'a> Parameters<'a> {
         self.get(name).is_some()
     }
 
-    /// How often that name is there.
-    pub fn count(&self, name: impl AsRef<[u8]>) -> usize {
-        self.iter()
-            .filter(|(found, _)| found.eq_ignore_ascii_case(name.as_ref()))
-            .count()
+    /// The value of the first parameter of that name, and whether there is another.
+    pub(super) fn first(&self, name: &str) -> (Option<&'a [u8]>, bool) {
+        match named(self.0, name.as_bytes()) {
+            Some((value, rest)) => (Some(value), named(rest, name.as_bytes()).is_some()),
+            None => (None, false),
+        }
     }
 
     /// As written, from behind the first semicolon.
@@ -75,21 +81,51 @@ impl<'a> Parameters<'a> {
     }
 }
 
+/// The value of the first parameter of that name, and what follows it.
+fn named<'a>(mut rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    while !rest.is_empty() {
+        let after = rest.get(part_end(rest) + 1..).unwrap_or_default();
+        let part = &rest[..rest.len() - after.len()];
+        if let Some(value) = value_of(part.strip_suffix(b";").unwrap_or(part), name) {
+            return Some((value, after));
+        }
+        rest = after;
+    }
+    None
+}
+
+/// The value of a parameter if it has this name; empty for a flag.
+fn value_of<'a>(part: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let part = trim_start(part);
+    let (found, rest) = part.split_at_checked(name.len())?;
+    if !found.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    match trim_start(rest) {
+        [] => Some(b""),
+        [b'=', value @ ..] => Some(trim(value)),
+        _ => None,
+    }
+}
+
 /// Where a part ends: at a semicolon outside quotes, or at the end.
 fn part_end(rest: &[u8]) -> usize {
     let mut at = 0;
-    while let Some(found) = rest
-        .get(at..)
-        .and_then(|rest| memchr::memchr2(b';', b'"', rest))
-    {
-        let here = at + found;
-        if rest[here] == b';' {
+    loop {
+        let here = at + PLAIN.prefix(&rest[at..]);
+        if rest.get(here) != Some(&b'"') {
             return here;
         }
         at = quoted_end(&rest[here..]).map_or(rest.len(), |end| here + end);
     }
-    rest.len()
 }
+
+const fn is_plain(byte: u8) -> bool {
+    !matches!(byte, b';' | b'"')
+}
+
+/// What neither ends a part nor hides its end.
+static PLAIN: ByteClass = byte_class!(is_plain);
 
 /// Where the parameter `text`, a tail of `whole`, ends within `whole`.
 fn parameter_end(text: &[u8], whole: &[u8]) -> Result<usize, ValueError> {

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::edit::on_one_line;
+use super::edit::push_on_one_line;
 use super::header_name::HeaderName;
-use super::name_addr::NameAddr;
 use super::scan::unfold;
 use super::{Message, build};
+use crate::text::push_number;
 
 /// A response in the making.
 #[must_use]
@@ -20,14 +20,15 @@ pub struct ResponseBuilder<'m> {
     body: Vec<u8>,
 }
 
+/// Room for the fields that our own responses have.
+const TYPICAL_FIELDS: usize = 256;
+
 impl<'m> ResponseBuilder<'m> {
     pub(super) fn new(request: &'m Message, status: u16, reason: &str) -> Self {
-        let reason = reason.replace(['\r', '\n', '\0'], " ");
-        let status = status.clamp(100, 699);
         Self {
             request,
-            status,
-            reason,
+            status: status.clamp(100, 699),
+            reason: reason.to_owned(),
             to_tag: None,
             fields: Vec::new(),
             body: Vec::new(),
@@ -35,16 +36,23 @@ impl<'m> ResponseBuilder<'m> {
     }
 
     /// The tag to add to To where it has none yet; responses other than 100 need one.
-    pub fn to_tag(mut self, tag: &str) -> Self {
-        self.to_tag = Some(tag.to_owned());
+    pub fn to_tag(mut self, tag: impl Into<String>) -> Self {
+        self.to_tag = Some(tag.into());
         self
     }
 
     /// Adds a field, by a name of any header or a [`HeaderName`]; nothing for an empty name.
-    pub fn header(mut self, name: impl AsRef<str>, value: &str) -> Self {
-        if !name.as_ref().is_empty() {
-            let value = on_one_line(value.as_bytes().to_vec());
-            build::field(&mut self.fields, name.as_ref(), &value);
+    pub fn header(self, name: impl AsRef<str>, value: &str) -> Self {
+        self.header_of_bytes(name.as_ref(), value.as_bytes())
+    }
+
+    /// The same with a value that need not be text.
+    pub(crate) fn header_of_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        if !name.is_empty() {
+            if self.fields.is_empty() {
+                self.fields.reserve(TYPICAL_FIELDS);
+            }
+            build::field(&mut self.fields, name, value);
         }
         self
     }
@@ -53,6 +61,11 @@ impl<'m> ResponseBuilder<'m> {
     pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self.header(HeaderName::ContentType, content_type)
+    }
+
+    /// Its status code.
+    pub const fn status(&self) -> u16 {
+        self.status
     }
 
     /// The response.
@@ -66,21 +79,15 @@ impl<'m> ResponseBuilder<'m> {
     }
 
     fn write(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.request.bytes().len() + self.fields.len() + 256);
-        out.extend_from_slice(format!("SIP/2.0 {} {}\r\n", self.status, self.reason).as_bytes());
+        let added = self.fields.len() + self.body.len();
+        let mut out = Vec::with_capacity(self.request.bytes().len() + added + 256);
+        self.write_status_line(&mut out);
         for via in self.request.fields(HeaderName::Via) {
-            build::field(&mut out, "Via", &clean(via));
+            build::copied_field(&mut out, "Via", via);
         }
-        if let Some(from) = self.request.header(HeaderName::From) {
-            build::field(&mut out, "From", &clean(from));
-        }
+        build::copy_first(&mut out, self.request, HeaderName::From);
         if let Some(to) = self.request.header(HeaderName::To) {
-            let mut to_out = clean(to);
-            if let Some(tag) = self.to_tag.as_deref().filter(|_| !has_tag(to)) {
-                to_out.extend_from_slice(b";tag=");
-                to_out.extend_from_slice(&on_one_line(tag.as_bytes().to_vec()));
-            }
-            build::field(&mut out, "To", &to_out);
+            self.write_to(&mut out, to);
         }
         for name in [HeaderName::CallId, HeaderName::CSeq] {
             build::copy_first(&mut out, self.request, name);
@@ -92,19 +99,33 @@ impl<'m> ResponseBuilder<'m> {
         build::close(&mut out, &self.body);
         out
     }
-}
 
-/// True also where To cannot be read but seems to hold a tag.
-fn has_tag(to: &[u8]) -> bool {
-    match NameAddr::parse(to) {
-        Ok(to) => to.params.has("tag"),
-        Err(_) => to
-            .to_ascii_lowercase()
-            .windows(5)
-            .any(|window| window == b";tag="),
+    fn write_status_line(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"SIP/2.0 ");
+        push_number(out, self.status);
+        out.push(b' ');
+        push_on_one_line(out, self.reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
-}
 
-pub(super) fn clean(value: &[u8]) -> Vec<u8> {
-    on_one_line(unfold(value).into_owned())
+    fn write_to(&self, out: &mut Vec<u8>, to: &[u8]) {
+        out.extend_from_slice(b"To: ");
+        push_on_one_line(out, &unfold(to));
+        if let Some(tag) = self.to_tag.as_deref().filter(|_| !self.has_tag(to)) {
+            out.extend_from_slice(b";tag=");
+            push_on_one_line(out, tag.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// True also where To cannot be read but seems to hold a tag.
+    fn has_tag(&self, to: &[u8]) -> bool {
+        match self.request.to() {
+            Ok(to) => to.tag.is_some(),
+            Err(_) => to
+                .to_ascii_lowercase()
+                .windows(5)
+                .any(|window| window == b";tag="),
+        }
+    }
 }

@@ -10,7 +10,7 @@ pub(crate) const fn is_lws(byte: u8) -> bool {
 }
 
 /// For each byte whether it belongs to a class: one load instead of a row of comparisons.
-pub(super) struct ByteClass([bool; 256]);
+pub(crate) struct ByteClass([bool; 256]);
 
 impl ByteClass {
     /// The class of the bytes whose entry is true.
@@ -23,17 +23,23 @@ impl ByteClass {
     }
 
     /// How many bytes at the start belong to it.
-    pub(super) fn prefix(&self, bytes: &[u8]) -> usize {
-        let mut length = 0;
-        while length < bytes.len() && self.contains(bytes[length]) {
-            length += 1;
+    pub(crate) fn prefix(&self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        while let Some((eight, after)) = rest.split_first_chunk::<8>()
+            && self.holds_all(eight)
+        {
+            rest = after;
         }
-        length
+        let last = rest.iter().take_while(|&&byte| self.contains(byte)).count();
+        bytes.len() - rest.len() + last
     }
 
     /// True where all bytes belong to it.
     pub(super) fn holds_all(&self, bytes: &[u8]) -> bool {
-        self.prefix(bytes) == bytes.len()
+        // No early end: nearly all texts are well-formed, and this goes several bytes at a time.
+        bytes
+            .iter()
+            .fold(true, |all, &byte| all & self.contains(byte))
     }
 }
 
@@ -51,7 +57,7 @@ macro_rules! byte_class {
 }
 pub(super) use byte_class;
 
-pub(crate) const fn is_token_byte(byte: u8) -> bool {
+const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -60,7 +66,7 @@ pub(crate) const fn is_token_byte(byte: u8) -> bool {
 }
 
 /// The bytes of a token.
-pub(super) static TOKEN: ByteClass = byte_class!(is_token_byte);
+pub(crate) static TOKEN: ByteClass = byte_class!(is_token_byte);
 
 pub(super) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && TOKEN.holds_all(bytes)
@@ -84,6 +90,18 @@ pub(super) fn trim_end(bytes: &[u8]) -> &[u8] {
 
 pub(crate) fn trim(bytes: &[u8]) -> &[u8] {
     trim_end(trim_start(bytes))
+}
+
+/// Longer texts are worth the preparations of a vectorized search.
+const SHORT: usize = 32;
+
+/// Where a byte is first.
+pub(super) fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    if text.len() < SHORT {
+        text.iter().position(|&other| other == byte)
+    } else {
+        memchr::memchr(byte, text)
+    }
 }
 
 /// A row of digits as a number; `None` for anything else, a number above 2^64 included.

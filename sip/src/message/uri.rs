@@ -3,7 +3,7 @@
 use super::error::ValueError;
 use super::host::{Host, host_and_port};
 use super::params::Parameters;
-use super::scan::{ByteClass, byte_class};
+use super::scan::{ByteClass, byte_class, find};
 
 /// A URI. For schemes other than sip and sips only `scheme`, `opaque` and `tel`'s parameters mean
 /// anything; the host is then an empty name.
@@ -60,11 +60,11 @@ impl<'a> Uri<'a> {
 
     fn with_sip_parts(mut self) -> Result<Self, ValueError> {
         // Neither parameters nor headers may hold an `@`, so the only one ends the user.
-        let rest = match memchr::memchr(b'@', self.opaque) {
+        let rest = match find(b'@', self.opaque) {
             None => self.opaque,
             Some(at) => {
                 let (user, password) = split_before(&self.opaque[..at], b':');
-                if user.is_empty() || memchr::memchr(b'@', &self.opaque[at + 1..]).is_some() {
+                if user.is_empty() || find(b'@', &self.opaque[at + 1..]).is_some() {
                     return Err(ValueError::Uri);
                 }
                 self.user = Some(user);
@@ -128,5 +128,5 @@ const fn belongs_to_uri(byte: u8) -> bool {
 pub(super) static URI: ByteClass = byte_class!(belongs_to_uri);
 
 fn split_before(text: &[u8], byte: u8) -> (&[u8], &[u8]) {
-    text.split_at(memchr::memchr(byte, text).unwrap_or(text.len()))
+    text.split_at(find(byte, text).unwrap_or(text.len()))
 }

@@ -3,7 +3,7 @@
 use super::error::ValueError;
 use super::host::{Host, host_and_port, port};
 use super::params::Parameters;
-use super::scan::{TOKEN, is_lws, trim, trim_start};
+use super::scan::{ByteClass, TOKEN, byte_class, is_lws, trim, trim_start};
 
 /// The branches of RFC 3261 start so (section 8.1.1.7).
 pub(super) const MAGIC_COOKIE: &[u8] = b"z9hG4bK";
@@ -21,7 +21,17 @@ pub struct Via<'a> {
     pub params: Parameters<'a>,
     /// Sent-by as written, as far as one piece: `host`, `host:port`, `[v6]:port`.
     pub sent_by: &'a [u8],
+    pub(super) branch: Option<&'a [u8]>,
+    /// There is another branch behind the first.
+    pub(super) branch_again: bool,
 }
+
+const fn belongs_to_sent_by(byte: u8) -> bool {
+    !is_lws(byte) && byte != b';'
+}
+
+/// What stands in one piece between the white space and the parameters.
+static SENT_BY: ByteClass = byte_class!(belongs_to_sent_by);
 
 impl<'a> Via<'a> {
     /// Reads one value of a Via header.
@@ -37,8 +47,7 @@ impl<'a> Via<'a> {
             return Err(ValueError::Token);
         }
         let rest = trim_start(rest);
-        let end = rest.iter().position(|&byte| is_lws(byte) || byte == b';');
-        let (mut sent_by, mut rest) = rest.split_at(end.unwrap_or(rest.len()));
+        let (mut sent_by, mut rest) = rest.split_at(SENT_BY.prefix(rest));
         // COLON allows white space on both sides of it.
         let spaced_port = trim_start(rest).strip_prefix(b":").map(trim_start);
         let spaced_port = spaced_port.or_else(|| sent_by.ends_with(b":").then(|| trim_start(rest)));
@@ -57,10 +66,13 @@ impl<'a> Via<'a> {
             return Err(ValueError::Port);
         }
         let params = Parameters::of_header(rest)?;
+        let (branch, branch_again) = params.first("branch");
         Ok(Self {
             transport,
             host,
             port: near_port.or(late_port),
+            branch,
+            branch_again,
             params,
             sent_by,
         })
@@ -73,9 +85,7 @@ impl<'a> Via<'a> {
 
     /// The branch parameter; `None` if absent or empty.
     pub fn branch(&self) -> Option<&'a [u8]> {
-        self.params
-            .get("branch")
-            .filter(|branch| !branch.is_empty())
+        self.branch.filter(|branch| !branch.is_empty())
     }
 
     /// True if the branch is one of RFC 3261: the magic cookie and something behind it.

@@ -35,6 +35,7 @@ use crate::digest::{Credentials, Digest, Malformed, Users, Verdict, is_user};
 use crate::hop::{ConnectionId, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Host, Message, Method, NameAddr, Uri};
 use crate::registrar::same_uri;
+use crate::text::push_hex;
 use crate::transaction::ServerId;
 
 /// An answer over UDP to somebody unknown is at most so many times as long as the request with
@@ -315,6 +316,16 @@ impl Proxy {
         false
     }
 
+    /// True where nobody authenticates, and nothing but an address that anybody can write says where
+    /// a request comes from. It is refused without a transaction: the answer to an INVITE would be
+    /// sent eleven times to whoever has that address (RFC 3261 section 17.2.1).
+    pub(super) fn may_be_forged(&self, hop: &Hop) -> bool {
+        self.authentication.is_none()
+            && hop.flow.transport == Transport::Udp
+            && !self.registrar.knows(&hop.flow)
+            && !self.config.routing.is_trunk(hop.flow.peer.ip())
+    }
+
     /// Answers a request that was not let in, and forgets it.
     pub(super) fn answer_stranger(
         &mut self,
@@ -338,8 +349,7 @@ impl Proxy {
     /// True for the ACK of an answer that was given without a transaction: RFC 3261 section 8.2.7
     /// has a stateless UAS ignore it.
     pub(super) fn is_ack_of_refusal(&self, ack: &Message) -> bool {
-        self.authentication.is_some()
-            && ack.header(HeaderName::Route).is_none()
+        ack.header(HeaderName::Route).is_none()
             && ack.to().ok().and_then(|to| to.tag()) == Some(self.to_tag(ack).as_bytes())
     }
 
@@ -357,7 +367,7 @@ impl Proxy {
 
     pub(super) fn refusal(&self, request: &Message, status: u16, reason: &str) -> Bytes {
         let response = request.respond(status, reason);
-        response.to_tag(&self.to_tag(request)).bytes()
+        response.to_tag(self.to_tag(request)).bytes()
     }
 
     fn challenge(&self, request: &Message, stale: bool, now: Instant) -> Bytes {
@@ -370,8 +380,9 @@ impl Proxy {
         // The tag of the answer tells requests of one second apart, and a retransmission gets the
         // same nonce again.
         let salt = self.answer_tag(request);
-        let tag = format!("{salt:08x}");
-        let mut response = request.respond(status, reason).to_tag(&tag);
+        let mut tag = String::with_capacity(8);
+        push_hex(&mut tag, salt);
+        let mut response = request.respond(status, reason).to_tag(tag);
         let now_s = self.seconds(now);
         let challenges = self
             .digest()
@@ -392,7 +403,7 @@ impl Proxy {
         if state.is_trunk(hop) || self.config.routing.is_trunk(hop.flow.peer.ip()) {
             return Claim::Trunk;
         }
-        let target = Uri::parse(inner.request_uri());
+        let target = inner.uri();
         let to_us = target.is_ok_and(|uri| self.is_ours(&uri));
         let method = inner.method();
         let about_us = to_us && target.is_ok_and(|uri| uri.user.is_none());
@@ -447,7 +458,7 @@ impl Proxy {
             .authentication
             .as_ref()
             .is_some_and(|state| state.foreign_callers == ForeignCallers::Allow);
-        let to_us = Uri::parse(inner.request_uri()).is_ok_and(|uri| self.is_ours(&uri));
+        let to_us = inner.uri().is_ok_and(|uri| self.is_ours(&uri));
         let register = inner.method() == Method::Register;
         if allowed && to_us && !register && inner.count(HeaderName::Route) == 0 {
             self.counters.authentication.foreign += 1;

@@ -30,6 +30,7 @@ impl Proxy {
             return;
         }
         self.respond(cancel, request, 200, "OK", now);
+        self.journal_cancel(invite);
         self.cancel_all(invite, now);
     }
 
@@ -157,6 +158,9 @@ impl Proxy {
                 }
                 self.stop_timer_c(client);
                 self.transactions.abandon(client);
+                if self.retry_over_udp(client, now) {
+                    continue;
+                }
                 self.branch_failed(client, 408, "Request Timeout", media, now);
             }
         }

@@ -52,6 +52,10 @@ pub struct Counters {
     pub calls: u64,
     /// INVITEs answered with 2xx.
     pub answered: u64,
+    /// Calls ended here, by a BYE to each party.
+    pub hung_up: u64,
+    /// Calls that cannot be ended here, because too many are remembered for that.
+    pub not_remembered: u64,
     /// Who was let in, and who was not.
     pub authentication: authenticate::Counters,
 }

@@ -175,6 +175,7 @@ impl Proxy {
     /// to: those that ring are cancelled, and the context stays until the last one has ended.
     pub(super) fn server_ended(&mut self, server: ServerId, now: Instant) {
         self.uas.forget(server);
+        self.journal_ended(server);
         if self.stop_waiting(server).is_some() {
             return;
         }

@@ -2,7 +2,7 @@
 //! transaction of each branch.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::fork::{Breadth, Rest, groups};
 use super::loops::deciding;
@@ -12,8 +12,8 @@ use super::{Branch, Context, Progress, Proxy, Target, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
-use crate::text::push_address;
-use crate::transaction::ServerId;
+use crate::text::{digits, push_address};
+use crate::transaction::{ClientId, ServerId};
 
 /// Max-Forwards where a request has none (RFC 3261 section 16.6 step 3).
 const MAX_FORWARDS: u8 = 70;
@@ -81,6 +81,10 @@ impl Proxy {
             self.counters.calls += u64::from(dialog.is_none());
         }
         self.count_drift(hop, dialog.as_ref());
+        if let Some((cookie, party)) = &dialog {
+            self.note_request(&original, cookie, *party);
+            self.journal_in_dialog(&original, cookie, *party);
+        }
         let context = Context {
             invite: original.method() == Method::Invite,
             request: original,
@@ -98,7 +102,7 @@ impl Proxy {
             }),
             dialog,
         };
-        self.contexts.insert(id, context);
+        self.contexts.insert(id, Box::new(context));
         if !self.next_group(id, media, now)
             && let Some(context) = self.contexts.remove(&id)
         {
@@ -134,10 +138,11 @@ impl Proxy {
         let mut request = self.copy(inner, hop, target, role, placement, now);
         if let Some(share) = share {
             let mut edit = request.edit();
-            edit.set(HeaderName::MaxBreadth, share.to_string());
+            edit.set(HeaderName::MaxBreadth, digits(share as u64));
             request = edit.finish();
         }
-        let Some(client) = self.transactions.send_request(&request, target.flow, now) else {
+        let (request, flow) = self.by_length(request, target, now);
+        let Some(client) = self.transactions.send_request(&request, flow, now) else {
             match (session, dialog) {
                 (Some(session), None) if earlier.is_none() => media.ended(session, now),
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
@@ -145,25 +150,38 @@ impl Proxy {
             }
             return Err(NotStarted::Full);
         };
-        if let Some(rules) = target.next_hop {
-            self.start_timer_c(client, now + rules.timeout);
-        } else if request.method() == Method::Invite {
-            self.start_timer_c(client, now + self.config.timer_c);
-        }
+        let patience = target.next_hop.map(|rules| rules.timeout);
+        self.start_patience(client, &request, patience, now);
         let progress = Progress::Calling { cancel: false };
         Ok(Branch {
             client,
             request,
-            flow: target.flow,
+            flow,
             progress,
             session,
             instance: target.instance.clone(),
             reached: false,
             borrowed: earlier.is_some(),
             passes_again,
-            impatient: target.next_hop.is_some(),
+            patience,
+            instead_of_udp: flow.transport != target.flow.transport,
             by_path: target.by_path,
         })
+    }
+
+    /// A next hop must say something soon, a phone that rings has Timer C.
+    pub(super) fn start_patience(
+        &mut self,
+        client: ClientId,
+        request: &Message,
+        patience: Option<Duration>,
+        now: Instant,
+    ) {
+        if let Some(patience) = patience {
+            self.start_timer_c(client, now + patience);
+        } else if request.method() == Method::Invite {
+            self.start_timer_c(client, now + self.config.timer_c);
+        }
     }
 
     /// An ACK for a 2xx goes on without a transaction (RFC 3261 section 17.1.1.3).
@@ -199,8 +217,9 @@ impl Proxy {
         for target in &targets {
             let placement = self.place(&inner, hop, target, dialog, None, media, now);
             let copy = self.copy(&inner, hop, target, role_of(party), placement, now);
+            let (copy, flow) = self.by_length(copy, target, now);
             self.transmits.push_back(Transmit {
-                flow: target.flow,
+                flow,
                 bytes: copy.bytes().clone(),
             });
         }
@@ -230,11 +249,11 @@ impl Proxy {
         }
         // "the proxy MUST insert one with the correct value for the body" (step 9).
         if target.flow.transport.is_reliable() && inner.count(HeaderName::ContentLength) == 0 {
-            edit.set(HeaderName::ContentLength, inner.body().len().to_string());
+            edit.set(HeaderName::ContentLength, digits(inner.body().len() as u64));
         }
         let hops = inner.max_forwards().ok().flatten();
         let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
-        edit.set(HeaderName::MaxForwards, hops.to_string());
+        edit.set(HeaderName::MaxForwards, digits(hops));
         if !role.is_in_dialog() && begins_dialog(inner) {
             let cookie = self.cookie(inner, hop, target, placement.session, now);
             let (caller, callee) = self.dialog_flows(hop, target);
@@ -366,7 +385,7 @@ pub(super) fn branch_of(inner: &Message, target: &Target) -> BranchOf {
     if let Ok(via) = inner.top_via() {
         incoming.extend_from_slice(via.branch().unwrap_or_default());
         incoming.push(0);
-        incoming.extend_from_slice(via.host.to_string().as_bytes());
+        incoming.extend_from_slice(via.host.text().as_bytes());
         incoming.extend_from_slice(&via.port.unwrap_or_default().to_be_bytes());
     }
     incoming.extend_from_slice(inner.call_id().unwrap_or_default());
@@ -485,7 +504,10 @@ fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
             // There is no value of its own for WebSocket over TLS (RFC 7118 section 5.1).
             Transport::Ws | Transport::Wss => ";transport=ws",
         };
-        format!("<sip:{cookie}@{local}{parameter};lr>")
+        let mut address = Vec::with_capacity(48);
+        push_address(&mut address, local);
+        let address = String::from_utf8_lossy(&address);
+        ["<sip:", cookie, "@", &address, parameter, ";lr>"].concat()
     };
     let mut values = vec![side(caller.transport, caller.local)];
     if (caller.transport, caller.local) != (callee.transport, callee.local) {

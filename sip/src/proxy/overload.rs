@@ -38,15 +38,15 @@ impl Proxy {
         let spread = self.config.keys.tag_hash(call) % RETRY_SPREAD_S;
         let response = request
             .respond(503, "Service Unavailable")
-            .to_tag(&self.to_tag(request))
+            .to_tag(self.to_tag(request))
             .header(
                 HeaderName::RetryAfter,
                 &(RETRY_AFTER_S + spread).to_string(),
             )
-            .build();
+            .bytes();
         self.transmits.push_back(Transmit {
             flow: hop.flow,
-            bytes: response.bytes().clone(),
+            bytes: response,
         });
     }
 }

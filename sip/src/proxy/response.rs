@@ -8,6 +8,7 @@ use super::{Progress, Proxy};
 use crate::hop::{Flow, Hop};
 use crate::message::{HeaderName, Message, Method};
 use crate::registrar::ping::is_ping;
+use crate::text::digits;
 use crate::transaction::{ClientId, Outgoing, ServerId};
 
 /// A challenge of one branch: whose it is, the header and its value.
@@ -73,13 +74,14 @@ impl Proxy {
         };
         // Without the caller's Via there is nobody to send it to (16.7 step 3). The branch is over
         // when its target has said its last word, however badly.
-        if response.vias().nth(1).is_none() {
+        if !response.has_several_vias() {
             self.counters.malformed_responses += 1;
             if response.status().is_some_and(|status| status >= 200) {
                 self.branch_failed(client, 502, "Bad Gateway", media, now);
             }
             return;
         }
+        self.note_heard_over_tcp(server, index, now);
         self.adopt_session(server, index, response, media, now);
         match response.status().unwrap_or_default() {
             100..=199 => self.pass_provisional(server, index, response, hop, media, now),
@@ -90,6 +92,15 @@ impl Proxy {
                     without_own_via(response, None, self.transactions.server_flow(server));
                 self.finish_branch(server, index, response, media, now);
             }
+        }
+    }
+
+    /// A next hop that answers what it got over TCP for its length takes TCP.
+    fn note_heard_over_tcp(&mut self, server: ServerId, index: usize, now: Instant) {
+        let context = self.contexts.get(&server);
+        let branch = context.and_then(|context| context.branches.get(index));
+        if let Some(branch) = branch.filter(|branch| branch.instead_of_udp) {
+            self.note_tcp_works(branch.flow.peer, now);
         }
     }
 
@@ -141,7 +152,7 @@ impl Proxy {
         let client = branch.client;
         let invite = branch.request.method() == Method::Invite;
         let cancel_now = branch.progress == Progress::Calling { cancel: true };
-        let impatient = branch.impatient;
+        let impatient = branch.patience.is_some();
         if matches!(branch.progress, Progress::Calling { .. }) {
             branch.progress = Progress::Proceeding { cancelled: false };
         }
@@ -211,6 +222,12 @@ impl Proxy {
                 media.answered(session, now);
             }
         }
+        if invite && new_call {
+            self.remember_dialog(server, index, response);
+            self.journal_answerer(server, hop, session);
+        } else if first {
+            self.refresh_targets(server, response);
+        }
         self.send_upstream(server, index, response, hop, media, now);
         if first {
             self.end_call_after_bye(server, response.status(), media, now);
@@ -277,7 +294,7 @@ impl Proxy {
         let response = context
             .request
             .respond(488, "Not Acceptable Here")
-            .to_tag(&self.to_tag(&context.request))
+            .to_tag(self.to_tag(&context.request))
             .header("Warning", warning)
             .build();
         if let Some(context) = self.contexts.get_mut(&server)
@@ -406,6 +423,8 @@ impl Proxy {
             && let Some(session) = SessionRef::of(cookie)
         {
             media.hung_up(&context.request, *party, session, now);
+            let (bye, party) = (context.request.clone(), *party);
+            self.forget_dialog(&bye, party, session);
         }
     }
 }
@@ -429,7 +448,10 @@ pub(super) fn without_own_via(
     if let Some(body) = body {
         edit.set_body(body);
     } else if on_stream && response.count(HeaderName::ContentLength) == 0 {
-        edit.set(HeaderName::ContentLength, response.body().len().to_string());
+        edit.set(
+            HeaderName::ContentLength,
+            digits(response.body().len() as u64),
+        );
     }
     edit.finish()
 }

@@ -63,7 +63,7 @@ impl Proxy {
             }
             None => {}
         }
-        let Ok(uri) = Uri::parse(request.request_uri()) else {
+        let Ok(uri) = request.uri() else {
             return Routed::Refused {
                 status: 400,
                 reason: "Bad Request-URI",
@@ -94,7 +94,7 @@ impl Proxy {
         from: &Message,
         hop: &Hop,
     ) -> Result<Option<(Way, Option<Bytes>)>, Denied> {
-        let domain = uri.host.to_string();
+        let domain = uri.host.text();
         let source = hop.flow.peer.ip();
         let facts = Facts {
             domain: &domain,
@@ -178,7 +178,8 @@ impl Proxy {
     /// "If the Request-URI … was placed in a Record-Route by this proxy": a strict router before
     /// us moved the real Request-URI to the end of Route (16.4).
     fn undo_strict_route(&self, request: &Message) -> Message {
-        let ours = Uri::parse(request.request_uri())
+        let ours = request
+            .uri()
             .is_ok_and(|uri| uri.param(b"lr").is_some() && self.is_ours(&uri));
         if !ours {
             return request.clone();
@@ -279,14 +280,13 @@ impl Proxy {
     /// "If the address-of-record is not valid for the domain in the Request-URI, the registrar MUST
     /// send a 404 (Not Found) response" (10.3 step 5).
     fn address_of_record(&self, request: &Message) -> Routed {
-        let to = request.to().ok();
-        let Some(aor) = to.and_then(|to| AddressOfRecord::from_uri(to.uri)) else {
+        let uri = request.to().and_then(|to| to.parse_uri()).ok();
+        let Some(aor) = uri.and_then(|uri| AddressOfRecord::of(&uri)) else {
             return Routed::Refused {
                 status: 400,
                 reason: "Bad Address-of-Record",
             };
         };
-        let uri = to.and_then(|to| to.parse_uri().ok());
         if !uri.is_some_and(|uri| self.is_ours(&uri)) {
             return Routed::Refused {
                 status: 404,
@@ -298,7 +298,8 @@ impl Proxy {
 
     /// The bindings of the user in the Request-URI.
     fn look_up(&mut self, request: Message, now: Instant) -> Routed {
-        let Some(aor) = AddressOfRecord::from_uri(request.request_uri()) else {
+        let uri = request.uri().ok();
+        let Some(aor) = uri.and_then(|uri| AddressOfRecord::of(&uri)) else {
             return Routed::Refused {
                 status: 404,
                 reason: "Not Found",
@@ -407,7 +408,7 @@ fn uri_of(value: &[u8]) -> &[u8] {
 
 /// A contact as a Request-URI: header fields and the `method` parameter are not allowed there (19.1.1
 /// table 1).
-fn request_uri_of(contact: &Bytes) -> Bytes {
+pub(super) fn request_uri_of(contact: &Bytes) -> Bytes {
     // A question mark in the user part is none that begins header fields.
     let host = contact.iter().position(|byte| *byte == b'@').unwrap_or(0);
     let headers = contact[host..].iter().position(|byte| *byte == b'?');

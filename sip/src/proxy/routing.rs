@@ -94,6 +94,9 @@ pub struct Config {
     pub unicast: Vec<SocketAddr>,
     /// The transports that reach a next hop, the preferred first.
     pub transports: Vec<Transport>,
+    /// Longer requests go to next hops over TCP where that is one of the transports, in octets;
+    /// `None`: none do.
+    pub max_udp_request: Option<usize>,
 }
 
 /// What happened to requests beyond our own phones, each count under its own name.
@@ -105,6 +108,12 @@ pub struct Counters {
     pub routed: u64,
     /// Requests sent to another next hop because the one before failed.
     pub fail_overs: u64,
+    /// Requests sent to a next hop over TCP for their length (RFC 3261 section 18.1.1).
+    pub large_over_tcp: u64,
+    /// Those of them that were sent again over UDP, because nothing came of the connection.
+    pub large_fell_back: u64,
+    /// Requests of that length sent over UDP at once: to phones, and where TCP is not taken.
+    pub large_over_udp: u64,
     /// Requests whose next hop has no address.
     pub unresolved: u64,
     /// Waits for the DNS that took too long.

@@ -122,7 +122,9 @@ impl Proxy {
         let via = response.top_via().ok();
         let echoed = via.as_ref().and_then(|via| via.params.get(VIA_COOKIE));
         let sent = branch.request.header(HeaderName::Via).unwrap_or_default();
-        let is_ours = |echoed| memchr::memmem::find(sent, echoed).is_some();
+        // Where we have put it, it comes last.
+        let is_ours =
+            |echoed| sent.ends_with(echoed) || memchr::memmem::find(sent, echoed).is_some();
         // An answered request is let go of; what counts was settled by then.
         let settled = context.dialog.is_some() || sent.is_empty();
         if settled || echoed.is_none_or(is_ours) {

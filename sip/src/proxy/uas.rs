@@ -5,10 +5,10 @@
 //! copies have in common. There are no more entries than server transactions, and each goes with its
 //! transaction. What is forwarded is not looked at: its UAS will see all copies.
 
-use std::collections::HashMap;
-
 use super::Proxy;
-use crate::message::{HeaderName, Message};
+use crate::cookie::Keys;
+use crate::message::{HeaderName, Message, ResponseBuilder};
+use crate::own_id::OwnIdMap;
 use crate::transaction::ServerId;
 
 /// Option tags that a REGISTER or OPTIONS may require of us.
@@ -17,8 +17,8 @@ const SUPPORTED: [&str; 2] = ["path", "outbound"];
 /// The requests that we are answering or have answered a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    by_identity: HashMap<Vec<u8>, ServerId>,
-    identity_of: HashMap<ServerId, Vec<u8>>,
+    by_identity: OwnIdMap<u128, ServerId>,
+    identity_of: OwnIdMap<ServerId, u128>,
 }
 
 impl Requests {
@@ -27,12 +27,11 @@ impl Requests {
     }
 
     /// Notes a request; false where another transaction has brought it already.
-    fn note(&mut self, id: ServerId, request: &Message) -> bool {
-        let identity = identity(request);
+    fn note(&mut self, id: ServerId, identity: u128) -> bool {
         if self.by_identity.contains_key(&identity) {
             return false;
         }
-        self.by_identity.insert(identity.clone(), id);
+        self.by_identity.insert(identity, id);
         self.identity_of.insert(id, identity);
         true
     }
@@ -44,31 +43,37 @@ impl Requests {
     }
 }
 
-/// "From tag, Call-ID, and CSeq", the method included.
-fn identity(request: &Message) -> Vec<u8> {
+/// A keyed hash of "From tag, Call-ID, and CSeq", the method included.
+fn identity(keys: &Keys, request: &Message) -> u128 {
     let from = request.from();
     let tag = from.as_ref().ok().and_then(|from| from.tag());
     let number = request.cseq().map_or(0, |(number, _)| number);
-    let mut identity = Vec::with_capacity(128);
-    identity.extend_from_slice(&number.to_be_bytes());
     let method = request.method();
     let call_id = request.call_id().unwrap_or_default();
+    let tag = tag.unwrap_or_default();
     // None of these holds a space.
-    for part in [method.as_bytes(), call_id, tag.unwrap_or_default()] {
-        identity.extend_from_slice(part);
-        identity.push(b' ');
-    }
-    identity
+    keys.identity_hash(&[
+        &number.to_be_bytes(),
+        method.as_bytes(),
+        b" ",
+        call_id,
+        b" ",
+        tag,
+    ])
 }
 
 impl Proxy {
     /// The refusal of a request that is for us, if one of its own makes it impossible to answer.
-    pub(super) fn refused_as_uas(&mut self, id: ServerId, request: &Message) -> Option<Message> {
+    pub(super) fn refused_as_uas<'m>(
+        &mut self,
+        id: ServerId,
+        request: &'m Message,
+    ) -> Option<ResponseBuilder<'m>> {
         let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
-        if !in_dialog && !self.uas.note(id, request) {
+        if !in_dialog && !self.uas.note(id, identity(&self.config.keys, request)) {
             self.counters.merged += 1;
             let response = request.respond(482, "Loop Detected");
-            return Some(response.to_tag(&self.to_tag(request)).build());
+            return Some(response.to_tag(self.to_tag(request)));
         }
         let unknown: Vec<String> = request
             .values(HeaderName::Require)
@@ -81,8 +86,8 @@ impl Proxy {
         self.counters.rejected += 1;
         let response = request
             .respond(420, "Bad Extension")
-            .to_tag(&self.to_tag(request))
+            .to_tag(self.to_tag(request))
             .header("Unsupported", &unknown.join(", "));
-        Some(response.build())
+        Some(response)
     }
 }

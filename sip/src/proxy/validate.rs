@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::hop::Hop;
-use crate::message::{HeaderName, Message, Method, Uri};
+use crate::message::{HeaderName, Message, Method};
 
 /// Why a well-formed request may not be forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +28,13 @@ impl Rejection {
         if let Some(unsupported) = &self.unsupported {
             response = response.header("Unsupported", unsupported);
         }
-        (response.build().bytes().clone(), self.status)
+        (response.bytes(), self.status)
     }
 }
 
 /// Steps 2, 3 and 5 of section 16.3; step 1 is [`Message::check`].
 pub(super) fn forwardable(request: &Message) -> Result<(), Rejection> {
-    let known_scheme = Uri::parse(request.request_uri()).is_ok_and(|uri| uri.is_sip());
+    let known_scheme = request.uri().is_ok_and(|uri| uri.is_sip());
     if !known_scheme {
         return Err(Rejection::plain(416, "Unsupported URI Scheme"));
     }
@@ -72,6 +72,6 @@ pub(super) fn is_traceroute(request: &Message) -> bool {
 
 /// The request with its real source in the top Via: `received` where it is not what the UA
 /// believes, `rport` where that is asked for (RFC 3261 section 18.2.1, RFC 3581 section 4).
-pub(super) fn with_source(request: &Message, hop: &Hop) -> Message {
-    request.edit().stamp_top_via(hop.flow.peer).finish()
+pub(super) fn with_source(request: Message, hop: &Hop) -> Message {
+    request.stamped(hop.flow.peer)
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::message::{Host, Uri};
+use crate::text::push_ip;
 
 /// A user of ours in canonical form: `user@host`, or `host` alone.
 ///
@@ -19,13 +20,20 @@ impl AddressOfRecord {
     /// The user that a `sip:` or `sips:` URI names; `None` for any other scheme and for what is
     /// no URI.
     pub fn from_uri(uri: &[u8]) -> Option<Self> {
-        let uri = Uri::parse(uri).ok().filter(Uri::is_sip)?;
-        let mut name = Vec::new();
+        Self::of(&Uri::parse(uri).ok()?)
+    }
+
+    /// The user that a URI names; `None` unless it is `sip:` or `sips:`.
+    pub(crate) fn of(uri: &Uri<'_>) -> Option<Self> {
+        if !uri.is_sip() {
+            return None;
+        }
+        let mut name = Vec::with_capacity(uri.opaque.len());
         if let Some(user) = uri.user {
             name.extend_from_slice(&unescape(user));
             name.push(b'@');
         }
-        name.extend_from_slice(&canonical_host(&uri.host));
+        push_canonical_host(&mut name, &uri.host);
         Some(Self(Bytes::from(name)))
     }
 
@@ -111,9 +119,16 @@ fn headers(uri: &Uri<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 fn canonical_host(host: &Host<'_>) -> Vec<u8> {
+    let mut name = Vec::new();
+    push_canonical_host(&mut name, host);
+    name
+}
+
+fn push_canonical_host(out: &mut Vec<u8>, host: &Host<'_>) {
     match host {
-        Host::Name(name) => name.to_ascii_lowercase(),
-        Host::V4(_) | Host::V6(_) => host.to_string().into_bytes(),
+        Host::Name(name) => out.extend(name.iter().map(u8::to_ascii_lowercase)),
+        Host::V4(address) => push_ip(out, (*address).into()),
+        Host::V6(_) => out.extend_from_slice(host.to_string().as_bytes()),
     }
 }
 

@@ -1,14 +1,14 @@
 //! The answers to a REGISTER: 200 with what is bound now (RFC 3261 section 10.3 step 8), or why
 //! not.
 
-use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::time::{Duration, Instant};
 
 use super::bindings::Entry;
-use super::{AddressOfRecord, Limits, Registrar};
+use super::{AddressOfRecord, Binding, Limits, Registrar};
 use crate::hop::Hop;
-use crate::message::{HeaderName, Message};
+use crate::message::{HeaderName, Message, ResponseBuilder};
+use crate::text::{push_hex, push_number};
 
 /// Why a REGISTER is not answered 200.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) fn answer(self, request: &Message, limits: &Limits) -> Message {
+    pub(super) fn answer<'m>(self, request: &'m Message, limits: &Limits) -> ResponseBuilder<'m> {
         let (status, reason) = match self {
             Self::Malformed(reason) => (400, reason),
             Self::TooManyContacts => (403, "Too Many Contacts"),
@@ -35,7 +35,7 @@ impl Refusal {
             Self::OutOfOrder => (500, "Register Out Of Order"),
             Self::NoRoom => (503, "Registrar Full"),
         };
-        let mut response = request.respond(status, reason).to_tag(&to_tag(request));
+        let mut response = request.respond(status, reason).to_tag(to_tag(request));
         match self {
             Self::TooBrief => {
                 response = response.header("Min-Expires", &limits.min_expires_s.to_string());
@@ -47,7 +47,7 @@ impl Refusal {
             | Self::FirstHopLacksOutbound
             | Self::OutOfOrder => {}
         }
-        response.build()
+        response
     }
 }
 
@@ -56,27 +56,20 @@ impl Registrar {
     /// Each Contact value MUST feature an "expires" parameter". "The registrar copies the Path
     /// header field values into a Path header field in the successful (200) REGISTER response"
     /// (RFC 3327 section 5.3).
-    pub(super) fn answer_ok(
+    pub(super) fn answer_ok<'m>(
         &self,
-        request: &Message,
+        request: &'m Message,
         aor: &AddressOfRecord,
         outbound: bool,
         hop: &Hop,
         now: Instant,
-    ) -> Message {
-        let mut response = request.respond(200, "OK").to_tag(&to_tag(request));
-        let mut contact = String::with_capacity(256);
+    ) -> ResponseBuilder<'m> {
+        let mut response = request.respond(200, "OK").to_tag(to_tag(request));
+        let mut contact = Vec::with_capacity(256);
         for Entry { binding, .. } in self.bindings.of(aor) {
             contact.clear();
-            // A String takes whatever is written to it.
-            let _ = write!(
-                contact,
-                "<{}>{};expires={}",
-                String::from_utf8_lossy(&binding.contact_uri),
-                String::from_utf8_lossy(&binding.parameters),
-                whole_seconds(binding.expires_at.saturating_duration_since(now)),
-            );
-            response = response.header("Contact", &contact);
+            write_contact(&mut contact, binding, now);
+            response = response.header_of_bytes("Contact", &contact);
         }
         for value in request.values(HeaderName::Path) {
             response = response.header("Path", &String::from_utf8_lossy(&value));
@@ -85,12 +78,12 @@ impl Registrar {
         if outbound {
             response = response.header("Require", "outbound");
             // Over UDP the default of 24 to 29 s is what NATs need (RFC 5626 section 4.4.2).
-            let direct = request.vias().nth(1).is_none();
+            let direct = !request.has_several_vias();
             if direct && hop.flow.connection.is_some() {
                 response = response.header("Flow-Timer", &self.limits.flow_timer_s.to_string());
             }
         }
-        response.build()
+        response
     }
 }
 
@@ -99,7 +92,24 @@ fn to_tag(request: &Message) -> String {
     let mut hash = DefaultHasher::new();
     hash.write(request.call_id().unwrap_or_default());
     hash.write_u32(request.cseq().map_or(0, |(number, _)| number));
-    format!("{:016x}", hash.finish())
+    let hash = hash.finish();
+    let mut tag = String::with_capacity(16);
+    push_hex(&mut tag, (hash >> 32) as u32);
+    push_hex(&mut tag, hash as u32);
+    tag
+}
+
+/// `<uri>;parameters;expires=seconds`.
+fn write_contact(out: &mut Vec<u8>, binding: &Binding, now: Instant) {
+    out.push(b'<');
+    out.extend_from_slice(String::from_utf8_lossy(&binding.contact_uri).as_bytes());
+    out.push(b'>');
+    out.extend_from_slice(String::from_utf8_lossy(&binding.parameters).as_bytes());
+    out.extend_from_slice(b";expires=");
+    push_number(
+        out,
+        whole_seconds(binding.expires_at.saturating_duration_since(now)),
+    );
 }
 
 /// Rounded up, so that a user agent that refreshes by it is never late by our rounding alone.

@@ -17,6 +17,7 @@ use super::ids::IdSet;
 use super::ping::{Health, Turn, Wheel, needs_ping};
 use super::{AddressOfRecord, Binding};
 use crate::hop::{ConnectionId, Flow};
+use crate::own_id::OwnIdMap;
 
 /// A stored binding with its number and the name of its user agent.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Bindings {
     users: HashMap<AddressOfRecord, Vec<Entry>>,
-    owners: HashMap<u64, AddressOfRecord>,
+    owners: OwnIdMap<u64, AddressOfRecord>,
     deadlines: BTreeSet<(Instant, u64)>,
     flows: HashMap<FlowKey, FlowState>,
     names: HashMap<u64, IdSet>,

@@ -104,7 +104,7 @@ impl Register<'_> {
         {
             return Err(Refusal::Malformed("One Contact With reg-id"));
         }
-        let direct = request.vias().nth(1).is_none();
+        let direct = !request.has_several_vias();
         if direct || self.path.first_hop_keeps_flow() {
             Ok(true)
         } else {

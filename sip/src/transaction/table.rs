@@ -2,10 +2,15 @@
 //!
 //! The server side and the client side are one [`Table`] each. Every change of a machine goes
 //! through [`Table::update`], which keeps the deadline in step with the machine's state.
+//!
+//! A table grows to hundreds of thousands of entries while calls are waiting, so growing must not
+//! take long: the index holds a hash and a place for each key, and the key itself is in the entry.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::time::Instant;
+
+use hashbrown::HashTable;
 
 use crate::hop::{ConnectionId, Flow};
 use crate::timer::Deadlines;
@@ -22,22 +27,32 @@ pub(crate) struct Entry<K, M> {
     pub(crate) key: K,
     pub(crate) flow: Flow,
     pub(crate) machine: M,
+    hash: u64,
+}
+
+/// Where the entry of a key is, and the key's hash.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    hash: u64,
+    id: SlotId,
 }
 
 #[derive(Debug)]
 pub(crate) struct Table<K, M> {
     entries: Slab<Entry<K, M>>,
-    by_key: HashMap<K, SlotId>,
+    by_key: HashTable<Named>,
+    hasher: RandomState,
     deadlines: Deadlines,
     /// Only connections: they end often, and each end must not cost a walk through the table.
     by_connection: HashMap<ConnectionId, HashSet<SlotId>>,
 }
 
-impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
+impl<K: Hash + Eq, M: Machine> Table<K, M> {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             entries: Slab::new(limit),
-            by_key: HashMap::new(),
+            by_key: HashTable::new(),
+            hasher: RandomState::new(),
             deadlines: Deadlines::default(),
             by_connection: HashMap::new(),
         }
@@ -48,7 +63,20 @@ impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
     }
 
     pub(crate) fn find(&self, key: &K) -> Option<SlotId> {
-        self.by_key.get(key).copied()
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// For [`find_hashed`](Self::find_hashed) and [`insert_new`](Self::insert_new), of the same key.
+    pub(crate) fn hash(&self, key: &K) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    pub(crate) fn find_hashed(&self, key: &K, hash: u64) -> Option<SlotId> {
+        let is_it = |named: &Named| {
+            let entry = self.entries.get(named.id);
+            named.hash == hash && entry.is_some_and(|entry| entry.key == *key)
+        };
+        self.by_key.find(hash, is_it).map(|named| named.id)
     }
 
     pub(crate) fn get(&self, id: SlotId) -> Option<&Entry<K, M>> {
@@ -57,16 +85,30 @@ impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
 
     /// `None` when the table is full or the key is in use.
     pub(crate) fn insert(&mut self, key: K, flow: Flow, machine: M) -> Option<SlotId> {
-        if self.by_key.contains_key(&key) {
+        let hash = self.hash(&key);
+        if self.find_hashed(&key, hash).is_some() {
             return None;
         }
+        self.insert_new(key, hash, flow, machine)
+    }
+
+    /// `None` when the table is full. The key is not in use.
+    pub(crate) fn insert_new(
+        &mut self,
+        key: K,
+        hash: u64,
+        flow: Flow,
+        machine: M,
+    ) -> Option<SlotId> {
         let due = machine.poll_timeout().map(|(at, _)| at);
         let id = self.entries.insert(Entry {
-            key: key.clone(),
+            key,
             flow,
             machine,
+            hash,
         })?;
-        self.by_key.insert(key, id);
+        let named = Named { hash, id };
+        self.by_key.insert_unique(hash, named, |named| named.hash);
         self.deadlines.set(id.slot, due);
         if let Some(connection) = flow.connection {
             self.by_connection.entry(connection).or_default().insert(id);
@@ -95,7 +137,9 @@ impl<K: Hash + Eq + Clone, M: Machine> Table<K, M> {
 
     pub(crate) fn remove(&mut self, id: SlotId) -> Option<Entry<K, M>> {
         let entry = self.entries.remove(id)?;
-        self.by_key.remove(&entry.key);
+        if let Ok(named) = self.by_key.find_entry(entry.hash, |named| named.id == id) {
+            named.remove();
+        }
         self.deadlines.set(id.slot, None);
         if let Some(connection) = entry.flow.connection
             && let Some(ids) = self.by_connection.get_mut(&connection)

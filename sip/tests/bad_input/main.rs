@@ -10,6 +10,8 @@ mod judge;
 mod known_defects;
 mod mutation;
 mod rules;
+#[path = "../common/text.rs"]
+mod text;
 mod torture;
 #[path = "../common/world.rs"]
 mod world;

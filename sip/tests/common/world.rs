@@ -310,7 +310,7 @@ impl World {
         sent
     }
 
-    fn drain(&mut self) -> Vec<Transmit> {
+    pub(crate) fn drain(&mut self) -> Vec<Transmit> {
         std::iter::from_fn(|| self.proxy.poll_transmit()).collect()
     }
 }

@@ -5,6 +5,7 @@ mod authentication;
 mod branches;
 mod forks;
 mod next_hops;
+mod order;
 mod overload;
 #[path = "../common/phones.rs"]
 mod phones;

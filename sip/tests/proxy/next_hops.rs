@@ -58,6 +58,7 @@ fn config(group: GroupConfig, route: Route) -> Config {
         groups: vec![group],
         unicast: vec![UNICAST.parse().expect("address")],
         transports: vec![Transport::Udp, Transport::Tcp],
+        max_udp_request: None,
     }
 }
 

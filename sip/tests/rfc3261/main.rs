@@ -18,6 +18,7 @@ mod section_16_7;
 mod section_16_8;
 mod section_16_9;
 mod section_18;
+mod section_18_1_1;
 mod section_22;
 mod section_8_2;
 mod section_9;

@@ -176,13 +176,16 @@ pub struct LatchRecord {
     /// Signalling has set a new gate since: another SSRC may take over once.
     #[n(2)]
     pub relearn: bool,
+    /// A source may be learnt, or taken over by another SSRC, for so long from now on; absent: no more.
+    #[n(3)]
+    pub learn_for_ms: Option<u64>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{
-        Counted, FRAME_HEADER_LEN, GateMode, MAX_FRAME_LEN, MessageError, Payload, SideAddr,
-        decode, encode_frame,
+        Counted, FRAME_HEADER_LEN, GateMode, MAX_FRAME_LEN, MessageError, Payload, Quality,
+        SideAddr, decode, encode_frame,
     };
     use super::*;
 
@@ -273,6 +276,7 @@ mod tests {
             peer: socket,
             ssrc: Some(u32::MAX),
             relearn: true,
+            learn_for_ms: Some(u64::MAX),
         };
         let counted = Counted {
             packets_in: u64::MAX,
@@ -286,6 +290,7 @@ mod tests {
                 port: Some(65_535),
                 mode: GateMode::Subnet,
                 payload: Payload::Datagrams,
+                held: true,
             }),
             rtp: latch,
             rtcp: latch,
@@ -298,6 +303,16 @@ mod tests {
                 latched_rtp: socket,
                 latched_rtcp: socket,
                 waited: u64::MAX,
+                quality: Some(Quality {
+                    expected: u64::MAX,
+                    r_factor: u8::MAX,
+                    mos_x100: u16::MAX,
+                    jitter_us: u32::MAX,
+                    burst_density: u8::MAX,
+                    gap_density: u8::MAX,
+                    burst_ms: u16::MAX,
+                    gap_ms: u16::MAX,
+                }),
                 ..SideStatistics::default()
             },
         };

@@ -50,6 +50,9 @@ pub struct Rejected {
     /// The latched source is silent, but this other one has another SSRC.
     #[cbor(n(7), default)]
     pub ssrc: u64,
+    /// The gate would let the source in, but the time for learning one is over.
+    #[cbor(n(8), default)]
+    pub late: u64,
 }
 
 impl Rejected {
@@ -63,7 +66,40 @@ impl Rejected {
             .saturating_add(self.unbound)
             .saturating_add(self.send_failed)
             .saturating_add(self.ssrc)
+            .saturating_add(self.late)
     }
+}
+
+/// How well what one side has sent came here, as RFC 3611 section 4.7 puts it.
+///
+/// Seen from the relay: of the path between the sender and the relay, with what a receiver would
+/// make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Quality {
+    /// RTP packets that should have come.
+    #[n(0)]
+    pub expected: u64,
+    /// The R factor of the E-model, 0..=100 (ITU-T G.107).
+    #[n(1)]
+    pub r_factor: u8,
+    /// The mean opinion score that follows from it, 100..=450.
+    #[n(2)]
+    pub mos_x100: u16,
+    /// Interarrival jitter in microseconds; 0 where the clock rate is not known.
+    #[n(3)]
+    pub jitter_us: u32,
+    /// Packets lost within bursts, in 256ths.
+    #[n(4)]
+    pub burst_density: u8,
+    /// Packets lost between bursts, in 256ths.
+    #[n(5)]
+    pub gap_density: u8,
+    /// The mean length of a burst in milliseconds.
+    #[n(6)]
+    pub burst_ms: u16,
+    /// The mean length of what is between them in milliseconds.
+    #[n(7)]
+    pub gap_ms: u16,
 }
 
 /// What one side did.
@@ -99,6 +135,9 @@ pub struct SideStatistics {
     /// Packets from this side that waited until the other side's peer was known.
     #[cbor(n(9), default)]
     pub waited: u64,
+    /// How well it came; none where no RTP did.
+    #[n(10)]
+    pub quality: Option<Quality>,
 }
 
 /// What a session did.

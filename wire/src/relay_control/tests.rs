@@ -26,8 +26,9 @@ prop_compose! {
         payload in prop_oneof![
             Just(Payload::Rtp), Just(Payload::RtpAndDtls), Just(Payload::Datagrams),
         ],
+        held in any::<bool>(),
     ) -> Gate {
-        Gate { expected, port, mode, payload }
+        Gate { expected, port, mode, payload, held }
     }
 }
 
@@ -38,18 +39,34 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn quality()(
+        expected in any::<u64>(), r_factor in any::<u8>(), mos_x100 in any::<u16>(),
+        jitter_us in any::<u32>(), densities in any::<[u8; 2]>(), lengths in any::<[u16; 2]>(),
+    ) -> Quality {
+        let ([burst_density, gap_density], [burst_ms, gap_ms]) = (densities, lengths);
+        Quality {
+            expected, r_factor, mos_x100, jitter_us, burst_density, gap_density, burst_ms, gap_ms,
+        }
+    }
+}
+
+prop_compose! {
     fn side_statistics()(
         rtp in counted(), rtcp in counted(), lost in any::<u64>(), jitter in any::<u32>(),
-        rejected in any::<[u64; 9]>(), latched_rtp in any::<Option<SocketAddr>>(),
+        rejected in any::<[u64; 10]>(), latched_rtp in any::<Option<SocketAddr>>(),
         latched_rtcp in any::<Option<SocketAddr>>(), relatched in any::<u32>(), held in any::<bool>(),
+        quality in prop::option::of(quality()),
     ) -> SideStatistics {
-        let [gate, latched, malformed, no_peer, limit, unbound, send_failed, ssrc, waited] = rejected;
+        let [gate, latched, malformed, no_peer, limit, unbound, send_failed, ssrc, late, waited] =
+            rejected;
         SideStatistics {
             rtp, rtcp, lost, jitter,
-            rejected: Rejected { gate, latched, malformed, no_peer, limit, unbound, send_failed, ssrc },
+            rejected: Rejected {
+                gate, latched, malformed, no_peer, limit, unbound, send_failed, ssrc, late,
+            },
             latched_rtp: latched_rtp.map(plain),
             latched_rtcp: latched_rtcp.map(plain),
-            relatched, held, waited,
+            relatched, held, waited, quality,
         }
     }
 }
@@ -98,7 +115,10 @@ fn from_agent() -> impl Strategy<Value = FromAgent> {
         }),
         (any::<u64>(), side())
             .prop_map(|(session, side)| FromAgent::MediaStarted { session, side }),
-        any::<u64>().prop_map(|session| FromAgent::MediaTimeout { session }),
+        (any::<u64>(), any::<u32>()).prop_map(|(session, number)| FromAgent::MediaTimeout {
+            session,
+            silence: Silence::from_number(number),
+        }),
         (any::<u64>(), stats()).prop_map(|(session, stats)| FromAgent::Ended { session, stats }),
         (any::<u64>(), any::<u64>(), stats()).prop_map(|(request, session, stats)| {
             FromAgent::Statistics {
@@ -254,9 +274,9 @@ fn a_gate_mode_of_a_later_version_makes_the_message_malformed_but_answerable() {
         side: Side::A,
         gate,
     });
-    // The mode, and after it the payload.
-    assert_eq!(bytes.split_off(bytes.len() - 2), [2, 0]);
-    bytes.extend([17, 0]);
+    // The mode, and after it the payload and that nobody is held.
+    assert_eq!(bytes.split_off(bytes.len() - 3), [2, 0, 0xf4]);
+    bytes.extend([17, 0, 0xf4]);
     assert_eq!(decode::<ToAgent>(&bytes), Err(MessageError::Malformed(2)));
     assert_eq!(request_of(&bytes), Some(9));
 }
@@ -271,6 +291,17 @@ fn a_gate_of_an_older_concentrator_lets_rtp_through() {
         ..Gate::default()
     };
     assert_eq!(minicbor::decode::<Gate>(&bytes).unwrap(), gate);
+}
+
+#[test]
+fn an_older_agent_does_not_say_which_limit_a_session_has_reached() {
+    // [5, [7]]
+    let older = [0x82, 0x05, 0x81, 0x07];
+    let expected = FromAgent::MediaTimeout {
+        session: 7,
+        silence: Silence::Idle,
+    };
+    assert_eq!(decode::<FromAgent>(&older), Ok(expected));
 }
 
 #[test]

@@ -574,3 +574,67 @@ fn the_description_in_a_multipart_is_rewritten_and_nothing_else() {
         assert_eq!(send(&whole, &sdp), None, "{other}");
     }
 }
+
+/// RFC 3264 section 8.4, and `0.0.0.0` as RFC 2543 had it: who is not to send is held, so that the
+/// relay does not take its silence for the end of the call.
+#[test]
+fn the_relay_is_told_who_is_not_to_send() {
+    for (hold, held) in [
+        ("sendonly", [false, true]),
+        ("recvonly", [true, false]),
+        ("inactive", [true, true]),
+        ("sendrecv", [false, false]),
+    ] {
+        let mut world = World::new(RelayPolicy::Always);
+        let session = world.call(&[AUDIO]);
+        let offer = offer(&[&format!("{AUDIO}\r\na={hold}")]);
+        world.says(session, Party::Caller, "INVITE", &offer);
+        assert_eq!(world.held(100, [false, false]), held, "{hold}");
+        // The answer says the same from the other end.
+        let answer = match hold {
+            "sendonly" => "recvonly",
+            "recvonly" => "sendonly",
+            other => other,
+        };
+        let answer = self::offer(&[&format!("{AUDIO}\r\na={answer}")]);
+        world.says(session, Party::Callee, "200 INVITE", &answer);
+        assert_eq!(world.held(100, held), held, "{hold}, answered");
+    }
+}
+
+#[test]
+fn a_call_that_is_resumed_or_whose_hold_is_refused_is_held_no_longer() {
+    let mut world = World::new(RelayPolicy::Always);
+    let session = world.call(&[AUDIO]);
+    let hold = text(offer(&[AUDIO])).replace("c=IN IP4 192.168.1.10", "c=IN IP4 0.0.0.0");
+    world.says(session, Party::Callee, "INVITE", hold.as_bytes());
+    assert_eq!(world.held(100, [false, false]), [true, false]);
+    world.refuses(session, Party::Callee, "INVITE");
+    assert_eq!(world.held(100, [true, false]), [false, false], "refused");
+    world.says(session, Party::Callee, "INVITE", hold.as_bytes());
+    world.says(session, Party::Caller, "200 INVITE", &offer(&[AUDIO]));
+    assert_eq!(world.held(100, [false, false]), [true, false], "agreed");
+    world.says(session, Party::Callee, "INVITE", &offer(&[AUDIO]));
+    world.says(session, Party::Caller, "200 INVITE", &offer(&[AUDIO]));
+    assert_eq!(world.held(100, [true, false]), [false, false], "resumed");
+}
+
+impl World {
+    /// Who is held by the last word that a session was told about each side; before it, `known`.
+    fn held(&mut self, session: u64, known: [bool; 2]) -> [bool; 2] {
+        let mut held = known;
+        for message in self.said() {
+            if let ToAgent::Update {
+                session: of,
+                side,
+                gate,
+                ..
+            } = message
+                && of == session
+            {
+                held[usize::from(side == Side::B)] = gate.held;
+            }
+        }
+        held
+    }
+}

@@ -337,12 +337,19 @@ impl World {
                 limits: Limits {
                     idle: Duration::from_secs(60),
                     half_open: Duration::from_secs(60),
+                    one_way: None,
+                    held: Duration::from_secs(60),
+                    learning: Duration::from_secs(60),
                     lease: Duration::from_secs(30),
                     linger: Duration::from_millis(100),
                 },
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
                 max_held: 100,
+                threads: rtp_agent::sockets::MediaThreads {
+                    threads: 1,
+                    gather: Duration::from_millis(1),
+                },
             },
             control: rtp_agent::config::Control {
                 concentrators: vec![self.address],

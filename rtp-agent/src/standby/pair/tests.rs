@@ -51,6 +51,29 @@ fn the_other_agent_relays_from_the_first_packet_without_learning_anything_anew()
 }
 
 #[test]
+fn the_time_to_learn_a_source_goes_on_at_the_other_agent_and_does_not_begin_anew() {
+    let mut net = Net::started();
+    let leases = net.a.connect(2);
+    let bound = net.now;
+    for lease in &leases {
+        net.bind(*lease);
+        net.a.packet(lease.session, Side::A, CALLER, 7, net.now);
+    }
+    net.wait(Duration::from_secs(7));
+    net.cut();
+    net.b.addresses(true, net.now);
+    let in_time = bound + Duration::from_secs(239);
+    let (first, second) = (leases[0].session, leases[1].session);
+    assert_eq!(
+        net.b.packet(first, Side::B, CALLEE, 8, in_time),
+        sent(first, Side::A, CALLER)
+    );
+    let late = bound + Duration::from_secs(241);
+    assert_eq!(net.b.packet(second, Side::B, CALLEE, 8, late), None);
+    assert_eq!(net.b.relay.totals(late).rejected.late, 1);
+}
+
+#[test]
 fn the_concentrator_finds_its_sessions_leases_and_epoch_again_at_the_other_agent() {
     let mut net = Net::started();
     let leases = net.a.connect(3);
@@ -476,6 +499,14 @@ impl Net {
 
     /// A call whose parties have both sent a packet through `a`.
     fn call(&mut self, lease: Lease) {
+        self.bind(lease);
+        let session = lease.session;
+        assert_eq!(self.a.packet(session, Side::A, CALLER, 7, self.now), None);
+        let back = self.a.packet(session, Side::B, CALLEE, 8, self.now);
+        assert_eq!(back, sent(session, Side::A, CALLER));
+    }
+
+    fn bind(&mut self, lease: Lease) {
         let gate = |address: &str| Gate {
             expected: vec![at(address).ip()],
             mode: GateMode::Exact,
@@ -490,9 +521,6 @@ impl Net {
             call: "call".to_owned(),
         };
         self.a.control(bind, self.now);
-        assert_eq!(self.a.packet(session, Side::A, CALLER, 7, self.now), None);
-        let back = self.a.packet(session, Side::B, CALLEE, 8, self.now);
-        assert_eq!(back, sent(session, Side::A, CALLER));
     }
 }
 
@@ -510,6 +538,9 @@ impl Agent {
             limits: Limits {
                 idle: seconds(60),
                 half_open: seconds(240),
+                one_way: Some(seconds(300)),
+                held: seconds(3600),
+                learning: seconds(60),
                 lease: seconds(30),
                 linger: seconds(2),
             },

@@ -26,6 +26,7 @@ linphonec|linphone-cli|another phone in the lab
 node|nodejs|runs JsSIP, another WebSocket phone of the lab
 npm|npm|fetches JsSIP
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
+keepalived|keepalived|moves the media address of a pair of relays, in the lab
 rtpengine|rtpengine-daemon|a relay of another make, in the lab
 dnsmasq|dnsmasq-base|the DNS of the lab
 rtpengine|rtpengine-daemon|the peer of the relay benchmark

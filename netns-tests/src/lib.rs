@@ -35,6 +35,7 @@ mod namespace;
 mod phone;
 mod process;
 mod raw;
+mod relay_pair;
 mod sandbox;
 mod scenario;
 mod service;

@@ -35,6 +35,7 @@ mod relay_fallback;
 mod restart;
 mod rig;
 mod rtpengine_relay;
+mod standby;
 mod stranger_rtp;
 mod torture;
 mod websocket;
@@ -96,6 +97,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "relay-fallback",
         about: "relay killed, its control link cut, concentrator killed: at set-up and in mid-call",
         run: relay_fallback::run,
+    },
+    Scenario {
+        name: "standby",
+        about: "a relay's host dies, then its agent, then its address is moved back, in one call",
+        run: standby::run,
     },
     Scenario {
         name: "restart-in-call",

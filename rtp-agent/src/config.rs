@@ -15,6 +15,11 @@ use crate::ports::PortRange;
 use crate::session::Limits;
 use crate::sockets::MediaThreads;
 
+mod standby;
+
+pub use standby::Standby;
+use standby::StandbyFile;
+
 const ADMIN_PORT: u16 = 9103;
 /// Media threads: they share one lock.
 const MAX_THREADS: u16 = 64;
@@ -32,6 +37,8 @@ pub struct Config {
     pub control: Option<Control>,
     /// rtpengine's protocol.
     pub ng: ng::settings::Settings,
+    /// The other agent, where this one is half of a pair.
+    pub standby: Option<Standby>,
     /// Where the admin pages are.
     pub admin_listen: SocketAddr,
     /// Logs.
@@ -79,6 +86,7 @@ struct File {
     media: MediaFile,
     control: Option<ControlFile>,
     ng: Option<ng::settings::SettingsFile>,
+    standby: Option<StandbyFile>,
     #[serde(default)]
     admin: AdminSection,
     #[serde(default)]
@@ -204,12 +212,26 @@ impl Config {
             let message = "name the concentrators, or let proxies in by [ng]";
             return wrong("control", message.to_owned());
         }
+        if file.standby.is_some() && (file.control.is_none() || ng.is_on()) {
+            let message =
+                "a pair is controlled by concentrators; it needs [control], and has no [ng]";
+            return wrong("standby", message.to_owned());
+        }
+        if file.standby.is_some() && ServerName::try_from(file.name.as_str()).is_err() {
+            let message = "must be a DNS name: the two agents of a pair prove it to each other";
+            return wrong("name", message.to_owned());
+        }
+        let standby = file
+            .standby
+            .map(|standby| standby.check(path))
+            .transpose()?;
         let control = file.control.map(|control| check_control(path, control));
         Ok(Self {
             name: file.name,
             media,
             control: control.transpose()?,
             ng,
+            standby,
             admin_listen: file.admin.listen(path, ADMIN_PORT)?,
             log: file.log,
         })
@@ -457,6 +479,45 @@ mod tests {
         assert!(config.control.is_none());
         assert!(config.ng.allows("10.0.9.7".parse().unwrap()));
         assert!(!config.ng.allows("10.0.8.7".parse().unwrap()));
+        let pair = "[standby]\nlisten = \"10.0.1.11:7070\"\npeer = \"10.0.1.12:7070\"\n";
+        let error = check(&format!("{media}{ng}{pair}")).unwrap_err();
+        assert!(error.contains("standby: a pair is controlled"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_work_in_a_pair_is_named_with_its_key() {
+        let text = include_str!("../../configs/rtp-agent.toml");
+        let good: String = text
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(line) if !line.starts_with(' ') => format!("{line}\n"),
+                Some(_) | None => format!("{line}\n"),
+            })
+            .collect();
+        let error = check(&good).unwrap_err();
+        assert!(error.contains("control.certificate"), "{error}");
+        for (from, to, expected) in [
+            ("10.0.1.11:7070", "0.0.0.0:7070", "standby.listen: 0.0.0.0"),
+            (
+                "10.0.1.12:7070",
+                "10.0.1.11:7070",
+                "standby.peer: give the other",
+            ),
+            (
+                "heartbeat_ms = 200",
+                "heartbeat_ms = 1",
+                "standby.heartbeat_ms: 1 is",
+            ),
+            (
+                "name = \"relay1\"",
+                "name = \"a b\"",
+                "name: must be a DNS name",
+            ),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let error = check(&good.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     fn check(text: &str) -> Result<Config, String> {

@@ -10,13 +10,15 @@ use admin::run::Shutdown;
 use anyhow::Context as _;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{error, info};
 
-use crate::config::{Config, Media};
+use crate::config::{Config, Media, Standby};
 use crate::control_link::{Dialler, dial_forever};
 use crate::ng::{self, listener::SharedServer, query::Clock};
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{SharedEngine, now};
+use crate::standby::link::{self, SharedPair, while_active};
+use crate::standby::pair::{Pair, PairConfig};
 use crate::{file_limit, metrics};
 
 /// Files that are not media sockets: control links, admin pages, logs.
@@ -29,7 +31,13 @@ const FAREWELL: Duration = Duration::from_millis(200);
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     file_limit::raise(files_needed(&config.media)).context(FILES)?;
-    for address in &config.media.addresses {
+    // One of a pair starts where the addresses are not, too.
+    for address in config
+        .media
+        .addresses
+        .iter()
+        .filter(|_| config.standby.is_none())
+    {
         UdpSocket::bind((*address, 0)).await.with_context(|| {
             format!("cannot open sockets on {address}; change addresses in [media]")
         })?;
@@ -41,10 +49,16 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         Relay::new(relay_config),
         concentrators.len(),
         config.media.threads,
+        config.standby.is_some(),
     )?;
+    let mut tasks = JoinSet::new();
+    let pair = match &config.standby {
+        Some(standby) => Some(start_standby(&config, standby, &engine, &mut tasks).await?),
+        None => None,
+    };
     let ng = ng_server(&config, started_unix, engine.clone());
     let ng_sockets = SharedServer::bind(&config.ng.listen).await?;
-    let mut registry = metrics::registry(engine.clone());
+    let mut registry = metrics::registry(engine.clone(), pair.clone());
     if config.ng.is_on() {
         ng::metrics::register(&mut registry, ng.clone());
     }
@@ -53,29 +67,34 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         config.admin_listen,
         Arc::new(registry),
         {
-            let (pages, ng, is_on) = (pages.clone(), ng.clone(), config.ng.is_on());
-            move || std::future::ready(status(&pages, is_on.then_some(&ng)))
+            let (pages, pair) = (pages.clone(), pair.clone());
+            let ng = config.ng.is_on().then(|| ng.clone());
+            move || std::future::ready(status(&pages, ng.as_ref(), pair.as_ref()))
         },
         {
-            let is_controlled = config.control.is_some();
-            move || health(&pages, is_controlled)
+            let (is_controlled, pair) = (config.control.is_some(), pair.clone());
+            move || health(&pages, is_controlled, pair.as_ref())
         },
     )
     .await?;
 
-    let mut tasks = JoinSet::new();
     tasks.spawn(engine.clone().run_timers());
     tasks.spawn(engine.clone().run_media());
     if let Some(control) = &config.control {
         let dialler = Dialler::new(control)?;
         for (index, &address) in concentrators.iter().enumerate() {
             let concentrator = ConcentratorId(index);
-            tasks.spawn(dial_forever(
-                dialler.clone(),
-                address,
-                concentrator,
-                engine.clone(),
-            ));
+            let (dialler, engine) = (dialler.clone(), engine.clone());
+            let dial = {
+                let engine = engine.clone();
+                move || dial_forever(dialler.clone(), address, concentrator, engine.clone())
+            };
+            match &pair {
+                None => tasks.spawn(dial()),
+                Some(pair) => tasks.spawn(while_active(pair.active(), dial, move || {
+                    engine.disconnect(concentrator);
+                })),
+            };
         }
     }
     if config.ng.is_on() {
@@ -113,21 +132,67 @@ fn ng_server(config: &Config, started_unix: u64, engine: SharedEngine) -> Shared
     SharedServer::new(server, engine)
 }
 
-fn status(engine: &SharedEngine, ng: Option<&SharedServer>) -> serde_json::Value {
+/// One of a pair begins without being in charge.
+async fn start_standby(
+    config: &Config,
+    standby: &Standby,
+    engine: &SharedEngine,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<SharedPair> {
+    let pair = engine.with(|relay| {
+        relay.stand_by();
+        let shared = PairConfig {
+            name: config.name.clone(),
+            media_addresses: config.media.addresses.clone(),
+            ports: config.media.ports.bounds(),
+            heartbeat: standby.heartbeat,
+            concentrators: concentrators(config).to_vec(),
+        };
+        Pair::new(shared, relay.epoch(), now())
+    });
+    let shared = SharedPair::new(pair, engine.clone());
+    let way = link::open(config, standby).await?;
+    let (name, standby) = (config.name.clone(), standby.clone());
+    tasks.spawn(link::keep_up(way, name, standby, shared.clone()));
+    let following = link::follow_addresses(shared.clone(), config.clone());
+    tasks.spawn(async {
+        if let Err(error) = following.await {
+            error!(error = %format!("{error:#}"), "standby");
+        }
+    });
+    Ok(shared)
+}
+
+fn status(
+    engine: &SharedEngine,
+    ng: Option<&SharedServer>,
+    pair: Option<&SharedPair>,
+) -> serde_json::Value {
     let status = engine.with(|relay| relay.status(now()));
     let mut status = serde_json::to_value(status).unwrap_or_default();
-    if let (Some(ng), Some(page)) = (ng, status.as_object_mut()) {
-        let ng = ng.with(ng::metrics::Status::of);
-        page.insert(
-            "ng".to_owned(),
-            serde_json::to_value(ng).unwrap_or_default(),
-        );
+    let Some(page) = status.as_object_mut() else {
+        return status;
+    };
+    if let Some(ng) = ng {
+        let ng = serde_json::to_value(ng.with(ng::metrics::Status::of));
+        page.insert("ng".to_owned(), ng.unwrap_or_default());
+    }
+    if let Some(pair) = pair {
+        let standing = serde_json::to_value(pair.look(Pair::status));
+        page.insert("standby".to_owned(), standing.unwrap_or_default());
     }
     status
 }
 
 /// Without concentrators the relay waits for proxies, which do not say whether they are there.
-fn health(engine: &SharedEngine, is_controlled: bool) -> Health {
+fn health(engine: &SharedEngine, is_controlled: bool, pair: Option<&SharedPair>) -> Health {
+    if let Some(pair) = pair.filter(|pair| !pair.look(Pair::is_active)) {
+        return if pair.look(Pair::is_in_step) {
+            Health::Healthy
+        } else {
+            Health::Unhealthy("stands by without the other agent's sessions".to_owned())
+        };
+    }
     if !is_controlled || engine.with(|relay| relay.gauges().concentrators_up) > 0 {
         Health::Healthy
     } else {

@@ -23,6 +23,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use wire::relay_control::standby::LatchRecord;
 use wire::relay_control::{Gate, GateMode};
 
 /// How long the latched source must have been silent before another may take over.
@@ -158,6 +159,41 @@ impl Latch {
             learn_until: Some(learn_until),
             ..Self::default()
         };
+    }
+
+    /// What an agent that stands by must know of it.
+    pub fn export(&self, now: Instant) -> LatchRecord {
+        let left = |until: Instant| until.saturating_duration_since(now).as_millis();
+        let learn_for_ms = self.learn_until.map(left).filter(|&left| left > 0);
+        LatchRecord {
+            peer: self.peer(),
+            ssrc: self.peer.and_then(|peer| peer.ssrc),
+            relearn: self.relearn,
+            learn_for_ms: learn_for_ms.and_then(|left| u64::try_from(left).ok()),
+        }
+    }
+
+    /// As another agent has exported it, its source as if heard now. A source may be learnt for as
+    /// long as there, but at most for `longest`.
+    pub fn restore(record: &LatchRecord, now: Instant, longest: Duration) -> Self {
+        let learn_for = record.learn_for_ms.map(Duration::from_millis);
+        Self {
+            peer: record.peer.map(|address| Peer {
+                address,
+                ssrc: record.ssrc,
+                heard: now,
+            }),
+            relearn: record.relearn,
+            learn_until: learn_for.map(|left| now + left.min(longest)),
+        }
+    }
+
+    /// The agent takes over: the source counts as heard now, or its silence here, while it was heard
+    /// by another agent, would let somebody else take over.
+    pub fn handle_take_over(&mut self, now: Instant) {
+        if let Some(peer) = &mut self.peer {
+            peer.heard = now;
+        }
     }
 
     fn learn(&mut self, address: SocketAddr, ssrc: Option<u32>, now: Instant) {

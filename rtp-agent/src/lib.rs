@@ -2,7 +2,8 @@
 //!
 //! Pure: [`ports`], [`latch`], [`hold`], [`bursts`], [`quality`], [`reception`] and [`session`] are one
 //! media stream each in their part, [`control`] is the protocol with a concentrator, [`relay`] composes them. IO: [`sockets`]
-//! receives and sends media, [`control_link`] dials the concentrators, [`eventloop`] runs both.
+//! receives and sends media, [`control_link`] dials the concentrators, [`eventloop`] runs both. [`standby`]
+//! keeps a second agent ready to take over, or keeps this one ready.
 #![forbid(unsafe_code)]
 
 pub mod bursts;
@@ -24,3 +25,4 @@ pub mod reception;
 pub mod relay;
 pub mod session;
 pub mod sockets;
+pub mod standby;

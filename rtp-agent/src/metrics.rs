@@ -9,17 +9,20 @@ use prometheus_client::registry::Registry;
 use crate::relay::Troubles;
 use crate::relay::report::{Gauges, Silences, Totals};
 use crate::sockets::{SharedEngine, SocketCounts, SocketDrops, now};
+use crate::standby::link::SharedPair;
+use crate::standby::pair::Pair;
 
 /// A registry that asks the relay.
-pub fn registry(engine: SharedEngine) -> Registry {
+pub fn registry(engine: SharedEngine, pair: Option<SharedPair>) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(RelayCollector { engine }));
+    registry.register_collector(Box::new(RelayCollector { engine, pair }));
     registry
 }
 
 #[derive(Debug)]
 struct RelayCollector {
     engine: SharedEngine,
+    pair: Option<SharedPair>,
 }
 
 /// Name, help text, value.
@@ -32,12 +35,17 @@ impl Collector for RelayCollector {
             .with(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
         let drops = self.engine.drops();
         let sockets = self.engine.sockets();
-        let rows = gauge_rows(&gauges).into_iter();
-        for (name, help, value) in rows.chain(socket_rows(sockets)) {
+        let pair = self.pair.as_ref();
+        let (pair_gauges, pair_counters) = pair
+            .map(|pair| pair.look(|pair| (pair_gauge_rows(pair), pair_counter_rows(pair))))
+            .unzip();
+        let rows = gauge_rows(&gauges).into_iter().chain(socket_rows(sockets));
+        for (name, help, value) in rows.chain(pair_gauges.into_iter().flatten()) {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
-        for (name, help, value) in counter_rows(&totals, &gauges, &troubles) {
+        let counters = counter_rows(&totals, &gauges, &troubles).into_iter();
+        for (name, help, value) in counters.chain(pair_counters.into_iter().flatten()) {
             let metric = ConstCounter::new(value);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
@@ -103,6 +111,33 @@ fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 
         ("sipcast_relay_requests_failed", "Control requests not carried out", troubles.requests_failed),
         ("sipcast_relay_messages_not_understood", "Control messages of a later version, or damaged", troubles.not_understood),
         ("sipcast_relay_events_lost", "Events dropped while a concentrator was away", gauges.events_lost),
+    ]
+}
+
+#[rustfmt::skip]
+fn pair_gauge_rows(pair: &Pair) -> [Row; 4] {
+    [
+        ("sipcast_relay_standby_active", "1 while this agent of a pair is in charge", u64::from(pair.is_active())),
+        ("sipcast_relay_standby_connected", "1 while the other agent is connected", u64::from(pair.is_connected())),
+        ("sipcast_relay_standby_in_step", "1 while both agents have the same sessions", u64::from(pair.is_in_step())),
+        ("sipcast_relay_standby_term", "Term of the table of sessions, which grows with each take-over", pair.term()),
+    ]
+}
+
+#[rustfmt::skip]
+fn pair_counter_rows(pair: &Pair) -> [Row; 10] {
+    let counters = pair.counters();
+    [
+        ("sipcast_relay_standby_take_overs", "Times this agent became active", counters.take_overs),
+        ("sipcast_relay_standby_snapshots_sent", "Snapshots of the table begun", counters.snapshots_sent),
+        ("sipcast_relay_standby_snapshots_received", "Snapshots received to their end", counters.snapshots_received),
+        ("sipcast_relay_standby_journal_overflows", "Snapshots for want of room in the journal", counters.journal_overflows),
+        ("sipcast_relay_standby_sessions_sent", "Sessions told, repetitions included", counters.sessions_sent),
+        ("sipcast_relay_standby_sessions_received", "Sessions heard and kept", counters.sessions_received),
+        ("sipcast_relay_standby_sessions_refused", "Sessions heard that could not be kept", counters.sessions_refused),
+        ("sipcast_relay_standby_fenced", "Messages with sessions of an agent that is not in charge", counters.fenced),
+        ("sipcast_relay_standby_messages_not_understood", "Messages of a later version, or damaged", counters.not_understood),
+        ("sipcast_relay_standby_links_closed", "Connections of the pair closed for a fault", counters.links_closed),
     ]
 }
 

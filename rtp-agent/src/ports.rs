@@ -45,6 +45,11 @@ impl PortRange {
         (first >= 1024 && range.pairs().next().is_some()).then_some(range)
     }
 
+    /// The first and the last port.
+    pub const fn bounds(self) -> (u16, u16) {
+        (self.first, self.last)
+    }
+
     /// How many ports its pairs have.
     pub fn count(self) -> usize {
         self.pairs().count() * 2
@@ -88,6 +93,20 @@ impl PortPool {
         let pair = self.free.pop_front()?;
         self.in_use += 1;
         Some(pair)
+    }
+
+    /// Exactly this pair, though it may be resting; `None` when it is in use or not of this pool.
+    pub fn take_exact(&mut self, rtp: u16) -> Option<PortPair> {
+        let wanted = PortPair { rtp };
+        if let Some(at) = self.free.iter().position(|&pair| pair == wanted) {
+            self.free.remove(at);
+        } else {
+            let mut resting = self.quarantined.iter();
+            let at = resting.position(|&(_, pair)| pair == wanted)?;
+            self.quarantined.remove(at);
+        }
+        self.in_use += 1;
+        Some(wanted)
     }
 
     /// The pair was not used after all.
@@ -232,6 +251,20 @@ mod tests {
         assert_eq!(sorted.len(), 50);
         sorted.dedup();
         assert_eq!(sorted.len(), 50);
+    }
+
+    #[test]
+    fn a_certain_pair_is_taken_out_of_the_pool_or_its_quarantine_but_not_from_its_user() {
+        let now = clock::start();
+        let mut pool = pool(30_000, 30_003);
+        let pair = pool.take_exact(30_002).expect("it is free");
+        assert_eq!(pair.rtp(), 30_002);
+        assert_eq!(pool.take_exact(30_002), None);
+        assert_eq!(pool.take_exact(30_004), None);
+        assert_eq!(pool.take_exact(30_001), None);
+        pool.release(pair, now);
+        assert_eq!(pool.take_exact(30_002), Some(pair));
+        assert_eq!((pool.free(), pool.in_use(), pool.quarantined()), (1, 1, 0));
     }
 
     fn pool(first: u16, last: u16) -> PortPool {

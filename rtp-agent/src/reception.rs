@@ -87,6 +87,15 @@ impl Reception {
         }
     }
 
+    /// Goes on after another agent, with the losses that it has counted of so many packets.
+    pub fn after(lost: u64, expected: u64) -> Self {
+        Self {
+            stream: None,
+            lost_before: lost,
+            expected_before: expected,
+        }
+    }
+
     fn begin(&mut self, packet: RtpFields, now: Instant) {
         let before = self.stream.replace(Stream::new(packet, now));
         self.lost_before += before.as_ref().map_or(0, Stream::lost);

@@ -21,8 +21,10 @@ use crate::control::{Fault, Link, Work};
 use crate::hold::HoldBudget;
 use crate::ports::{PortPair, PortPool, PortRange};
 use crate::session::{Component, Context, Expiry, Limits, Output, Packet, Session};
+use crate::standby::journal::Journal;
 
 mod local;
+pub mod replica;
 pub mod report;
 mod requests;
 mod stock;
@@ -149,6 +151,10 @@ pub struct Relay {
     ended: report::Totals,
     ended_silent: report::Silences,
     troubles: Troubles,
+    /// Another agent is in charge of the sessions: none ends here by itself.
+    standing_by: bool,
+    /// What the other agent of the pair has not been told yet.
+    journal: Journal,
 }
 
 /// A link and the leases its concentrator has not used yet.
@@ -198,6 +204,8 @@ impl Relay {
             ended: report::Totals::default(),
             ended_silent: report::Silences::default(),
             troubles: Troubles::default(),
+            standing_by: false,
+            journal: Journal::default(),
             config,
         }
     }
@@ -226,7 +234,11 @@ impl Relay {
         };
         let to = entry.session.handle_packet(packet, now, &mut context);
         let earlier = |due| entry.armed.is_none_or(|armed| due < armed);
-        if !self.outputs.is_empty() || entry.session.poll_timeout().is_some_and(earlier) {
+        let nearer = || entry.session.poll_timeout().is_some_and(earlier);
+        if !self.outputs.is_empty()
+            || entry.session.has_changed()
+            || (!self.standing_by && nearer())
+        {
             self.settle(port.session);
         }
         let side = port.side.other();
@@ -390,8 +402,11 @@ impl Relay {
                 }
             }
         }
+        if entry.session.take_changed() {
+            self.journal.note_changed(id);
+        }
         // A deadline that has moved to a later time is found out when the earlier one comes.
-        let due = entry.session.poll_timeout();
+        let due = entry.session.poll_timeout().filter(|_| !self.standing_by);
         if due.is_some_and(|due| entry.armed.is_none_or(|armed| due < armed)) {
             if let Some(armed) = entry.armed.take() {
                 self.timers.remove(&(armed, id));
@@ -425,6 +440,7 @@ impl Relay {
         let Some(mut entry) = self.sessions.remove(&id) else {
             return;
         };
+        self.journal.note_over(id);
         entry.session.handle_close(&mut self.hold);
         let stats = entry.statistics(now);
         self.ended.add(&stats);

@@ -38,6 +38,8 @@ use crate::latch::{Admission, Latch, Refusal, passes};
 use crate::peek::{Peek, peek, peek_as};
 use crate::reception::Reception;
 
+mod replica;
+
 /// Which of a side's two ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
@@ -191,6 +193,8 @@ pub struct Session {
     limits: Limits,
     a: Party,
     b: Party,
+    /// Since [`Session::take_changed`].
+    changed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +241,7 @@ impl Session {
             limits,
             a: Party::default(),
             b: Party::default(),
+            changed: true,
         }
     }
 
@@ -273,6 +278,7 @@ impl Session {
     /// Signalling has given the session to a call.
     pub fn handle_bind(&mut self, a: Gate, b: Gate, now: Instant, context: &mut Context<'_>) {
         let was_lease = matches!(self.state, State::Lease { .. });
+        self.changed = true;
         self.state = State::Bound { since: now };
         self.a.set_gate(a, now, &self.limits);
         self.b.set_gate(b, now, &self.limits);
@@ -283,6 +289,7 @@ impl Session {
 
     /// Signalling expects somebody else on this side, or the same party in a new dialogue state.
     pub fn handle_update(&mut self, side: Side, gate: Gate, now: Instant) {
+        self.changed = true;
         let limits = self.limits;
         self.party_mut(side).set_gate(gate, now, &limits);
         if let State::Bound { since } = &mut self.state {
@@ -292,6 +299,7 @@ impl Session {
 
     /// The call is over. A lease ends at once; a bound session lingers.
     pub fn handle_release(&mut self, now: Instant) {
+        self.changed = true;
         match self.state {
             State::Lease { .. } => self.state = State::Lingering { until: now },
             State::Bound { .. } => {
@@ -428,6 +436,7 @@ impl Session {
                     party.started = true;
                     context.out.push(Output::MediaStarted { side: packet.side });
                 }
+                self.changed |= fresh;
                 if fresh {
                     self.flush_to(packet.side, packet.component, now, context);
                 }

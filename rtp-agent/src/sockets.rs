@@ -40,6 +40,8 @@ pub struct SharedEngine {
     gather: Duration,
     /// Wakes the timer when a deadline has come nearer.
     deadline_moved: Arc<Notify>,
+    /// Wakes who tells the other agent of a pair.
+    news: Arc<Notify>,
 }
 
 /// Packets that the sockets dropped before or after the relay saw them.
@@ -63,12 +65,19 @@ struct Core {
 
 impl SharedEngine {
     /// No port open, no link connected.
-    pub fn new(relay: Relay, concentrators: usize, media: MediaThreads) -> io::Result<Self> {
+    ///
+    /// `freebind`: open ports though the media addresses are not on this host yet.
+    pub fn new(
+        relay: Relay,
+        concentrators: usize,
+        media: MediaThreads,
+        freebind: bool,
+    ) -> io::Result<Self> {
         let pollers = (0..media.threads.max(1)).map(|_| PortPoller::new());
         let pollers: Arc<[PortPoller]> = pollers.collect::<io::Result<_>>()?;
         let core = Core {
             relay,
-            ports: OpenPorts::new(Arc::clone(&pollers)),
+            ports: OpenPorts::new(Arc::clone(&pollers), freebind),
             links: (0..concentrators).map(|_| None).collect(),
             armed: None,
             drops: SocketDrops::default(),
@@ -78,6 +87,7 @@ impl SharedEngine {
             pollers,
             gather: media.gather,
             deadline_moved: Arc::new(Notify::new()),
+            news: Arc::new(Notify::new()),
         })
     }
 
@@ -86,8 +96,13 @@ impl SharedEngine {
         let mut core = self.lock();
         let outcome = work(&mut core.relay);
         core.perform();
-        self.watch_deadline(&mut core);
+        self.wake_tasks(&mut core);
         outcome
+    }
+
+    /// Waits until the other agent of a pair should be told something.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// What the sockets have dropped.
@@ -166,11 +181,15 @@ impl SharedEngine {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch_deadline(&self, core: &mut Core) {
+    /// After a change of the relay: a nearer deadline, something that the other agent should know.
+    fn wake_tasks(&self, core: &mut Core) {
         let due = core.relay.poll_timeout();
         if due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed)) {
             core.armed = due;
             self.deadline_moved.notify_one();
+        }
+        if core.relay.has_news() {
+            self.news.notify_one();
         }
     }
 }

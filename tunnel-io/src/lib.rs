@@ -5,6 +5,7 @@
 //! bytes in, bytes out, and failures as counts, because a failed send is an ordinary event for a
 //! program that talks to the whole Internet.
 //!
+//! * [`address_watch`]: addresses that come to this host and leave it.
 //! * [`tun`]: a TUN device with its MTU, read in batches.
 //! * [`device_drops`]: what the kernel dropped at a device.
 //! * [`routes`]: routes into a device and addresses on `lo`, taken away again when dropped.
@@ -14,6 +15,7 @@
 //! * [`media_port`]: UDP ports by the ten thousand behind one epoll.
 //! * [`tcp`]: a listener with a lowered MSS.
 
+pub mod address_watch;
 pub mod device_drops;
 pub mod gre_socket;
 pub mod media_port;

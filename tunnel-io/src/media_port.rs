@@ -41,10 +41,24 @@ pub struct Arrival {
 impl MediaPort {
     /// Opens and binds the socket; an IPv6 one takes no IPv4.
     pub fn bind(local: SocketAddr) -> io::Result<Self> {
+        Self::open(local, false)
+    }
+
+    /// The same, though the address may not be on this host yet (`IP_FREEBIND`): what is sent to it
+    /// arrives once it is.
+    pub fn bind_in_advance(local: SocketAddr) -> io::Result<Self> {
+        Self::open(local, true)
+    }
+
+    fn open(local: SocketAddr, freebind: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        if local.is_ipv6() {
-            socket.set_only_v6(true)?;
+        match local {
+            SocketAddr::V4(_) => socket.set_freebind_v4(freebind)?,
+            SocketAddr::V6(_) => {
+                socket.set_only_v6(true)?;
+                socket.set_freebind_v6(freebind)?;
+            }
         }
         socket.bind(&local.into())?;
         Ok(Self {
@@ -249,6 +263,16 @@ mod tests {
     #[test]
     fn datagrams_arrive_in_order_over_ipv6() {
         arrives("[::1]:0");
+    }
+
+    #[test]
+    fn an_address_that_is_not_here_is_bound_only_in_advance() {
+        for elsewhere in ["192.0.2.1:42150", "[2001:db8::1]:42150"] {
+            let elsewhere = elsewhere.parse().unwrap();
+            assert!(MediaPort::bind(elsewhere).is_err());
+            let port = MediaPort::bind_in_advance(elsewhere).unwrap();
+            assert_eq!(port.local().unwrap(), elsewhere);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod address;
 mod error_code;
 mod frame;
 mod silence;
+pub mod standby;
 mod statistics;
 
 pub use error_code::ErrorCode;

@@ -15,7 +15,7 @@ use crate::latch::other_relay;
 use crate::session::Context;
 
 /// Addresses in one gate.
-const MAX_EXPECTED: usize = 16;
+pub(super) const MAX_EXPECTED: usize = 16;
 
 impl Relay {
     pub(super) fn carry_out(&mut self, concentrator: ConcentratorId, asked: ToAgent, now: Instant) {

@@ -57,7 +57,9 @@ impl Relay {
         for pair in entry.pairs {
             self.ports.release_foreign(pair, now);
         }
-        self.count_used(entry.owner, entry.combination);
+        if entry.session.is_lease() {
+            self.count_used(entry.owner, entry.combination);
+        }
         // Not at once: where no socket can be opened at all, the next ports would fail as well, and
         // all of them would be taken for another program's.
         self.retry_refill_at(now + OPEN_RETRY);

@@ -171,7 +171,7 @@ impl<'a> Round<'a> {
             }
             self.packets[index].to = verdict.map(|(_, to)| to);
         }
-        self.engine.watch_deadline(&mut core);
+        self.engine.wake_tasks(&mut core);
     }
 
     fn send(&mut self) {

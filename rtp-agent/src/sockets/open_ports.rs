@@ -88,17 +88,19 @@ pub(super) struct OpenPorts {
     sessions: Vec<Option<Arc<SessionPorts>>>,
     free: Vec<usize>,
     resting: HashMap<SocketAddr, Arc<MediaPort>>,
+    freebind: bool,
 }
 
 impl OpenPorts {
-    /// None.
-    pub(super) fn new(pollers: Arc<[PortPoller]>) -> Self {
+    /// None. `freebind`: addresses that are not on this host yet will do.
+    pub(super) fn new(pollers: Arc<[PortPoller]>, freebind: bool) -> Self {
         Self {
             pollers,
             places: HashMap::new(),
             sessions: Vec::new(),
             free: Vec::new(),
             resting: HashMap::new(),
+            freebind,
         }
     }
 
@@ -173,7 +175,12 @@ impl OpenPorts {
         {
             return Ok(rested);
         }
-        MediaPort::bind(address).map(Arc::new)
+        let bind = if self.freebind {
+            MediaPort::bind_in_advance
+        } else {
+            MediaPort::bind
+        };
+        bind(address).map(Arc::new)
     }
 
     fn watch(&mut self, ports: SessionPorts) -> io::Result<()> {
@@ -289,6 +296,25 @@ mod tests {
         assert_eq!(socket.local().unwrap().port(), a.rtp);
     }
 
+    #[test]
+    fn ports_of_an_address_that_is_elsewhere_open_and_open_again_only_in_advance() {
+        let elsewhere = |mut side: SideAddr| {
+            side.addr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+            side
+        };
+        let (a, b) = sides(42_140);
+        let (a, b) = (elsewhere(a), elsewhere(b));
+        assert!(open_ports().open(SessionId(1), a, b).is_err());
+
+        let mut open = open_ports();
+        open.freebind = true;
+        open.open(SessionId(1), a, b).unwrap();
+        open.close(SessionId(1));
+        assert_eq!(open.counts().resting, 4);
+        open.open(SessionId(2), a, b).unwrap();
+        assert_eq!(open.counts().open, 4);
+    }
+
     fn rtp_of_a(session: u64) -> RelayPort {
         RelayPort {
             session: SessionId(session),
@@ -299,7 +325,7 @@ mod tests {
 
     fn open_ports() -> OpenPorts {
         let pollers = [PortPoller::new().unwrap(), PortPoller::new().unwrap()];
-        OpenPorts::new(Arc::new(pollers))
+        OpenPorts::new(Arc::new(pollers), false)
     }
 
     fn told(open: &OpenPorts) -> Vec<u64> {

@@ -374,6 +374,7 @@ impl World {
                 ca: self.folder.path("ca.pem"),
             }),
             ng: rtp_agent::ng::settings::Settings::default(),
+            standby: None,
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             log: admin::config::LogSection::default(),
         };

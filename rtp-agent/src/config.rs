@@ -274,38 +274,8 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
         );
         return wrong("media.ports", message);
     };
-    for (key, value) in [
-        ("media.idle_timeout_s", file.idle_timeout_s),
-        ("media.half_open_timeout_s", file.half_open_timeout_s),
-        ("media.held_timeout_s", file.held_timeout_s),
-        ("media.learning_window_s", file.learning_window_s),
-        ("media.lease_timeout_s", file.lease_timeout_s),
-    ] {
-        if !(1..=86_400).contains(&value) {
-            return wrong(
-                key,
-                format!("{value} is out of range; use 1 to 86400 seconds"),
-            );
-        }
-    }
-    if file.one_way_timeout_s > 86_400 {
-        let message = format!(
-            "{} is out of range; use 1 to 86400 seconds, or 0 for no limit",
-            file.one_way_timeout_s
-        );
-        return wrong("media.one_way_timeout_s", message);
-    }
-    for (key, value) in [
-        ("media.linger_ms", file.linger_ms),
-        ("media.quarantine_ms", file.quarantine_ms),
-    ] {
-        if value > 600_000 {
-            return wrong(
-                key,
-                format!("{value} is out of range; use 0 to 600000 milliseconds"),
-            );
-        }
-    }
+    let limits = check_limits(path, file)?;
+    check_range(path, "media.quarantine_ms", file.quarantine_ms)?;
     let threads = file.threads.unwrap_or_else(all_cores);
     if !(1..=MAX_THREADS).contains(&threads) {
         let message = format!("{threads} is out of range; use 1 to {MAX_THREADS}");
@@ -321,16 +291,7 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
     Ok(Media {
         addresses: file.addresses.clone(),
         ports,
-        limits: Limits {
-            idle: Duration::from_secs(file.idle_timeout_s),
-            half_open: Duration::from_secs(file.half_open_timeout_s),
-            one_way: (file.one_way_timeout_s > 0)
-                .then(|| Duration::from_secs(file.one_way_timeout_s)),
-            held: Duration::from_secs(file.held_timeout_s),
-            learning: Duration::from_secs(file.learning_window_s),
-            lease: Duration::from_secs(file.lease_timeout_s),
-            linger: Duration::from_millis(file.linger_ms),
-        },
+        limits,
         quarantine: Duration::from_millis(file.quarantine_ms),
         max_stock: file.max_stock,
         max_held: file.max_held_packets,
@@ -339,6 +300,47 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
             gather: Duration::from_micros(file.gather_us.into()),
         },
     })
+}
+
+fn check_limits(path: &Path, file: &MediaFile) -> Result<Limits, ConfigError> {
+    for (key, value) in [
+        ("media.idle_timeout_s", file.idle_timeout_s),
+        ("media.half_open_timeout_s", file.half_open_timeout_s),
+        ("media.held_timeout_s", file.held_timeout_s),
+        ("media.learning_window_s", file.learning_window_s),
+        ("media.lease_timeout_s", file.lease_timeout_s),
+    ] {
+        if !(1..=86_400).contains(&value) {
+            let message = format!("{value} is out of range; use 1 to 86400 seconds");
+            return Err(ConfigError::invalid(path, key, message));
+        }
+    }
+    if file.one_way_timeout_s > 86_400 {
+        let message = format!(
+            "{} is out of range; use 1 to 86400 seconds, or 0 for no limit",
+            file.one_way_timeout_s
+        );
+        let key = "media.one_way_timeout_s";
+        return Err(ConfigError::invalid(path, key, message));
+    }
+    check_range(path, "media.linger_ms", file.linger_ms)?;
+    Ok(Limits {
+        idle: Duration::from_secs(file.idle_timeout_s),
+        half_open: Duration::from_secs(file.half_open_timeout_s),
+        one_way: (file.one_way_timeout_s > 0).then(|| Duration::from_secs(file.one_way_timeout_s)),
+        held: Duration::from_secs(file.held_timeout_s),
+        learning: Duration::from_secs(file.learning_window_s),
+        lease: Duration::from_secs(file.lease_timeout_s),
+        linger: Duration::from_millis(file.linger_ms),
+    })
+}
+
+fn check_range(path: &Path, key: &str, milliseconds: u64) -> Result<(), ConfigError> {
+    if milliseconds > 600_000 {
+        let message = format!("{milliseconds} is out of range; use 0 to 600000 milliseconds");
+        return Err(ConfigError::invalid(path, key, message));
+    }
+    Ok(())
 }
 
 fn parse_ports(text: &str) -> Option<PortRange> {

@@ -114,9 +114,9 @@ impl RelayPair {
     /// Starts all four programs, `a` first: it gets the address.
     pub(crate) fn start(&mut self) -> Result<()> {
         self.a.start()?;
-        self.a.wait_for("\"active\"")?;
+        self.a.wait_for("active")?;
         self.b.start()?;
-        self.b.wait_for("\"standby\"")
+        self.b.wait_for("standby")
     }
 }
 
@@ -233,7 +233,7 @@ impl Host {
             let standby = &status["standby"];
             last = standby.to_string();
             let in_step = standby["in_step"] == true || standby["connected"] == false;
-            Ok((standby["role"].to_string() == role && in_step).then_some(()))
+            Ok((standby["role"] == *role && in_step).then_some(()))
         })
         .with_context(|| format!("{last}\n{}", self.log()))
     }

@@ -66,7 +66,7 @@ fn one(folder: &Path, sessions: usize, rate: u32, opening: Option<Duration>) -> 
     let before = (link.epoch, Instant::now());
 
     pair.b.start()?;
-    pair.b.wait_for("\"standby\"")?;
+    pair.b.wait_for("standby")?;
     wait_for_sessions(&pair.b, sessions)?;
     let in_step = before.1.elapsed();
     let interval = Duration::from_secs(1) / rate;

@@ -86,22 +86,22 @@ fn moves(pair: &mut RelayPair, capture: &[Capture; 2], caller: &mut Process) -> 
     ensure!(pair.a.sessions()? == 1, "the call is not at the pair");
     pair.b.wait_until_in_step()?;
     let died = gap(capture, caller, || pair.a.crash())?;
-    pair.b.wait_for("\"active\"")?;
+    pair.b.wait_for("active")?;
 
     pair.a.revive()?;
-    pair.a.wait_for("\"standby\"")?;
+    pair.a.wait_for("standby")?;
     ensure!(
         pair.a.sessions()? == 1,
         "the agent that came back has no session"
     );
     let agent_died = gap(capture, caller, || pair.b.kill_agent())?;
-    pair.a.wait_for("\"active\"")?;
+    pair.a.wait_for("active")?;
 
     pair.b.start_agent()?;
-    pair.b.wait_for("\"standby\"")?;
+    pair.b.wait_for("standby")?;
     let by_hand = gap(capture, caller, || pair.a.stop_keepalived())?;
-    pair.b.wait_for("\"active\"")?;
-    pair.a.wait_for("\"standby\"")?;
+    pair.b.wait_for("active")?;
+    pair.a.wait_for("standby")?;
     Ok([died, agent_died, by_hand])
 }
 

@@ -121,7 +121,14 @@ impl Link {
                 }
                 FromAgent::Done { .. } => done += 1,
                 FromAgent::Failed { text, .. } => bail!("a Bind failed: {text}"),
-                other => ensure!(!is_answer(&other), "unexpected: {other:?}"),
+                other @ (FromAgent::Hello { .. }
+                | FromAgent::MediaStarted { .. }
+                | FromAgent::MediaTimeout { .. }
+                | FromAgent::Ended { .. }
+                | FromAgent::Statistics { .. }
+                | FromAgent::Heartbeat { .. }
+                | FromAgent::HeartbeatAck { .. }
+                | FromAgent::Draining) => ensure!(!is_answer(&other), "unexpected: {other:?}"),
             }
         }
         Ok(bound)
@@ -144,7 +151,15 @@ impl Link {
                         answers += 1;
                         unknown += 1;
                     }
-                    _ => {}
+                    FromAgent::Hello { .. }
+                    | FromAgent::Leases { .. }
+                    | FromAgent::MediaStarted { .. }
+                    | FromAgent::MediaTimeout { .. }
+                    | FromAgent::Ended { .. }
+                    | FromAgent::Statistics { .. }
+                    | FromAgent::Heartbeat { .. }
+                    | FromAgent::HeartbeatAck { .. }
+                    | FromAgent::Draining => {}
                 }
             }
         }

@@ -112,12 +112,15 @@ fn the_concentrator_finds_its_sessions_leases_and_epoch_again_at_the_other_agent
     );
     assert_eq!(said, [FromAgent::Done { request: 9 }]);
     let said = net.b.timeout(net.now + Duration::from_secs(3));
-    let ended = said.iter().find_map(|message| match message {
-        FromAgent::Ended {
+    let ended = said.iter().find_map(|message| {
+        let FromAgent::Ended {
             session: ended,
             stats,
-        } if *ended == session => Some(stats),
-        _ => None,
+        } = message
+        else {
+            return None;
+        };
+        (*ended == session).then_some(stats)
     });
     let stats = ended.expect("the end is reported");
     assert!(stats.duration_ms >= 59_000, "{}", stats.duration_ms);

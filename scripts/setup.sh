@@ -27,9 +27,8 @@ node|nodejs|runs JsSIP, another WebSocket phone of the lab
 npm|npm|fetches JsSIP
 kamailio|kamailio|the registrar behind the service, and the peer of the benchmarks
 keepalived|keepalived|moves the media address of a pair of relays, in the lab
-rtpengine|rtpengine-daemon|a relay of another make, in the lab
+rtpengine|rtpengine-daemon|a relay of another make in the lab, and the peer of the relay benchmark
 dnsmasq|dnsmasq-base|the DNS of the lab
-rtpengine|rtpengine-daemon|the peer of the relay benchmark
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
-use crate::config::{Config, Media, Standby};
+use crate::config::{Config, Control, Media, Standby};
 use crate::control_link::{Dialler, dial_forever};
 use crate::ng::{self, listener::SharedServer, query::Clock};
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
@@ -81,21 +81,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.spawn(engine.clone().run_timers());
     tasks.spawn(engine.clone().run_media());
     if let Some(control) = &config.control {
-        let dialler = Dialler::new(control)?;
-        for (index, &address) in concentrators.iter().enumerate() {
-            let concentrator = ConcentratorId(index);
-            let (dialler, engine) = (dialler.clone(), engine.clone());
-            let dial = {
-                let engine = engine.clone();
-                move || dial_forever(dialler.clone(), address, concentrator, engine.clone())
-            };
-            match &pair {
-                None => tasks.spawn(dial()),
-                Some(pair) => tasks.spawn(while_active(pair.active(), dial, move || {
-                    engine.disconnect(concentrator);
-                })),
-            };
-        }
+        dial_concentrators(control, &engine, pair.as_ref(), &mut tasks)?;
     }
     if config.ng.is_on() {
         tasks.spawn(ng.clone().sweep());
@@ -114,6 +100,31 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     }
     engine.with(Relay::handle_drain);
     tokio::time::sleep(FAREWELL).await;
+    Ok(())
+}
+
+/// Keeps a link to every concentrator; one of a pair only while it is in charge.
+fn dial_concentrators(
+    control: &Control,
+    engine: &SharedEngine,
+    pair: Option<&SharedPair>,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let dialler = Dialler::new(control)?;
+    for (index, &address) in control.concentrators.iter().enumerate() {
+        let concentrator = ConcentratorId(index);
+        let (dialler, engine) = (dialler.clone(), engine.clone());
+        let dial = {
+            let engine = engine.clone();
+            move || dial_forever(dialler.clone(), address, concentrator, engine.clone())
+        };
+        match pair {
+            None => tasks.spawn(dial()),
+            Some(pair) => tasks.spawn(while_active(pair.active(), dial, move || {
+                engine.disconnect(concentrator);
+            })),
+        };
+    }
     Ok(())
 }
 

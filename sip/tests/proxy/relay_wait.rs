@@ -1,6 +1,8 @@
 //! Calls that come faster than their relay can prepare sessions wait for it, for a while; calls on two
 //! relays.
 
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use sip::hop::Transmit;

@@ -768,9 +768,10 @@ impl World {
         let outputs = std::mem::take(&mut self.outputs);
         let mut leases = Vec::new();
         for output in outputs {
-            match output {
-                Output::Say(FromAgent::Leases { leases: more }) => leases.extend(more),
-                other => self.outputs.push(other),
+            if let Output::Say(FromAgent::Leases { leases: more }) = output {
+                leases.extend(more);
+            } else {
+                self.outputs.push(output);
             }
         }
         leases

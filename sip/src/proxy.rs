@@ -521,6 +521,9 @@ impl Proxy {
     /// Sends a response of our own, which nobody here reads again.
     fn answer(&mut self, id: ServerId, response: &ResponseBuilder<'_>, now: Instant) {
         let status = response.status();
+        if status >= 300 {
+            self.journal_refusal(id, status);
+        }
         self.transactions.respond(id, response.bytes(), status, now);
     }
 

@@ -56,6 +56,15 @@ fn a_call_to_nobody_is_told_too() {
 }
 
 #[test]
+fn so_is_a_registered_phones_call_to_nobody() {
+    let mut world = reporting();
+    world.receive(BOB, &invite("sip:carol@example.com"));
+    let told = lines(&all(&mut world));
+    assert_eq!(told.last().map(|line| &line[..]), Some("failed 404"));
+    assert_eq!(world.proxy.reported(), 0);
+}
+
+#[test]
 fn a_cancelled_call_says_so() {
     let mut world = reporting();
     let sent = world.receive(ALICE, &invite("sip:bob@example.com"));

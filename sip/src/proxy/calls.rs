@@ -185,7 +185,7 @@ impl Proxy {
         self.journal.tell(ringing.key, what);
     }
 
-    /// The sender of a request is refused without a transaction.
+    /// The sender of a request is refused here.
     pub(super) fn journal_refusal(&mut self, id: ServerId, status: u16) {
         if let Some(Ringing { key, cancelled, .. }) = self.journal.ringing.remove(&id) {
             let what = CallProgress::Failed { status, cancelled };

@@ -29,9 +29,9 @@ mod authentication;
 mod cdr;
 mod checks;
 pub mod file;
+mod media;
 mod registrar;
 mod relay;
-mod relays;
 mod routing;
 
 pub use authentication::Authentication;
@@ -40,8 +40,8 @@ use authentication::check_authentication;
 use cdr::check_cdr;
 use checks::{check_domains, check_edges, check_service_addresses, check_sip, check_tunnel};
 use file::File;
+use media::{check_fallbacks, check_media, check_pins, check_relay_control};
 use registrar::{check_location, check_registrar};
-use relays::{check_fallbacks, check_media, check_pins, check_relay_control};
 use routing::{check_dns, check_routing};
 
 /// Where the admin pages are when the file does not say.
@@ -467,7 +467,7 @@ impl Config {
     /// Which relay carries a call, who stands in for it, and for whom that is different.
     pub fn media_plan(&self) -> Plan {
         Plan {
-            stand_ins: relays::stand_ins(&self.edges),
+            stand_ins: media::stand_ins(&self.edges),
             pins: self.pins.clone(),
             ..Plan::new(self.media.anchor, self.media.relay)
         }

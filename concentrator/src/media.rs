@@ -16,7 +16,6 @@
 //! Pure: no socket, no clock. Commands for the relays leave through [`RelayPool`].
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -29,16 +28,16 @@ use wire::relay_control::{Gate, Payload, Side, SideAddr};
 
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::{LeasedSession, RelayPool};
-use addresses::{
-    behind_nat, contact_address, direction_of, gate, gate_for_relay, may_send, payload_of,
-};
+use addresses::{gate, gate_for_relay, may_send};
 pub use call::Call;
 use call::{Description, Turn};
-use choice::{Choice, Plan};
+use choice::Plan;
+use placement::{parties, streams_of};
 
 mod addresses;
 mod call;
 pub mod choice;
+mod placement;
 mod sessions;
 
 /// The most media lines of one call that are relayed; further ones stay as they came.
@@ -182,111 +181,6 @@ impl Calls {
         }
     }
 
-    /// Whether the parties need a relay between them.
-    fn wanted(call: &NewCall<'_>, choice: &Choice, offer: Option<&Body<'_>>) -> bool {
-        match choice.policy {
-            RelayPolicy::Always => true,
-            RelayPolicy::Never => false,
-            RelayPolicy::Auto => {
-                let (caller, callee) = (call.from.flow.peer.ip(), call.to.peer.ip());
-                caller.is_ipv4() != callee.is_ipv4()
-                    || behind_nat(offered_address(offer), caller)
-                    || behind_nat(contact_address(call.contact), callee)
-            }
-        }
-    }
-
-    /// The first of these relays that has fewer leases than a call needs, and will soon have more.
-    fn shortage(
-        &self,
-        relays: &[RelayId],
-        [caller, callee]: [Option<IpAddr>; 2],
-        leases: usize,
-    ) -> Option<RelayId> {
-        let parties = |index| match (relays.len(), index) {
-            (2, 0) => [caller, None],
-            (2, _) => [None, callee],
-            _ => [caller, callee],
-        };
-        let mut relays = relays.iter().enumerate();
-        let short = relays.find(|(index, relay)| {
-            let parties = parties(*index);
-            self.relays.available(**relay, parties, leases) < leases
-                && self.relays.is_refilling(**relay, parties)
-        });
-        short.map(|(_, relay)| *relay)
-    }
-
-    /// A lease for a new call, or one on each of two relays.
-    fn take(&mut self, call: &NewCall<'_>, choice: &Choice) -> Option<LeasedSession> {
-        let parties = parties(call);
-        if let (Anchor::Both, [Some(near), Some(far)]) = (choice.anchor, choice.relays) {
-            let chained = self.take_chain([near, far], parties);
-            self.counters.chained += u64::from(chained.is_some_and(|lease| lease.far.is_some()));
-            if chained.is_some() {
-                return chained;
-            }
-        }
-        let candidates = self.plan.candidates(choice);
-        let lease = self.take_first(&candidates, parties)?;
-        self.counters.unchained += u64::from(choice.is_of_two_relays());
-        Some(lease)
-    }
-
-    /// A lease on each of two relays or of those that stand in for them; a single one where one
-    /// relay is in both orders.
-    fn take_chain(
-        &mut self,
-        [near, far]: [RelayId; 2],
-        parties: [Option<IpAddr>; 2],
-    ) -> Option<LeasedSession> {
-        let far: Vec<RelayId> = self.plan.order(far).collect();
-        let near: Vec<RelayId> = self.plan.order(near).collect();
-        for (near_rank, near) in near.iter().enumerate() {
-            for (far_rank, far) in far.iter().enumerate() {
-                let lease = if self.relays.is_same(*near, *far) {
-                    self.relays.take_lease(*near, parties)
-                } else {
-                    self.relays.take_chain(*near, *far, parties)
-                };
-                if let Ok(lease) = lease {
-                    self.counters.fallback += u64::from(near_rank + far_rank > 0);
-                    return Some(lease);
-                }
-            }
-        }
-        None
-    }
-
-    fn take_first(
-        &mut self,
-        candidates: &[RelayId],
-        parties: [Option<IpAddr>; 2],
-    ) -> Option<LeasedSession> {
-        for (rank, relay) in candidates.iter().enumerate() {
-            if let Ok(lease) = self.relays.take_lease(*relay, parties) {
-                self.counters.fallback += u64::from(rank > 0);
-                return Some(lease);
-            }
-        }
-        None
-    }
-
-    /// A lease for another line of a call: on the relays that the call is pinned to, else on one that
-    /// stands in for them.
-    fn take_for_line(
-        &mut self,
-        key: SessionRef,
-        far: Option<RelayId>,
-        parties: [Option<IpAddr>; 2],
-    ) -> Option<LeasedSession> {
-        let chained = far.and_then(|far| self.take_chain([key.relay, far], parties));
-        chained.or_else(|| {
-            let candidates: Vec<RelayId> = self.plan.order(key.relay).collect();
-            self.take_first(&candidates, parties)
-        })
-    }
-
     /// The description in a message, if there is one that can be read.
     fn description<'a>(&mut self, message: &'a Message) -> Option<Body<'a>> {
         let body = read_description(message)?;
@@ -346,7 +240,7 @@ impl Calls {
         self.counters.hostile_addresses += u64::from(address != believed);
         let parties = [Party::Caller, Party::Callee].map(|party| call.signalling(party));
         let far = call.far;
-        let payload = payload_of(media);
+        let payload = media.payload();
         let line = call.line(number);
         line.describe(
             party,
@@ -354,7 +248,7 @@ impl Calls {
                 address,
                 off,
                 payload,
-                direction: direction_of(media),
+                direction: media.direction_with_hold(),
             },
         );
         if off {
@@ -630,11 +524,6 @@ fn read_description(message: &Message) -> Option<Result<Body<'_>, sdp::SdpError>
     Some(sdp.map(|sdp| Body { bytes, range, sdp }))
 }
 
-/// Where each party's signalling comes from.
-fn parties(call: &NewCall<'_>) -> [Option<IpAddr>; 2] {
-    [call.from.flow.peer.ip(), call.to.peer.ip()].map(Some)
-}
-
 /// A media line that a relay can carry.
 fn relayable(media: &sdp::Media<'_>) -> bool {
     media.is_udp() && !media.is_rejected()
@@ -680,25 +569,12 @@ fn bind(
     relays.bind(far.session, to_near, b, call_id, now);
 }
 
-/// The leases that a call needs: one for each line that a relay can carry, and one before the offer.
-fn streams_of(offer: Option<&Body<'_>>) -> usize {
-    let media = offer.map_or(&[][..], |offer| offer.sdp.media());
-    let lines = media.iter().take(MAX_STREAMS);
-    lines.filter(|media| relayable(media)).count().max(1)
-}
-
 const fn media_address(side: SideAddr) -> MediaAddress {
     MediaAddress {
         addr: side.addr,
         rtp: side.rtp,
         rtcp: side.rtcp,
     }
-}
-
-/// The media address of an offer: of its first line that wants media.
-fn offered_address(offer: Option<&Body<'_>>) -> Option<IpAddr> {
-    let mut media = offer?.sdp.media().iter();
-    media.find(|media| relayable(media))?.address
 }
 
 #[cfg(test)]

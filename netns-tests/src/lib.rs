@@ -29,6 +29,7 @@ mod command;
 mod demo;
 mod frame;
 mod http;
+mod kamailio;
 mod ladder;
 mod link;
 mod namespace;

@@ -23,6 +23,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use wire::ip::is_host;
 use wire::relay_control::standby::LatchRecord;
 use wire::relay_control::{Gate, GateMode};
 
@@ -232,9 +233,7 @@ pub fn other_relay(gate: &Gate) -> Option<SocketAddr> {
     else {
         return None;
     };
-    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    let nobody = port == 0 || address.is_unspecified() || address.is_multicast() || broadcast;
-    (!nobody).then_some(SocketAddr::new(*address, port))
+    (port != 0 && is_host(*address)).then_some(SocketAddr::new(*address, port))
 }
 
 /// The same /24, or the same /64.

@@ -181,6 +181,30 @@ struct Entry {
     send_failed: [u64; 2],
 }
 
+impl Entry {
+    /// A session whose ports are about to be opened.
+    fn new(
+        owner: ConcentratorId,
+        lease: Lease,
+        combination: usize,
+        pairs: [PortPair; 2],
+        limits: Limits,
+    ) -> Self {
+        Self {
+            owner,
+            lease,
+            combination,
+            pairs,
+            session: Session::new(limits),
+            opening: true,
+            armed: None,
+            bound_at: None,
+            call: String::new(),
+            send_failed: [0; 2],
+        }
+    }
+}
+
 impl Relay {
     /// No concentrator connected, no session.
     pub fn new(config: RelayConfig) -> Self {

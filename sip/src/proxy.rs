@@ -15,6 +15,7 @@
 //! * `routing`, `groups`, `next_hop`: where requests go that no phone of ours is asked for, and the
 //!   wait for the DNS (RFC 3263); `probes`: whether a next hop is there
 //! * `edge`: Path, where the registrar stands behind us (RFC 3327)
+//! * `answer`: what the sender of a request is told (8.2.6)
 //! * `fork`: which targets at once and which later, and how long a context lives (16.6, 16.8)
 //! * `forward`: the copy for each target, Record-Route, Via, media (16.6)
 //! * `large`: which copies go over TCP because of their length (18.1.1)
@@ -34,6 +35,7 @@
 //! Standards: RFC 3261 sections 10, 16 and 18.2; RFC 3581 (rport); RFC 4320 (no 408 to
 //! non-INVITE); RFC 5626 section 5 (flow tokens); RFC 5658 (double Record-Route); RFC 6026.
 
+mod answer;
 pub mod authenticate;
 pub mod calls;
 mod cancel;
@@ -67,11 +69,10 @@ use bytes::Bytes;
 
 use crate::cookie::{DialogCookie, Keys, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
-use crate::message::{Message, Method, ResponseBuilder};
+use crate::message::Message;
 use crate::own_id::OwnIdMap;
 use crate::registrar::record::Record;
 use crate::registrar::{self, Registrar};
-use crate::text::push_hex;
 use crate::timer::Timers;
 use crate::transaction::{self, ClientId, Incoming, ServerId, Transactions};
 use forward::Outbound;
@@ -485,82 +486,6 @@ impl Proxy {
                 self.start(id, outbound, media, now);
             }
         }
-    }
-
-    fn answer_options(&mut self, id: ServerId, request: &Message, hop: &Hop, now: Instant) {
-        let response = request
-            .respond(200, "OK")
-            .to_tag(self.to_tag(request))
-            .header("Accept", "application/sdp")
-            .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER");
-        // It came from anybody, and is answered as often as it comes.
-        if self.authentication.is_some() {
-            return self.answer_stranger(id, request, hop, response.bytes());
-        }
-        self.answer(id, &response, now);
-    }
-
-    /// Answers a request in its transaction.
-    fn respond(
-        &mut self,
-        id: ServerId,
-        request: &Message,
-        status: u16,
-        reason: &str,
-        now: Instant,
-    ) {
-        let response = request.respond(status, reason);
-        let response = if status > 100 {
-            response.to_tag(self.to_tag(request))
-        } else {
-            response
-        };
-        self.answer(id, &response, now);
-    }
-
-    /// Sends a response of our own, which nobody here reads again.
-    fn answer(&mut self, id: ServerId, response: &ResponseBuilder<'_>, now: Instant) {
-        let status = response.status();
-        if status >= 300 {
-            self.journal_refusal(id, status);
-        }
-        self.transactions.respond(id, response.bytes(), status, now);
-    }
-
-    fn respond_with(&mut self, id: ServerId, response: &Message, now: Instant) {
-        self.journal_response(id, response);
-        let status = response.status().unwrap_or(500);
-        self.transactions
-            .respond(id, response.bytes().clone(), status, now);
-    }
-
-    /// Answers without a transaction; an ACK is never answered (RFC 3261 section 17).
-    fn refuse_statelessly(&mut self, request: &Message, hop: &Hop, status: u16, reason: &str) {
-        if request.method() == Method::Ack {
-            return;
-        }
-        let response = request
-            .respond(status, reason)
-            .to_tag(self.to_tag(request))
-            .bytes();
-        self.transmits.push_back(Transmit {
-            flow: hop.flow,
-            bytes: response,
-        });
-    }
-
-    /// The To tag of our own answers: the same for a retransmission (RFC 3261 section 8.2.6.2).
-    fn to_tag(&self, request: &Message) -> String {
-        let mut tag = String::with_capacity(8);
-        push_hex(&mut tag, self.answer_tag(request));
-        tag
-    }
-
-    fn answer_tag(&self, request: &Message) -> u32 {
-        let branch = request.top_via().ok().and_then(|via| via.branch());
-        let call_id = request.call_id().unwrap_or_default();
-        let seed = [call_id, branch.unwrap_or_default()];
-        self.config.keys.tag_hash_of(&seed)
     }
 
     /// Moves what the inner machines have produced to our own queues.

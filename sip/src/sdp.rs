@@ -37,6 +37,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 use thiserror::Error;
+use wire::relay_control::Payload;
 
 mod body;
 mod edit;
@@ -130,6 +131,27 @@ impl Media<'_> {
     /// True where the address is `0.0.0.0` or `::`: on hold, in the way of RFC 2543.
     pub fn is_held(&self) -> bool {
         self.address.is_some_and(|address| address.is_unspecified())
+    }
+
+    /// Whether the writer sends, and whether it wants to hear anything: the direction, and the
+    /// unspecified address that means hold.
+    pub fn direction_with_hold(&self) -> Direction {
+        match (self.is_held(), self.direction) {
+            (false, direction) => direction,
+            (true, Direction::SendRecv | Direction::SendOnly) => Direction::SendOnly,
+            (true, Direction::RecvOnly | Direction::Inactive) => Direction::Inactive,
+        }
+    }
+
+    /// What a relay must let through for the line.
+    pub fn payload(&self) -> Payload {
+        if !self.is_rtp() {
+            Payload::Datagrams
+        } else if self.is_over_dtls() {
+            Payload::RtpAndDtls
+        } else {
+            Payload::Rtp
+        }
     }
 
     /// True for RTP straight over UDP or over DTLS: it comes with RTCP.

@@ -345,5 +345,19 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
+/// True for an address that one host may have: not "this network", multicast or reserved (RFC 6890),
+/// whichever way an IPv4 address is written.
+pub fn is_host(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => (1..224).contains(&v4.octets()[0]),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast(),
+    }
+}
+
+/// True for an address that a host other than this one may have.
+pub fn is_another_host(address: IpAddr) -> bool {
+    is_host(address) && !address.to_canonical().is_loopback()
+}
+
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
     reason = "a test picks out the messages that it is about"
 )]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use sip::hop::{Flow, Hop, Transport};

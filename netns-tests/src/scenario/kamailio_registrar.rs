@@ -12,6 +12,7 @@ use super::calls;
 use super::cdr::{CDR, lines};
 use crate::call::{self, CallRecord, Middle, Plan};
 use crate::frame::Packet;
+use crate::kamailio;
 use crate::phone::{Script, Transport};
 use crate::process::Process;
 use crate::service::Service;
@@ -98,27 +99,8 @@ fn start_kamailio(net: &TwoEdges, folder: &Path) -> Result<Process> {
     let folder = folder.join("kamailio");
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("kamailio.cfg"), KAMAILIO)?;
-    let here = folder.to_string_lossy();
     let listen = format!("udp:{REGISTRAR}:5060");
-    let arguments = [
-        "-f",
-        "kamailio.cfg",
-        "-DD",
-        "-E",
-        "-l",
-        &listen,
-        "-m",
-        "64",
-        "-M",
-        "8",
-        "-w",
-        &here,
-        "-Y",
-        &here,
-        "-P",
-        "kamailio.pid",
-    ];
-    Process::start(&net.core, "kamailio", "kamailio", &arguments, &folder)
+    kamailio::start(&net.core, &listen, kamailio::SMALL, None, &folder)
 }
 
 /// Kamailio answers OPTIONS, and the concentrator says so.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::call::wait_for_registration;
 use crate::capture::Capture;
 use crate::frame::{Packet, Rtp};
+use crate::kamailio;
 use crate::phone::{self, Script, Transport};
 use crate::process::Process;
 use crate::service::{Program, RELAY_PORTS, start_program};
@@ -111,33 +112,9 @@ fn start_kamailio(net: &TwoEdges, flags: bool, folder: &Path) -> Result<Process>
     }
     fs::write(folder.join("kamailio.cfg"), config)?;
     fs::write(folder.join("kamailio-local.cfg"), LOCAL)?;
-    let here = folder.to_string_lossy();
     let listen = format!("udp:{SERVICE}:5060");
-    let arguments = [
-        "-f",
-        "kamailio.cfg",
-        "-DD",
-        "-E",
-        "-l",
-        &listen,
-        "-m",
-        "64",
-        "-M",
-        "8",
-        "-w",
-        &here,
-        "-Y",
-        &here,
-        "-P",
-        "kamailio.pid",
-    ];
-    let process = Process::start(
-        &net.concentrator,
-        "kamailio",
-        "kamailio",
-        &arguments,
-        folder,
-    )?;
+    let memory = kamailio::SMALL;
+    let process = kamailio::start(&net.concentrator, &listen, memory, None, folder)?;
     // Before its first answer to a phone it asks the relay.
     wait::until(
         "Kamailio to find the relay",

@@ -13,17 +13,19 @@
 //! deletes after each branch that fails.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use sip::sdp::{Direction, MediaAddress, Sdp};
-use wire::relay_control::{ErrorCode, Gate, Lease, Side};
+use sip::sdp::Sdp;
+use wire::relay_control::Side;
 
-use super::description::{converts, facing, families, relayable, rewrite};
+use super::description::{converts, rewrite};
 use super::gates::Sources;
-use super::request::{Family, Request};
+use super::request::Request;
 use super::settings::{Settings, UnknownSource};
 use crate::relay::{Relay, SessionId};
+pub use pair::{Line, Pair};
+
+mod pair;
 
 /// Media lines of a description that are relayed; one with more is refused.
 pub const MAX_LINES: usize = 16;
@@ -79,42 +81,6 @@ pub struct Call {
     pub last_signal: Instant,
     /// Parties.
     pub pairs: Vec<Pair>,
-}
-
-/// Two parties.
-#[derive(Debug)]
-pub struct Pair {
-    /// Of the branch, where the proxy tells.
-    pub via_branch: Option<Vec<u8>>,
-    /// Of the first offerer.
-    pub tag_a: Vec<u8>,
-    /// Of who answered last.
-    pub tag_b: Option<Vec<u8>>,
-    /// The m-lines in order; `None` for what is not relayed.
-    pub lines: Vec<Option<Line>>,
-    answered: bool,
-    last_signal: Instant,
-    ends_at: Option<Instant>,
-}
-
-/// One m-line.
-#[derive(Debug)]
-pub struct Line {
-    /// Its ports.
-    pub lease: Lease,
-    /// `audio`, ...
-    pub kind: Vec<u8>,
-    /// `RTP/AVP`, ...
-    pub protocol: Vec<u8>,
-    sides: [Said; 2],
-    bound: bool,
-}
-
-/// From where one side's media may come.
-#[derive(Debug, Default)]
-struct Said {
-    agreed: Option<Sources>,
-    offered: Option<Sources>,
 }
 
 /// A description for the other party, and the sessions whose ports are opened for it.
@@ -228,18 +194,16 @@ impl Calls {
             }
         };
         let own = relay.addresses().to_vec();
-        for (line, media) in pair.lines.iter_mut().zip(sdp.media()) {
-            let Some(line) = line.as_mut().filter(|_| relayable(media)) else {
-                continue;
-            };
-            let sources = Sources::of(media, request, &own, self.unknown_source);
-            let sources = line.sides[index(side)].or_as_before(sources, media.is_held());
-            self.counters.count(&sources);
-            line.sides[index(side)].offered = Some(sources);
-            if line.bound {
-                line.tell(side, relay, now);
-            }
-        }
+        pair.hear(
+            sdp,
+            side,
+            request,
+            (&own, self.unknown_source),
+            |line, sources| {
+                self.counters.count(&sources);
+                line.offer(side, sources, relay, now);
+            },
+        );
         call.touch(&mut pair, now);
         let sdp = rewrite(sdp, &pair.replacements(sdp, side, request), request);
         call.pairs.push(pair);
@@ -269,15 +233,16 @@ impl Calls {
             pair.tag_b = Some(to_tag.to_vec());
         }
         let own = relay.addresses().to_vec();
-        for (line, media) in pair.lines.iter_mut().zip(sdp.media()) {
-            let Some(line) = line.as_mut().filter(|_| relayable(media)) else {
-                continue;
-            };
-            let sources = Sources::of(media, request, &own, self.unknown_source);
-            let sources = line.sides[index(side)].or_as_before(sources, media.is_held());
-            self.counters.count(&sources);
-            line.conclude(side, sources, fork, call_id, relay, now);
-        }
+        pair.hear(
+            &sdp,
+            side,
+            request,
+            (&own, self.unknown_source),
+            |line, sources| {
+                self.counters.count(&sources);
+                line.conclude(side, sources, fork, call_id, relay, now);
+            },
+        );
         pair.answered = true;
         call.touch(&mut pair, now);
         let sdp_out = rewrite(&sdp, &pair.replacements(&sdp, side, request), request);
@@ -441,208 +406,6 @@ impl Call {
     }
 }
 
-impl Pair {
-    fn new(request: &Request, from_tag: &[u8], now: Instant) -> Self {
-        Self {
-            via_branch: request.via_branch.clone(),
-            tag_a: from_tag.to_vec(),
-            tag_b: None,
-            lines: Vec::new(),
-            answered: false,
-            last_signal: now,
-            ends_at: None,
-        }
-    }
-
-    fn has(&self, tag: &[u8]) -> bool {
-        self.tag_a == tag || self.tag_b.as_deref() == Some(tag)
-    }
-
-    fn side_of(&self, tag: &[u8]) -> Side {
-        if self.tag_a == tag { Side::A } else { Side::B }
-    }
-
-    /// Opens a session for each live line that has none. On failure none is opened.
-    fn open(
-        &mut self,
-        sdp: &Sdp<'_>,
-        sender: Side,
-        request: &Request,
-        call_id: &[u8],
-        relay: &mut Relay,
-        now: Instant,
-    ) -> Result<Vec<SessionId>, Refusal> {
-        let mut opened = Vec::new();
-        let mut sides = families(sdp, request);
-        if sender == Side::B {
-            sides.reverse();
-        }
-        let addresses = addresses(relay, sides)?;
-        let call_id = String::from_utf8_lossy(call_id);
-        for (number, media) in sdp.media().iter().enumerate() {
-            if self.lines.len() <= number {
-                self.lines.push(None);
-            }
-            let line = &mut self.lines[number];
-            if line.is_some() || !relayable(media) {
-                continue;
-            }
-            match relay.open_local(addresses, &call_id, now) {
-                Ok(lease) => {
-                    opened.push(SessionId(lease.session));
-                    *line = Some(Line {
-                        lease,
-                        kind: name(media.kind),
-                        protocol: name(media.protocol),
-                        sides: [Said::default(), Said::default()],
-                        bound: false,
-                    });
-                }
-                Err(code) => {
-                    self.give_back(&opened, relay, now);
-                    return Err(busy(code));
-                }
-            }
-        }
-        Ok(opened)
-    }
-
-    fn give_back(&mut self, sessions: &[SessionId], relay: &mut Relay, now: Instant) {
-        for line in &mut self.lines {
-            let session = line.as_ref().map(|line| SessionId(line.lease.session));
-            if let Some(session) = session.filter(|session| sessions.contains(session)) {
-                // An error means that it has ended by itself.
-                let _ = relay.release_local(session, now);
-                *line = None;
-            }
-        }
-    }
-
-    fn release(&mut self, relay: &mut Relay, now: Instant) {
-        for line in self.lines.iter_mut().filter_map(Option::take) {
-            let _ = relay.release_local(SessionId(line.lease.session), now);
-        }
-    }
-
-    fn forget_ended(&mut self, relay: &Relay) {
-        for line in &mut self.lines {
-            if line
-                .as_ref()
-                .is_some_and(|line| !relay.has_session(SessionId(line.lease.session)))
-            {
-                *line = None;
-            }
-        }
-    }
-
-    /// Where each m-line of the sender shall point to.
-    fn replacements(
-        &self,
-        sdp: &Sdp<'_>,
-        sender: Side,
-        request: &Request,
-    ) -> Vec<Option<MediaAddress>> {
-        let lines = self.lines.iter().map(Option::as_ref);
-        let lines = lines.chain(std::iter::repeat(None));
-        sdp.media()
-            .iter()
-            .zip(lines)
-            .map(|(media, line)| {
-                let line = line.filter(|_| relayable(media))?;
-                Some(facing(line.lease.side(sender.other()), request))
-            })
-            .collect()
-    }
-}
-
-impl Line {
-    fn gate(&self, side: Side) -> Gate {
-        let mut gate = self.sides[index(side)].gate();
-        gate.held = self.is_silent(side);
-        gate
-    }
-
-    /// True where it is agreed that this side does not send: it only listens, or the other one does not
-    /// want to hear it. An offer that is refused changes nothing.
-    fn is_silent(&self, side: Side) -> bool {
-        let agreed = |side| {
-            let said: &Said = &self.sides[index(side)];
-            said.agreed.as_ref().map(|sources| sources.direction)
-        };
-        matches!(
-            agreed(side),
-            Some(Direction::RecvOnly | Direction::Inactive)
-        ) || matches!(
-            agreed(side.other()),
-            Some(Direction::SendOnly | Direction::Inactive)
-        )
-    }
-
-    /// The sources of one side as far as they are known.
-    fn tell(&self, side: Side, relay: &mut Relay, now: Instant) {
-        let session = SessionId(self.lease.session);
-        let _ = relay.update_local(session, side, self.gate(side), now);
-    }
-
-    /// An answer: what was offered and what it says are agreed.
-    fn conclude(
-        &mut self,
-        side: Side,
-        sources: Sources,
-        fork: bool,
-        call_id: &[u8],
-        relay: &mut Relay,
-        now: Instant,
-    ) {
-        let other = side.other();
-        let offered = self.sides[index(other)].offered.take();
-        let concludes = offered.is_some();
-        if concludes {
-            self.sides[index(other)].agreed = offered;
-        }
-        let answerer = &mut self.sides[index(side)];
-        // A retransmitted answer changes nothing; a new gate would let a new stream take over.
-        let changed = answerer.agreed.as_ref() != Some(&sources);
-        let agreed = answerer.agreed.as_ref();
-        let turned = agreed.is_some_and(|agreed| agreed.direction != sources.direction);
-        answerer.agreed = Some(sources);
-        if !self.bound {
-            let gates = [self.gate(Side::A), self.gate(Side::B)];
-            let call = String::from_utf8_lossy(call_id).into_owned();
-            let session = SessionId(self.lease.session);
-            self.bound = relay.bind_local(session, gates, call, now).is_ok();
-            return;
-        }
-        if concludes || turned {
-            self.tell(other, relay, now);
-        }
-        if concludes || changed || fork {
-            self.tell(side, relay, now);
-        }
-    }
-}
-
-impl Said {
-    fn gate(&self) -> Gate {
-        match (&self.offered, &self.agreed) {
-            (Some(offered), agreed) => offered.gate(agreed.as_ref()),
-            (None, Some(agreed)) => agreed.gate(None),
-            (None, None) => Gate::default(),
-        }
-    }
-
-    /// A party on hold in the old way (`c=0.0.0.0`) is where it was.
-    fn or_as_before(&self, sources: Sources, held: bool) -> Sources {
-        match &self.agreed {
-            Some(agreed) if held => Sources {
-                direction: sources.direction,
-                ..agreed.clone()
-            },
-            _ => sources,
-        }
-    }
-}
-
 fn parse<'a>(bytes: &'a [u8], request: &Request) -> Result<Sdp<'a>, Refusal> {
     if let Some(refused) = request.refused {
         return Err(Refusal::NotSupported(refused.to_string()));
@@ -660,37 +423,6 @@ fn parse<'a>(bytes: &'a [u8], request: &Request) -> Result<Sdp<'a>, Refusal> {
     Ok(sdp)
 }
 
-/// As much of a word of an SDP as any that means something has.
-fn name(word: &[u8]) -> Vec<u8> {
-    word.iter().copied().take(32).collect()
-}
-
-/// Our addresses of these families.
-fn addresses(relay: &Relay, families: [Family; 2]) -> Result<[IpAddr; 2], Refusal> {
-    let of = |family: Family| {
-        let mut ours = relay.addresses().iter().copied();
-        ours.find(|address| address.is_ipv4() == (family == Family::V4))
-            .ok_or_else(|| {
-                let name = if family == Family::V4 { "IPv4" } else { "IPv6" };
-                Refusal::NotSupported(format!("No media address of the family {name}"))
-            })
-    };
-    Ok([of(families[0])?, of(families[1])?])
-}
-
-const fn busy(code: ErrorCode) -> Refusal {
-    match code {
-        ErrorCode::NoPorts => NO_PORTS,
-        ErrorCode::BindFailed => BIND_FAILED,
-        ErrorCode::LimitReached
-        | ErrorCode::Draining
-        | ErrorCode::UnknownSession
-        | ErrorCode::NotYourSession
-        | ErrorCode::BadRequest
-        | ErrorCode::Other(_) => SESSION_LIMIT,
-    }
-}
-
 fn call_id(request: &Request) -> Result<&[u8], Refusal> {
     let call_id = request.call_id.as_deref();
     call_id.ok_or(Refusal::Missing("No call-id in message"))
@@ -704,11 +436,4 @@ fn from_tag(request: &Request) -> Result<&[u8], Refusal> {
 fn description(request: &Request) -> Result<&[u8], Refusal> {
     let sdp = request.sdp.as_deref();
     sdp.ok_or(Refusal::Missing("No SDP body in message"))
-}
-
-const fn index(side: Side) -> usize {
-    match side {
-        Side::A => 0,
-        Side::B => 1,
-    }
 }

@@ -16,6 +16,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use sip::sdp::{Direction, Media};
+use wire::ip::is_another_host;
 use wire::relay_control::{Gate, GateMode, Payload};
 
 use super::request::Request;
@@ -53,9 +54,9 @@ impl Sources {
         let mut sources = Self {
             expected: Vec::new(),
             open: false,
-            payload: payload_of(media),
+            payload: media.payload(),
             hostile: in_sdp != believed,
-            direction: direction_of(media),
+            direction: media.direction_with_hold(),
         };
         match (in_sdp, seen) {
             (Some(in_sdp), Some(seen)) => {
@@ -99,35 +100,8 @@ impl Sources {
     }
 }
 
-fn payload_of(media: &Media<'_>) -> Payload {
-    if !media.is_rtp() {
-        Payload::Datagrams
-    } else if media.is_over_dtls() {
-        Payload::RtpAndDtls
-    } else {
-        Payload::Rtp
-    }
-}
-
-/// The unspecified address means hold in RFC 2543.
-fn direction_of(media: &Media<'_>) -> Direction {
-    match (media.is_held(), media.direction) {
-        (false, direction) => direction,
-        (true, Direction::SendRecv | Direction::SendOnly) => Direction::SendOnly,
-        (true, Direction::RecvOnly | Direction::Inactive) => Direction::Inactive,
-    }
-}
-
 fn may_send(address: IpAddr, own: &[IpAddr]) -> bool {
-    let special = match address {
-        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 240,
-        IpAddr::V6(_) => false,
-    };
-    !(special
-        || address.is_loopback()
-        || address.is_unspecified()
-        || address.is_multicast()
-        || own.contains(&address))
+    is_another_host(address) && !own.contains(&address.to_canonical())
 }
 
 /// RFC 1918, RFC 6598, RFC 4193, link-local.

@@ -6,12 +6,10 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use wire::relay_control::{ErrorCode, Gate, Lease, SessionStatistics, Side, SideAddr};
+use wire::relay_control::{ErrorCode, Gate, Lease, SessionStatistics, Side};
 
 use super::stock::take_two;
-use super::{Command, ConcentratorId, Entry, Relay, SessionId};
-use crate::ports::PortPair;
-use crate::session::Session;
+use super::{ConcentratorId, Relay, SessionId};
 
 /// Owns these sessions; no link has this number.
 pub(super) const LOCAL: ConcentratorId = ConcentratorId(usize::MAX);
@@ -26,7 +24,7 @@ impl Relay {
     /// commands have been carried out, or it is gone again ([`Relay::has_session`]).
     pub fn open_local(
         &mut self,
-        [of_a, of_b]: [IpAddr; 2],
+        addresses: [IpAddr; 2],
         call: &str,
         now: Instant,
     ) -> Result<Lease, ErrorCode> {
@@ -37,34 +35,9 @@ impl Relay {
             self.troubles.no_ports += 1;
             return Err(ErrorCode::NoPorts);
         };
-        let session = SessionId(self.next_session);
-        self.next_session += 1;
-        let side = |addr, pair: PortPair| SideAddr {
-            addr,
-            rtp: pair.rtp(),
-            rtcp: pair.rtcp(),
-        };
-        let (a, b) = (side(of_a, pairs[0]), side(of_b, pairs[1]));
-        let lease = Lease {
-            session: session.0,
-            a,
-            b,
-        };
-        let entry = Entry {
-            owner: LOCAL,
-            lease,
-            combination: 0,
-            pairs,
-            session: Session::new(self.config.limits),
-            opening: true,
-            armed: None,
-            bound_at: None,
-            call: call.to_owned(),
-            send_failed: [0; 2],
-        };
-        self.sessions.insert(session, entry);
-        self.commands.push_back(Command::Open { session, a, b });
-        Ok(lease)
+        let entry = self.begin(LOCAL, addresses, 0, pairs);
+        call.clone_into(&mut entry.call);
+        Ok(entry.lease)
     }
 
     /// From whom both sides may learn; what has been held is judged now.

@@ -126,18 +126,7 @@ impl Relay {
             return Ok(());
         }
         let pairs = self.take_exactly(record, now)?;
-        let mut entry = Entry {
-            owner,
-            lease: record.lease,
-            combination,
-            pairs,
-            session: Session::new(self.config.limits),
-            opening: true,
-            armed: None,
-            bound_at: None,
-            call: String::new(),
-            send_failed: [0; 2],
-        };
+        let mut entry = Entry::new(owner, record.lease, combination, pairs, self.config.limits);
         entry.fill(record, now);
         self.count_lease(&entry);
         self.sessions.insert(id, entry);

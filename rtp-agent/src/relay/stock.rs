@@ -10,13 +10,13 @@
 //! address on both sides, the other combinations have a sixth each. So a concentrator that joins many
 //! such calls wants a larger stock.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use wire::relay_control::{ErrorCode, FromAgent, Lease, SideAddr};
 
 use super::{Command, ConcentratorId, Entry, Relay, SessionId};
 use crate::ports::{PortPair, PortPool};
-use crate::session::Session;
 
 /// The most combinations of two sides' addresses.
 pub(super) const COMBINATIONS: usize = 4;
@@ -134,33 +134,34 @@ impl Relay {
                 return;
             };
             stocked.unused[combination] += 1;
-            let session = SessionId(self.next_session);
-            self.next_session += 1;
-            let side = |addr, pair: PortPair| SideAddr {
-                addr,
-                rtp: pair.rtp(),
-                rtcp: pair.rtcp(),
-            };
-            let (a, b) = (side(of_a, pairs[0]), side(of_b, pairs[1]));
-            let entry = Entry {
-                owner: concentrator,
-                lease: Lease {
-                    session: session.0,
-                    a,
-                    b,
-                },
-                combination,
-                pairs,
-                session: Session::new(self.config.limits),
-                opening: true,
-                armed: None,
-                bound_at: None,
-                call: String::new(),
-                send_failed: [0; 2],
-            };
-            self.sessions.insert(session, entry);
-            self.commands.push_back(Command::Open { session, a, b });
+            self.begin(concentrator, [of_a, of_b], combination, pairs);
         }
+    }
+
+    /// Begins to open a new session with these ports.
+    pub(super) fn begin(
+        &mut self,
+        owner: ConcentratorId,
+        [of_a, of_b]: [IpAddr; 2],
+        combination: usize,
+        pairs: [PortPair; 2],
+    ) -> &mut Entry {
+        let session = SessionId(self.next_session);
+        self.next_session += 1;
+        let side = |addr, pair: PortPair| SideAddr {
+            addr,
+            rtp: pair.rtp(),
+            rtcp: pair.rtcp(),
+        };
+        let (a, b) = (side(of_a, pairs[0]), side(of_b, pairs[1]));
+        let lease = Lease {
+            session: session.0,
+            a,
+            b,
+        };
+        self.commands.push_back(Command::Open { session, a, b });
+        let entry = Entry::new(owner, lease, combination, pairs, self.config.limits);
+        self.sessions.entry(session).insert_entry(entry).into_mut()
     }
 
     fn retry_refill_at(&mut self, at: Instant) {

@@ -1,8 +1,8 @@
 //! What happens to calls, told to whoever keeps records of them.
 //!
 //! A call is an INVITE that belongs to no dialog, from when it was let in to its last word: a failure,
-//! or a 2xx and later a BYE. What is told is what the caller is told: [`Proxy::respond_with`] is the
-//! one place where an answer leaves. Nothing is kept here of a call but while it rings; of the whole
+//! or a 2xx and later a BYE. What is told is what the caller is told: every answer leaves by one of
+//! the functions of `answer`. Nothing is kept here of a call but while it rings; of the whole
 //! of it the reader of the events has a memory, by the [`CallKey`] in each.
 //!
 //! An INVITE that passes here twice begins a call twice, and both passes have the same key, and so
@@ -167,25 +167,20 @@ impl Proxy {
             }
             return;
         }
-        let Some(ringing) = self.journal.ringing.remove(&id) else {
-            return;
-        };
-        let what = if status < 300 {
-            CallProgress::Answered {
+        if status >= 300 {
+            return self.journal_refusal(id, status);
+        }
+        if let Some(Ringing { key, by, .. }) = self.journal.ringing.remove(&id) {
+            let what = CallProgress::Answered {
                 response: response.clone(),
-                by: ringing.by.map(|(hop, _)| hop),
-                session: ringing.by.and_then(|(_, session)| session),
-            }
-        } else {
-            CallProgress::Failed {
-                status,
-                cancelled: ringing.cancelled,
-            }
-        };
-        self.journal.tell(ringing.key, what);
+                by: by.map(|(hop, _)| hop),
+                session: by.and_then(|(_, session)| session),
+            };
+            self.journal.tell(key, what);
+        }
     }
 
-    /// The sender of a request is refused here.
+    /// The caller is told that it has failed.
     pub(super) fn journal_refusal(&mut self, id: ServerId, status: u16) {
         if let Some(Ringing { key, cancelled, .. }) = self.journal.ringing.remove(&id) {
             let what = CallProgress::Failed { status, cancelled };

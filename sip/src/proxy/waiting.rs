@@ -3,7 +3,7 @@
 //! More calls may come at once than a relay has prepared sessions for. [`Media::wait_until`] then
 //! says so before anything is sent, and the INVITE waits: the caller has its 100, nothing is held up
 //! behind it. When the relay may have more, [`Proxy::handle_media_ready`] asks again for those that
-//! wait, in the order in which they came; past its deadline a call goes on all the same, and
+//! wait, the oldest first; past its deadline a call goes on all the same, and
 //! [`Media::place`] takes what there is, on another relay or on none. A CANCEL, or the end of the
 //! caller's connection, ends the wait.
 //!
@@ -39,7 +39,8 @@ struct Waiting {
     relay: RelayId,
 }
 
-/// The calls that wait; numbers of server transactions grow, so their order is that of the calls.
+/// The calls that wait, in the order of their deadlines: that in which they came, but for those of one
+/// instant.
 #[derive(Debug, Default)]
 pub(super) struct WaitingForMedia {
     calls: HashMap<ServerId, Waiting>,
@@ -149,7 +150,7 @@ impl Proxy {
         None
     }
 
-    /// True where a call waited, which it does no longer.
+    /// The INVITE of a call that waited, which it does no longer.
     pub(super) fn stop_waiting_for_media(&mut self, id: ServerId) -> Option<Message> {
         self.waiting_for_media.remove(id).map(|call| call.original)
     }

@@ -248,3 +248,36 @@ fn tunnels_are_known_by_their_number() {
     }
     assert!(!protocol::is_tunnel(protocol::UDP));
 }
+
+#[test]
+fn addresses_that_no_host_has_are_told_from_others_however_they_are_written() {
+    let judge = |text: &str| {
+        let address = text.parse().unwrap();
+        (is_host(address), is_another_host(address))
+    };
+    for text in [
+        "1.0.0.1",
+        "10.0.0.1",
+        "223.255.255.255",
+        "2001:db8::1",
+        "::ffff:10.0.0.1",
+    ] {
+        assert_eq!(judge(text), (true, true), "{text}");
+    }
+    for text in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(judge(text), (true, false), "{text}");
+    }
+    for text in [
+        "0.0.0.0",
+        "0.1.2.3",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "ff02::1",
+        "::ffff:0.0.0.0",
+        "::ffff:224.0.0.1",
+    ] {
+        assert_eq!(judge(text), (false, false), "{text}");
+    }
+}

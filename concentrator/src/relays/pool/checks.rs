@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use wire::ip::is_host;
 use wire::relay_control::{Lease, SideAddr};
 
 /// Ports below are for services (RFC 6335 section 6).
@@ -36,11 +37,7 @@ pub(super) struct Bounds {
 impl Bounds {
     /// Judges one address of an agent.
     pub(super) fn check_address(&self, agent: &str, address: IpAddr) -> Result<(), Lie> {
-        let no_host = match address {
-            IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 224,
-            IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
-        };
-        if no_host || address.to_canonical() != address {
+        if !is_host(address) || address.to_canonical() != address {
             return Err(Lie::Address("a relay at an address that no host can have"));
         }
         if self.own.iter().any(|own| own.contains(address)) {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use sip::sdp::Sdp;
 use wire::bencode::{Dictionary, DictionaryWriter, Value};
+use wire::ip::is_another_host;
 use wire::relay_control::{Counted, SessionStatistics, Side, SideAddr, SideStatistics};
 
 /// The tags of the two sides in every call of ours.
@@ -157,8 +158,7 @@ pub(super) fn side(answer: Dictionary<'_>) -> Result<SideAddr, BadSide> {
         return Err(BadSide::Sdp);
     }
     let addr = rtp.ip().to_canonical();
-    let broadcast = matches!(addr, IpAddr::V4(v4) if v4.octets()[0] >= 240);
-    if addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || broadcast {
+    if !is_another_host(addr) {
         return Err(BadSide::Address);
     }
     Ok(SideAddr {

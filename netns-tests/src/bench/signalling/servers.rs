@@ -13,7 +13,7 @@ use crate::service::{
     write_users,
 };
 use crate::topology::two_edges::{EDGE1, SERVICE};
-use crate::{certs, command};
+use crate::{certs, command, kamailio};
 
 const KAMAILIO_CONFIG: &str = include_str!("kamailio.cfg");
 
@@ -83,7 +83,7 @@ impl Server {
         fs::create_dir_all(&folder)?;
         let running = match kind {
             Kind::Sipcast => sipcast(net, users, &folder)?,
-            Kind::Kamailio => kamailio(net, !users.is_empty(), &folder)?,
+            Kind::Kamailio => start_kamailio(net, !users.is_empty(), &folder)?,
         };
         Ok(Self { running, folder })
     }
@@ -171,36 +171,16 @@ fn sipcast(net: &Network, users: &[(&str, &str)], folder: &Path) -> Result<Runni
     })
 }
 
-fn kamailio(net: &Network, authenticate: bool, folder: &Path) -> Result<Running> {
+fn start_kamailio(net: &Network, authenticate: bool, folder: &Path) -> Result<Running> {
     fs::write(folder.join("kamailio.cfg"), KAMAILIO_CONFIG)?;
-    let here = folder.to_string_lossy();
     let listen = format!("udp:{DIRECT}:5060");
     // Shared memory for some seconds of transactions at the highest rate.
-    let arguments = [
-        "-f",
-        "kamailio.cfg",
-        "-DD",
-        "-E",
-        "-l",
-        &listen,
-        "-m",
-        "1024",
-        "-M",
-        "16",
-        "-w",
-        &here,
-        "-Y",
-        &here,
-        "-P",
-        "kamailio.pid",
-    ];
-    let authentication: &[&str] = if authenticate {
-        &["-A", "WITH_AUTH"]
-    } else {
-        &[]
+    let memory = kamailio::Memory {
+        shared_mib: 1024,
+        private_mib: 16,
     };
-    let arguments = [&arguments[..], authentication].concat();
-    let process = Process::start(&net.proxy, "kamailio", "kamailio", &arguments, folder)?;
+    let define = authenticate.then_some("WITH_AUTH");
+    let process = kamailio::start(&net.proxy, &listen, memory, define, folder)?;
     Ok(Running::Kamailio(process))
 }
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 mod bindings;
 mod ingress_tun;
+mod load;
 mod relay;
 mod signalling;
 mod sip_core;

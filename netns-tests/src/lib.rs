@@ -37,6 +37,7 @@ mod phone;
 mod process;
 mod raw;
 mod relay_pair;
+mod rtpengine;
 mod sandbox;
 mod scenario;
 mod service;

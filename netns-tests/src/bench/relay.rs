@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::{Conditions, Outcome};
-use crate::command;
+use crate::{command, rtpengine};
 
 mod control;
 mod network;
@@ -299,7 +299,7 @@ impl Both {
                 "ours": sum(&self.ours, |seen| seen.out_of_order),
                 "peer": sum(&self.peer, |seen| seen.out_of_order),
             },
-            "peer_version": servers::rtpengine_version(),
+            "peer_version": rtpengine::version(),
         });
         Outcome {
             bench: "relay",

@@ -25,14 +25,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use super::load::{self, Calls};
 use super::{Conditions, Outcome};
-use crate::command;
+use crate::{command, kamailio};
 
-mod load;
 mod network;
 mod servers;
 
-use load::Calls;
 use network::Network;
 use servers::Server;
 
@@ -125,10 +124,16 @@ fn calls_at(net: &Network, rate: u32, folder: &Path) -> Result<Outcome> {
 
 fn round(net: &Network, kind: servers::Kind, rate: u32, folder: &Path) -> Result<Round> {
     let server = Server::start(net, kind, folder)?;
-    load::register_callee(net, server.address())?;
-    let callee = load::callee(net, server.address(), server.folder())?;
+    load::register_callee(&net.phones, server.address())?;
+    let callee = load::callee(&net.phones, server.address(), server.folder())?;
     let before = server.cpu_time()?;
-    let calls = load::calls(net, server.address(), rate, rate * SECONDS, server.folder())?;
+    let calls = load::calls(
+        &net.phones,
+        server.address(),
+        rate,
+        rate * SECONDS,
+        server.folder(),
+    )?;
     let cpu = server.cpu_time()?.since(before);
     drop(callee);
     Ok(Round::of(cpu, calls))
@@ -198,7 +203,7 @@ fn outcome(rate: u32, ours: &[Round], peer: &[Round]) -> Outcome {
             "peer_p50": ringing(peer, 50), "peer_p99": ringing(peer, 99),
         },
         "relay": "never",
-        "peer_version": servers::kamailio_version(),
+        "peer_version": kamailio::version(),
     });
     Outcome {
         bench: "signalling",
@@ -220,11 +225,17 @@ fn registrations(net: &Network, folder: &Path) -> Result<Outcome> {
     let round = |kind: servers::Kind, place: &Path| -> Result<Round> {
         let server = Server::start_for(net, kind, &users, place)?;
         let address = server.address();
-        load::wait_for_answers(net, address)?;
+        load::wait_for_answers(&net.phones, address)?;
         let before = server.cpu_time()?;
         let count = REGISTER_RATE * SECONDS;
-        let calls =
-            load::registrations(net, address, &users, REGISTER_RATE, count, server.folder())?;
+        let calls = load::registrations(
+            &net.phones,
+            address,
+            &users,
+            REGISTER_RATE,
+            count,
+            server.folder(),
+        )?;
         Ok(Round::of(server.cpu_time()?.since(before), calls))
     };
     let mut rounds = (Vec::new(), Vec::new());
@@ -253,15 +264,21 @@ fn registrations(net: &Network, folder: &Path) -> Result<Outcome> {
 fn memory(net: &Network, folder: &Path) -> Result<Outcome> {
     let place = folder.join("memory");
     let server = Server::start(net, servers::SIPCAST, &place)?;
-    load::register_callee(net, server.address())?;
-    let _callee = load::callee(net, server.address(), server.folder())?;
+    load::register_callee(&net.phones, server.address())?;
+    let _callee = load::callee(&net.phones, server.address(), server.folder())?;
     // What a first few calls make is not theirs.
-    load::calls(net, server.address(), HELD_RATE, HELD_RATE, server.folder())?;
+    load::calls(
+        &net.phones,
+        server.address(),
+        HELD_RATE,
+        HELD_RATE,
+        server.folder(),
+    )?;
     thread::sleep(AFTER_TRANSACTIONS);
     let before = server.resident_bytes()?;
     let start = Instant::now();
     let mut caller = load::held_calls(
-        net,
+        &net.phones,
         server.address(),
         HELD_RATE,
         HELD_CALLS,
@@ -313,10 +330,10 @@ fn highest_rate(net: &Network, folder: &Path) -> Result<Outcome> {
         for rate in LADDER {
             let place = folder.join(format!("highest-{rate}"));
             let server = Server::start(net, kind, &place)?;
-            load::register_callee(net, server.address())?;
-            let callee = load::callee(net, server.address(), server.folder())?;
+            load::register_callee(&net.phones, server.address())?;
+            let callee = load::callee(&net.phones, server.address(), server.folder())?;
             let calls = load::calls(
-                net,
+                &net.phones,
                 server.address(),
                 rate,
                 rate * LADDER_SECONDS,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,32 +17,16 @@ use crate::capture::Capture;
 use crate::frame::{Packet, Rtp};
 use crate::kamailio;
 use crate::phone::{self, Script, Transport};
-use crate::process::Process;
 use crate::service::{Program, RELAY_PORTS, start_program};
 use crate::topology::two_edges::{CONCENTRATOR, EDGE1, PHONE, SERVICE, TwoEdges};
-use crate::{command, wait};
+use crate::wait;
 
 const SECONDS: u32 = 4;
 const NG_PORT: u16 = 2223;
-/// Debian's package installs it.
-const STOCK: &str = "/etc/kamailio/kamailio.cfg";
-const STOCK_RELAY: &str = "udp:127.0.0.1:2223";
-/// The file that the stock configuration imports for what is a site's own.
-const LOCAL: &str = "#!define WITH_NAT\n#!define WITH_RTPENGINE\nalias=\"example.com\"\n";
-/// What the stock configuration hands over, in both of its cases.
-const STOCK_FLAGS: [&str; 2] = [
-    "rtpengine_manage(\"SIP-source-address replace-origin replace-session-connection\")",
-    "rtpengine_manage(\"replace-origin replace-session-connection\")",
-];
 
 pub(super) fn run(folder: &Path) -> Result<String> {
-    ensure!(
-        command::found("kamailio") && Path::new(STOCK).is_file(),
-        "kamailio or its {STOCK} is missing (Debian package kamailio); scripts/setup.sh installs it"
-    );
     let net = TwoEdges::build()?;
     route_to_kamailio(&net)?;
-    fs::create_dir_all("/run/kamailio")?;
     let mut relay = start_program(
         &net.edge1,
         "relay1",
@@ -56,7 +40,8 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     for (name, flags) in [("stock flags", true), ("no flags", false)] {
         let folder = folder.join(name.replace(' ', "-"));
         fs::create_dir_all(&folder)?;
-        let mut kamailio = start_kamailio(&net, flags, &folder)?;
+        let ng = SocketAddrV4::new(EDGE1, NG_PORT);
+        let mut kamailio = kamailio::start_stock(&net.concentrator, SERVICE, ng, flags, &folder)?;
         let call = call(&net, &mut relay, flags, &folder)
             .with_context(|| {
                 format!(
@@ -98,34 +83,6 @@ delete_delay_s = 1
         RELAY_PORTS.start(),
         RELAY_PORTS.end()
     )
-}
-
-fn start_kamailio(net: &TwoEdges, flags: bool, folder: &Path) -> Result<Process> {
-    let mut config = fs::read_to_string(STOCK)?;
-    ensure!(config.contains(STOCK_RELAY), "{STOCK} is not the stock one");
-    config = config.replace(STOCK_RELAY, &format!("udp:{EDGE1}:{NG_PORT}"));
-    for stock in STOCK_FLAGS {
-        ensure!(config.contains(stock), "{STOCK} has no {stock}");
-        if !flags {
-            config = config.replace(stock, "rtpengine_manage()");
-        }
-    }
-    fs::write(folder.join("kamailio.cfg"), config)?;
-    fs::write(folder.join("kamailio-local.cfg"), LOCAL)?;
-    let listen = format!("udp:{SERVICE}:5060");
-    let memory = kamailio::SMALL;
-    let process = kamailio::start(&net.concentrator, &listen, memory, None, folder)?;
-    // Before its first answer to a phone it asks the relay.
-    wait::until(
-        "Kamailio to find the relay",
-        Duration::from_secs(20),
-        || {
-            let log = process.log();
-            Ok(log.contains("found, support for it enabled").then_some(()))
-        },
-    )
-    .with_context(|| process.last_lines(15))?;
-    Ok(process)
 }
 
 fn call(net: &TwoEdges, relay: &mut Program, flags: bool, folder: &Path) -> Result<String> {

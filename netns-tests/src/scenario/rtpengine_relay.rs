@@ -2,7 +2,7 @@
 //! flows both ways through rtpengine, and the BYE deletes the session there. Then rtpengine is killed
 //! with leases of its in stock: the next call goes through another relay and rings no later.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::process::Process;
 use crate::service::{Service, concentrator_config};
 use crate::topology::two_edges::{EDGE1, TwoEdges};
 use crate::verdict::{self, Direction, Figures};
-use crate::{command, wait};
+use crate::{rtpengine, wait};
 
 const SECONDS: u32 = 4;
 const NG_PORT: u16 = 22_222;
@@ -32,10 +32,6 @@ const LOST_AT_FIRST: usize = 10;
 const SAME_DELAY_MS: f64 = 20.0;
 
 pub(super) fn run(folder: &Path) -> Result<String> {
-    ensure!(
-        command::found("rtpengine"),
-        "rtpengine is missing (Debian package rtpengine-daemon); scripts/setup.sh installs it"
-    );
     let net = TwoEdges::build()?;
     let mut rtpengine = start_rtpengine(&net, folder)?;
     let mut service = Service::start_configured(&net, folder, config())?;
@@ -104,21 +100,13 @@ fn config() -> String {
 }
 
 fn start_rtpengine(net: &TwoEdges, folder: &Path) -> Result<Process> {
-    let interface = format!("--interface={EDGE1}");
-    let listen = format!("--listen-ng={EDGE1}:{NG_PORT}");
-    let arguments = [
-        "--config-file=none",
-        "--foreground",
-        "--log-stderr",
-        "--log-level=6",
-        // Packets stay in user space: no kernel module.
-        "--table=-1",
-        &interface,
-        &listen,
-        "--port-min=40000",
-        "--port-max=40999",
-    ];
-    Process::start(&net.edge1, "rtpengine", "rtpengine", &arguments, folder)
+    let settings = rtpengine::Settings {
+        media: EDGE1,
+        ng: SocketAddrV4::new(EDGE1, NG_PORT),
+        ports: 40_000..=40_999,
+        log_level: 6,
+    };
+    rtpengine::start(&net.edge1, &settings, folder)
 }
 
 fn place(

@@ -14,7 +14,7 @@ use super::network::{Network, PHONES, RELAY};
 use super::ng::Client;
 use crate::process::Process;
 use crate::service::start_program;
-use crate::{certs, command, wait};
+use crate::{certs, rtpengine, wait};
 
 /// Sessions whose set-up is under way at a time.
 pub(super) const IN_FLIGHT: usize = 64;
@@ -114,7 +114,7 @@ impl Server {
         fs::create_dir_all(&folder)?;
         match kind {
             Kind::Sipcast => sipcast(net, &folder),
-            Kind::Rtpengine => rtpengine(net, &folder),
+            Kind::Rtpengine => start_rtpengine(net, &folder),
         }
     }
 
@@ -218,18 +218,17 @@ ca = "ca.pem"
     ))
 }
 
-/// Without its kernel module, all packets go through the program.
-fn rtpengine(net: &Network, folder: &Path) -> Result<Server> {
+fn start_rtpengine(net: &Network, folder: &Path) -> Result<Server> {
     let (first, last) = port_range()?;
-    let arguments = format!(
-        "--config-file=none --foreground --log-stderr --log-level=3 --table=-1 --interface={RELAY} \
-         --listen-ng={RELAY}:{NG_PORT} --port-min={first} --port-max={last}"
-    );
-    let arguments: Vec<&str> = arguments.split_whitespace().collect();
-    let mut process = Process::start(&net.relay, "rtpengine", "rtpengine", &arguments, folder)?;
-    let client = net
-        .phones
-        .inside(|| Client::new(SocketAddrV4::new(RELAY, NG_PORT)))?;
+    let ng = SocketAddrV4::new(RELAY, NG_PORT);
+    let settings = rtpengine::Settings {
+        media: RELAY,
+        ng,
+        ports: first..=last,
+        log_level: 3,
+    };
+    let mut process = rtpengine::start(&net.relay, &settings, folder)?;
+    let client = net.phones.inside(|| Client::new(ng))?;
     wait::until("rtpengine to answer", READY, || {
         process.check_alive()?;
         Ok(client.ping().then_some(()))
@@ -238,9 +237,4 @@ fn rtpengine(net: &Network, folder: &Path) -> Result<Server> {
         process,
         control: Controller::Ng(client),
     })
-}
-
-pub(super) fn rtpengine_version() -> String {
-    let version = command::run("rtpengine --version").unwrap_or_default();
-    version.trim().to_owned()
 }

@@ -4,18 +4,18 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
+use super::super::load::Phones;
 use crate::link::{self, End, Shape};
 use crate::namespace::Namespace;
 use crate::topology::two_edges::{EDGE1, SERVICE};
 
-/// Where the phones are.
-pub(super) const PHONES: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+const PHONES: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 /// The proxy's address on the direct link.
 pub(super) const DIRECT: Ipv4Addr = Ipv4Addr::new(10, 0, 8, 2);
 
 /// Three namespaces.
 pub(super) struct Network {
-    pub(super) phones: Namespace,
+    pub(super) phones: Phones,
     pub(super) edge: Namespace,
     pub(super) proxy: Namespace,
 }
@@ -23,7 +23,10 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn build() -> Result<Self> {
         let net = Self {
-            phones: Namespace::new("phones")?,
+            phones: Phones {
+                namespace: Namespace::new("phones")?,
+                address: PHONES,
+            },
             edge: Namespace::router("edge1")?,
             proxy: Namespace::new("proxy")?,
         };
@@ -36,7 +39,7 @@ impl Network {
             link::connect(end(a), end(b), Shape::DIRECT)
         };
         connect(
-            (&net.phones, "edge", "10.0.1.1/24"),
+            (&net.phones.namespace, "edge", "10.0.1.1/24"),
             (&net.edge, "access", "10.0.1.2/24"),
         )?;
         connect(
@@ -44,15 +47,16 @@ impl Network {
             (&net.proxy, "core", "10.0.9.2/24"),
         )?;
         connect(
-            (&net.phones, "direct", "10.0.8.1/24"),
+            (&net.phones.namespace, "direct", "10.0.8.1/24"),
             (&net.proxy, "direct", "10.0.8.2/24"),
         )?;
         // Answers come by another link than the requests took.
         for setting in ["all", "edge", "direct"] {
             let key = format!("net.ipv4.conf.{setting}.rp_filter");
-            net.phones.sysctl(&key, "0")?;
+            net.phones.namespace.sysctl(&key, "0")?;
         }
         net.phones
+            .namespace
             .run(&format!("ip route add default via {EDGE1}"))?;
         net.proxy.run("ip route add default via 10.0.9.1")?;
         net.proxy

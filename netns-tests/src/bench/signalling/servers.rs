@@ -13,7 +13,7 @@ use crate::service::{
     write_users,
 };
 use crate::topology::two_edges::{EDGE1, SERVICE};
-use crate::{certs, command, kamailio};
+use crate::{certs, kamailio};
 
 const KAMAILIO_CONFIG: &str = include_str!("kamailio.cfg");
 
@@ -182,9 +182,4 @@ fn start_kamailio(net: &Network, authenticate: bool, folder: &Path) -> Result<Ru
     let define = authenticate.then_some("WITH_AUTH");
     let process = kamailio::start(&net.proxy, &listen, memory, define, folder)?;
     Ok(Running::Kamailio(process))
-}
-
-pub(super) fn kamailio_version() -> String {
-    let version = command::run("kamailio -v").unwrap_or_default();
-    version.lines().next().unwrap_or_default().to_owned()
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::network::{Network, PHONES};
+use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::wait;
 
@@ -18,9 +18,16 @@ const SOCKET_BUFFER_BYTES: &str = "4000000";
 /// For the last calls, retransmissions included (RFC 3261: 64 * T1).
 const PATIENCE: Duration = Duration::from_secs(40);
 
-const UAC: &str = include_str!("uac.xml");
-const UAS: &str = include_str!("uas.xml");
-const REGISTER: &str = include_str!("register.xml");
+const UAC: &str = include_str!("load/uac.xml");
+const UAS: &str = include_str!("load/uas.xml");
+const REGISTER: &str = include_str!("load/register.xml");
+
+/// Where the phones are.
+#[derive(Debug)]
+pub(super) struct Phones {
+    pub(super) namespace: Namespace,
+    pub(super) address: Ipv4Addr,
+}
 
 /// A run of calls.
 #[derive(Debug)]
@@ -47,11 +54,21 @@ impl Calls {
 }
 
 /// Starts the phone that answers.
-pub(super) fn callee(net: &Network, proxy: Ipv4Addr, folder: &Path) -> Result<Process> {
-    fs::write(folder.join("uas.xml"), UAS)?;
-    let process = sipp(net, "uas", CALLEE_PORT, proxy, &[], folder)?;
+pub(super) fn callee(phones: &Phones, proxy: Ipv4Addr, folder: &Path) -> Result<Process> {
+    answering(phones, UAS, proxy, &[], folder)
+}
+
+fn answering(
+    phones: &Phones,
+    scenario: &str,
+    proxy: Ipv4Addr,
+    more: &[&str],
+    folder: &Path,
+) -> Result<Process> {
+    fs::write(folder.join("uas.xml"), scenario)?;
+    let process = sipp(phones, "uas", CALLEE_PORT, proxy, more, folder)?;
     wait::until("the callee's socket", Duration::from_secs(5), || {
-        let sockets = net.phones.run("ss -Hlun")?;
+        let sockets = phones.namespace.run("ss -Hlun")?;
         Ok(sockets.contains(&format!(":{CALLEE_PORT} ")).then_some(()))
     })?;
     Ok(process)
@@ -59,18 +76,27 @@ pub(super) fn callee(net: &Network, proxy: Ipv4Addr, folder: &Path) -> Result<Pr
 
 /// Makes `count` calls at `rate` a second and waits for the last.
 pub(super) fn calls(
-    net: &Network,
+    phones: &Phones,
     proxy: Ipv4Addr,
     rate: u32,
     count: u32,
     folder: &Path,
 ) -> Result<Calls> {
-    run_scenario(net, "uac", UAC, proxy, rate, count, &[], folder)
+    run_scenario(phones, "uac", UAC, proxy, rate, count, &[], folder)
+}
+
+/// A caller's scenario with a pause before the BYE.
+fn with_pause(scenario: &str, milliseconds: u32) -> Result<String> {
+    let bye = scenario.find("<send retrans=\"500\"><![CDATA[\nBYE");
+    let (before, after) = scenario.split_at(bye.context("the caller sends no BYE")?);
+    Ok(format!(
+        "{before}<pause milliseconds=\"{milliseconds}\"/>\n{after}"
+    ))
 }
 
 /// Registers `count` times with a password, users in turn.
 pub(super) fn registrations(
-    net: &Network,
+    phones: &Phones,
     proxy: Ipv4Addr,
     users: &[(&str, &str)],
     rate: u32,
@@ -83,7 +109,9 @@ pub(super) fn registrations(
     let lines: String = users.iter().map(line).collect();
     fs::write(folder.join("users.csv"), format!("SEQUENTIAL\n{lines}"))?;
     let more = ["-inf", "users.csv"];
-    run_scenario(net, "register", REGISTER, proxy, rate, count, &more, folder)
+    run_scenario(
+        phones, "register", REGISTER, proxy, rate, count, &more, folder,
+    )
 }
 
 #[expect(
@@ -91,7 +119,7 @@ pub(super) fn registrations(
     reason = "all that a run of SIPp depends on"
 )]
 fn run_scenario(
-    net: &Network,
+    phones: &Phones,
     name: &str,
     scenario: &str,
     proxy: Ipv4Addr,
@@ -123,7 +151,7 @@ fn run_scenario(
     ];
     let start = Instant::now();
     let load = [&load[..], more].concat();
-    let mut caller = sipp(net, name, CALLER_PORT, proxy, &load, folder)?;
+    let mut caller = sipp(phones, name, CALLER_PORT, proxy, &load, folder)?;
     let patience = Duration::from_secs(u64::from(count / rate)) * 2 + PATIENCE;
     caller
         .wait(patience)
@@ -142,19 +170,16 @@ fn run_scenario(
 
 /// Begins calls that nobody ends.
 pub(super) fn held_calls(
-    net: &Network,
+    phones: &Phones,
     proxy: Ipv4Addr,
     rate: u32,
     count: u32,
     folder: &Path,
 ) -> Result<Process> {
-    const PAUSE: &str = "<pause milliseconds=\"600000\"/>\n";
-    let bye = UAC.find("<send retrans=\"500\"><![CDATA[\nBYE");
-    let (before, after) = UAC.split_at(bye.context("uac.xml sends no BYE")?);
-    fs::write(folder.join("held.xml"), [before, PAUSE, after].concat())?;
+    fs::write(folder.join("held.xml"), with_pause(UAC, 600_000)?)?;
     let (rate, count) = (rate.to_string(), count.to_string());
     let load = ["-r", &rate, "-m", &count, "-l", &count];
-    sipp(net, "held", CALLER_PORT, proxy, &load, folder)
+    sipp(phones, "held", CALLER_PORT, proxy, &load, folder)
 }
 
 /// A column of the last line of SIPp's statistics.
@@ -191,7 +216,7 @@ fn response_times(folder: &Path) -> Result<Vec<f64>> {
 }
 
 fn sipp(
-    net: &Network,
+    phones: &Phones,
     scenario: &str,
     port: u16,
     proxy: Ipv4Addr,
@@ -199,7 +224,7 @@ fn sipp(
     folder: &Path,
 ) -> Result<Process> {
     let (file, port) = (format!("{scenario}.xml"), port.to_string());
-    let (address, target) = (PHONES.to_string(), format!("{proxy}:5060"));
+    let (address, target) = (phones.address.to_string(), format!("{proxy}:5060"));
     let mut arguments = vec![
         "-sf",
         &file,
@@ -215,28 +240,33 @@ fn sipp(
     ];
     arguments.extend(more);
     arguments.push(&target);
-    Process::start(&net.phones, scenario, "sipp", &arguments, folder)
+    Process::start(&phones.namespace, scenario, "sipp", &arguments, folder)
 }
 
 /// Registers the callee from the callee's port, again until the proxy says 200.
-pub(super) fn register_callee(net: &Network, proxy: Ipv4Addr) -> Result<()> {
-    ask(net, proxy, register_request, "SIP/2.0 200 ")
+pub(super) fn register_callee(phones: &Phones, proxy: Ipv4Addr) -> Result<()> {
+    ask(phones, proxy, register_request, "SIP/2.0 200 ")
 }
 
 /// Waits until the proxy answers anything.
-pub(super) fn wait_for_answers(net: &Network, proxy: Ipv4Addr) -> Result<()> {
-    ask(net, proxy, options_request, "SIP/2.0 ")
+pub(super) fn wait_for_answers(phones: &Phones, proxy: Ipv4Addr) -> Result<()> {
+    ask(phones, proxy, options_request, "SIP/2.0 ")
 }
 
 /// Sends requests from the callee's port until an answer begins as it should.
-fn ask(net: &Network, proxy: Ipv4Addr, request: fn(u32) -> String, wanted: &str) -> Result<()> {
-    net.phones.inside(|| {
-        let socket = UdpSocket::bind((PHONES, CALLEE_PORT))?;
+fn ask(
+    phones: &Phones,
+    proxy: Ipv4Addr,
+    request: fn(Ipv4Addr, u32) -> String,
+    wanted: &str,
+) -> Result<()> {
+    phones.namespace.inside(|| {
+        let socket = UdpSocket::bind((phones.address, CALLEE_PORT))?;
         socket.set_read_timeout(Some(Duration::from_millis(300)))?;
         let mut number = 0;
         wait::until("the proxy to answer", Duration::from_secs(5), || {
             number += 1;
-            let message = request(number);
+            let message = request(phones.address, number);
             socket.send_to(message.as_bytes(), SocketAddr::from((proxy, 5060)))?;
             let mut answer = [0; 2048];
             let Ok(length) = socket.recv(&mut answer) else {
@@ -249,23 +279,23 @@ fn ask(net: &Network, proxy: Ipv4Addr, request: fn(u32) -> String, wanted: &str)
     })
 }
 
-fn register_request(number: u32) -> String {
-    let contact = format!("Contact: <sip:callee@{PHONES}:{CALLEE_PORT}>\r\nExpires: 3600\r\n");
-    small_request("REGISTER", number, &contact)
+fn register_request(phone: Ipv4Addr, number: u32) -> String {
+    let contact = format!("Contact: <sip:callee@{phone}:{CALLEE_PORT}>\r\nExpires: 3600\r\n");
+    small_request(phone, "REGISTER", number, &contact)
 }
 
-fn options_request(number: u32) -> String {
-    small_request("OPTIONS", number, "")
+fn options_request(phone: Ipv4Addr, number: u32) -> String {
+    small_request(phone, "OPTIONS", number, "")
 }
 
-fn small_request(method: &str, number: u32, more: &str) -> String {
+fn small_request(phone: Ipv4Addr, method: &str, number: u32, more: &str) -> String {
     format!(
         "{method} sip:example.com SIP/2.0\r\n\
-         Via: SIP/2.0/UDP {PHONES}:{CALLEE_PORT};rport;branch=z9hG4bK{method}{number}\r\n\
+         Via: SIP/2.0/UDP {phone}:{CALLEE_PORT};rport;branch=z9hG4bK{method}{number}\r\n\
          Max-Forwards: 70\r\n\
          From: <sip:callee@example.com>;tag=r{number}\r\n\
          To: <sip:callee@example.com>\r\n\
-         Call-ID: {method}@{PHONES}\r\n\
+         Call-ID: {method}@{phone}\r\n\
          CSeq: {number} {method}\r\n\
          {more}Content-Length: 0\r\n\r\n"
     )

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 mod bindings;
+mod control_delay;
 mod ingress_tun;
 mod load;
 mod relay;
@@ -30,6 +31,11 @@ const BENCHES: &[Bench] = &[
         name: "bindings",
         about: "memory per binding at 200,000, and how long they take to be restored; no peer yet",
         run: |folder| Ok(vec![bindings::run(folder)?]),
+    },
+    Bench {
+        name: "control-delay",
+        about: "post-dial delay with the relay 0, 20 and 100 ms away; Kamailio and rtpengine beside it",
+        run: control_delay::run,
     },
     Bench {
         name: "ingress-tun",

@@ -181,6 +181,19 @@ impl Segment<'_> {
                 .then(|| value.trim().to_owned())
         })
     }
+
+    /// Where the session description in it wants the audio: its first address and its first audio port.
+    pub(crate) fn audio_address(&self) -> Option<SocketAddrV4> {
+        let text = String::from_utf8_lossy(self.payload);
+        let mut lines = text.lines();
+        let address = lines.find_map(|line| line.strip_prefix("c=IN IP4 "))?;
+        let audio = lines.find_map(|line| line.strip_prefix("m=audio "))?;
+        let port = audio.split(' ').next()?;
+        Some(SocketAddrV4::new(
+            address.trim().parse().ok()?,
+            port.parse().ok()?,
+        ))
+    }
 }
 
 fn pair(bytes: &[u8], at: usize) -> Option<u16> {

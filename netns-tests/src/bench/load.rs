@@ -7,16 +7,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::audio;
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::wait;
 
-const CALLER_PORT: u16 = 5070;
-const CALLEE_PORT: u16 = 5080;
+pub(super) const CALLER_PORT: u16 = 5070;
+pub(super) const CALLEE_PORT: u16 = 5080;
 /// Of SIPp's sockets; its default of 64 KiB loses packets at these rates.
 const SOCKET_BUFFER_BYTES: &str = "4000000";
 /// For the last calls, retransmissions included (RFC 3261: 64 * T1).
 const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How long a caller of [`talking_calls`] waits with its BYE.
+const TALK_MS: u32 = 500;
+/// Where the media sockets of each begin.
+const CALLER_MEDIA: &str = "20000";
+const CALLEE_MEDIA: &str = "30000";
+const PLAY: &str = r#"<action><exec rtp_stream="audio.ul,1,0"/></action>"#;
 
 const UAC: &str = include_str!("load/uac.xml");
 const UAS: &str = include_str!("load/uas.xml");
@@ -58,6 +66,16 @@ pub(super) fn callee(phones: &Phones, proxy: Ipv4Addr, folder: &Path) -> Result<
     answering(phones, UAS, proxy, &[], folder)
 }
 
+/// The same, and it speaks as soon as it has the ACK.
+pub(super) fn talking_callee(phones: &Phones, proxy: Ipv4Addr, folder: &Path) -> Result<Process> {
+    let ack = "<recv request=\"ACK\"";
+    let scenario = with_media(UAS)?.replace(&format!("{ack}/>"), &format!("{ack}>{PLAY}</recv>"));
+    fs::write(folder.join("audio.ul"), audio::speech(1, 220.0))?;
+    let address = phones.address.to_string();
+    let media = ["-mi", &address, "-mp", CALLEE_MEDIA];
+    answering(phones, &scenario, proxy, &media, folder)
+}
+
 fn answering(
     phones: &Phones,
     scenario: &str,
@@ -83,6 +101,30 @@ pub(super) fn calls(
     folder: &Path,
 ) -> Result<Calls> {
     run_scenario(phones, "uac", UAC, proxy, rate, count, &[], folder)
+}
+
+/// The same, of half a second, in which the caller speaks. The folder is that of [`talking_callee`].
+pub(super) fn talking_calls(
+    phones: &Phones,
+    proxy: Ipv4Addr,
+    rate: u32,
+    count: u32,
+    folder: &Path,
+) -> Result<Calls> {
+    let answer = "<recv response=\"200\" rrs=\"true\"";
+    let scenario =
+        with_media(UAC)?.replace(&format!("{answer}/>"), &format!("{answer}>{PLAY}</recv>"));
+    let scenario = with_pause(&scenario, TALK_MS)?;
+    let address = phones.address.to_string();
+    let more = ["-mi", &address, "-mp", CALLER_MEDIA];
+    run_scenario(phones, "uac", &scenario, proxy, rate, count, &more, folder)
+}
+
+/// The scenario with a media socket of SIPp's in its session description.
+fn with_media(scenario: &str) -> Result<String> {
+    let (before, rest) = scenario.split_once("m=audio ").context("no audio")?;
+    let (_, after) = rest.split_once(' ').context("no audio")?;
+    Ok(format!("{before}m=audio [rtpstream_audio_port] {after}"))
 }
 
 /// A caller's scenario with a pause before the BYE.

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -56,8 +57,9 @@ pub(crate) fn start(namespace: &Namespace, settings: &Settings, folder: &Path) -
     Ok(process)
 }
 
-/// What it says of itself.
+/// What it says of itself, which it does on standard error.
 pub(crate) fn version() -> String {
-    let version = command::run("rtpengine --version").unwrap_or_default();
-    version.trim().to_owned()
+    let output = Command::new("rtpengine").arg("--version").output();
+    let said = output.map(|output| output.stderr).unwrap_or_default();
+    String::from_utf8_lossy(&said).trim().to_owned()
 }

@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use super::load;
 use super::{Conditions, Outcome};
 use crate::capture::Capture;
+use crate::topology::two_edges::SERVICE;
 use crate::{command, kamailio, rtpengine};
 
 mod calls;
@@ -40,7 +41,7 @@ use servers::{Kind, Server};
 const DELAYS_MS: [u64; 3] = [0, 20, 100];
 const ROUNDS: usize = 3;
 /// In a round. At this rate Kamailio, whose workers wait for rtpengine, always has one that is free.
-const CALLS: u32 = 30;
+const CALLS: u32 = 40;
 const RATE: u32 = 5;
 /// SDP of the INVITE.
 const PAYLOAD_BYTES: usize = 190;
@@ -99,11 +100,10 @@ fn round(kind: Kind, delay_ms: u64, folder: &Path) -> Result<Vec<Call>> {
     fs::create_dir_all(folder)?;
     let net = Network::build(delay_ms, kind.service())?;
     let mut server = Server::start(&net, kind, folder)?;
-    let service = crate::topology::two_edges::SERVICE;
-    load::register_callee(&net.phones, service)?;
-    let _callee = load::talking_callee(&net.phones, service, folder)?;
+    load::register_callee(&net.phones, SERVICE)?;
+    let _callee = load::talking_callee(&net.phones, SERVICE, folder)?;
     let capture = Capture::start(&net.phones.namespace, "eth0", folder)?;
-    let sipp = load::talking_calls(&net.phones, service, RATE, CALLS, folder)?;
+    let sipp = load::talking_calls(&net.phones, SERVICE, RATE, CALLS, folder)?;
     let packets = capture.stop()?;
     server.check_alive()?;
     ensure!(

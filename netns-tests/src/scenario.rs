@@ -23,6 +23,7 @@ mod hostile_packets;
 mod ipv6;
 mod kamailio_registrar;
 mod large_requests;
+mod lease_burst;
 mod linphone;
 mod media_attacks;
 mod media_timeout;
@@ -107,6 +108,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "restart-in-call",
         about: "the concentrator crashes and starts again in mid-call; the media go on, the BYE arrives",
         run: restart::in_mid_call,
+    },
+    Scenario {
+        name: "lease-burst",
+        about: "60 calls at once on a relay with 4 leases: they wait for more, or take the next relay",
+        run: lease_burst::run,
     },
     Scenario {
         name: "message-order",

@@ -3,7 +3,8 @@
 //! To add one, write a function `fn(&Path) -> Result<String>` in a file of `scenario/` (its error
 //! says what fell short, its value are the figures) and add a line to [`SCENARIOS`].
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -225,7 +226,7 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
         "there is no scenario {name:?}; there are:\n{}",
         list()
     );
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
     for scenario in chosen {
         let mut arguments = vec!["--out".to_owned(), out.to_string_lossy().into_owned()];
         arguments.extend(verbose.then(|| "--verbose".to_owned()));
@@ -237,17 +238,34 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
             println!("{:<20}skipped", scenario.name);
             skipped += 1;
         } else {
-            failed += 1;
+            failed.push(scenario.name);
         }
     }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    println!(
+        "{passed} passed, {} failed, {skipped} skipped",
+        failed.len()
+    );
+    // Again, where whoever looks at the end of a long output sees it.
+    for name in &failed {
+        let why = fs::read_to_string(verdict_file(out, name)).unwrap_or_default();
+        println!("failed: {name}: {}", why.trim_end());
+    }
     let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    let good = failed == 0 && (skipped == 0 || !in_ci);
+    let good = failed.is_empty() && (skipped == 0 || !in_ci);
     Ok(if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn folder_of(out: &Path, name: &str) -> PathBuf {
+    out.join("run").join(name)
+}
+
+/// The figures of a scenario, or what fell short.
+fn verdict_file(out: &Path, name: &str) -> PathBuf {
+    folder_of(out, name).join("verdict.txt")
 }
 
 /// Inside: runs one and prints its line.
@@ -256,11 +274,11 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         .iter()
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("there is no scenario {name:?}"))?;
-    let folder = out.join("run").join(name);
+    let folder = folder_of(out, name);
     if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
+        fs::remove_dir_all(&folder)?;
     }
-    std::fs::create_dir_all(&folder)?;
+    fs::create_dir_all(&folder)?;
     let start = Instant::now();
     let result = (scenario.run)(&folder.canonicalize()?);
     let seconds = start.elapsed().as_secs_f64();
@@ -269,6 +287,7 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         Err(error) => ("failed", format!("{error:#}")),
     };
     println!("{name:<20}{verdict} in {seconds:.1} s: {figures}");
+    fs::write(verdict_file(out, name), format!("{figures}\n"))?;
     result
         .map(drop)
         .map_err(|_| anyhow::anyhow!("{name} failed; its files are in {}", folder.display()))

@@ -45,7 +45,7 @@ const ROUNDS: usize = 3;
 const LADDER: [u32; 6] = [2_000, 1_750, 1_500, 1_250, 1_000, 500];
 const LADDER_SECONDS: u32 = 60;
 /// REGISTERs a second; each is sent twice, the second time with credentials.
-const REGISTER_RATE: u32 = 1_000;
+const REGISTER_RATES: [u32; 3] = [1_000, 2_000, 4_000];
 const USERS: usize = 1_000;
 /// Calls that are in progress at a time when memory is measured.
 const HELD_CALLS: u32 = 20_000;
@@ -73,7 +73,11 @@ pub(super) fn run_calls(folder: &Path) -> Result<Vec<Outcome>> {
 }
 
 pub(super) fn run_registrations(folder: &Path) -> Result<Vec<Outcome>> {
-    Ok(vec![registrations(&network()?, folder)?])
+    let net = network()?;
+    let rates = REGISTER_RATES.iter();
+    rates
+        .map(|rate| registrations_at(&net, *rate, folder))
+        .collect()
 }
 
 pub(super) fn run_memory(folder: &Path) -> Result<Vec<Outcome>> {
@@ -217,7 +221,7 @@ fn outcome(rate: u32, ours: &[Round], peer: &[Round]) -> Outcome {
 }
 
 /// CPU of an authenticated REGISTER: challenged, then with credentials; rounds of both sides.
-fn registrations(net: &Network, folder: &Path) -> Result<Outcome> {
+fn registrations_at(net: &Network, rate: u32, folder: &Path) -> Result<Outcome> {
     let names: Vec<String> = (0..USERS)
         .map(|number| format!("user{number:04}"))
         .collect();
@@ -227,24 +231,20 @@ fn registrations(net: &Network, folder: &Path) -> Result<Outcome> {
         let address = server.address();
         load::wait_for_answers(&net.phones, address)?;
         let before = server.cpu_time()?;
-        let count = REGISTER_RATE * SECONDS;
-        let calls = load::registrations(
-            &net.phones,
-            address,
-            &users,
-            REGISTER_RATE,
-            count,
-            server.folder(),
-        )?;
+        let count = rate * SECONDS;
+        let calls =
+            load::registrations(&net.phones, address, &users, rate, count, server.folder())?;
         Ok(Round::of(server.cpu_time()?.since(before), calls))
     };
     let mut rounds = (Vec::new(), Vec::new());
     for number in 1..=ROUNDS {
-        let place = folder.join("register").join(number.to_string());
+        let place = folder
+            .join(format!("register-{rate}"))
+            .join(number.to_string());
         let ours = round(servers::SIPCAST, &place)?;
         let peer = round(servers::KAMAILIO, &place)?;
         eprintln!(
-            "bench signalling: {REGISTER_RATE} REGISTERs/s, round {number} of {ROUNDS}: sipcast {:.0} us, {} failed; Kamailio {:.0} us, {} failed",
+            "bench signalling: {rate} REGISTERs/s, round {number} of {ROUNDS}: sipcast {:.0} us, {} failed; Kamailio {:.0} us, {} failed",
             ours.server_us,
             ours.calls.failed(),
             peer.server_us,
@@ -253,7 +253,7 @@ fn registrations(net: &Network, folder: &Path) -> Result<Outcome> {
         rounds.0.push(ours);
         rounds.1.push(peer);
     }
-    let mut outcome = outcome(REGISTER_RATE, &rounds.0, &rounds.1);
+    let mut outcome = outcome(rate, &rounds.0, &rounds.1);
     outcome.unit = "us_cpu_per_register";
     outcome.peer_name = Some("Kamailio, auth + usrloc, two workers");
     Ok(outcome)

@@ -218,6 +218,7 @@ impl Worker {
     /// Takes back the bindings that were kept, and keeps them from now on.
     fn restore(&mut self, location: Option<location::Opened>) -> anyhow::Result<()> {
         let Some(opened) = location else {
+            self.proxy.ignore_registrations();
             return Ok(());
         };
         let start = now();

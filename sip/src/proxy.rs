@@ -317,6 +317,11 @@ impl Proxy {
         self.registrar.poll_event()
     }
 
+    /// Nobody keeps bindings: what happens to them need not be told.
+    pub fn ignore_registrations(&mut self) {
+        self.registrar.tell_nobody();
+    }
+
     /// Takes a binding back that was kept over a restart; false where it has no place.
     pub fn restore(&mut self, record: Record, now: Instant) -> bool {
         self.registrar.restore(&record.user, record.binding, now)

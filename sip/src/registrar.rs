@@ -16,7 +16,8 @@
 //! What happens to bindings is told by [`Registrar::poll_event`], for a store that lets them
 //! survive a restart: [`record`] is a binding as bytes, [`Registrar::restore`] takes one back.
 //! Events nobody polls for are dropped, the oldest first, and counted; who finds that some were
-//! lost starts over from [`Registrar::page`].
+//! lost starts over from [`Registrar::page`]. Where nobody ever will, [`Registrar::tell_nobody`]
+//! spares making them.
 //!
 //! Not done: Date in the answer (no wall clock here), display names of contacts, GRUU (RFC 5627):
 //! its contact parameters are kept and echoed only.
@@ -200,7 +201,8 @@ pub struct Registrar {
     limits: Limits,
     keys: Keys,
     bindings: Bindings,
-    events: VecDeque<Event>,
+    /// None: nobody wants to know.
+    events: Option<VecDeque<Event>>,
     transmits: VecDeque<Transmit>,
     totals: Counts,
 }
@@ -212,7 +214,7 @@ impl Registrar {
             limits,
             keys,
             bindings: Bindings::new(Wheel::new(limits.ping_interval_s, limits.ping_misses)),
-            events: VecDeque::new(),
+            events: Some(VecDeque::new()),
             transmits: VecDeque::new(),
             totals: Counts::default(),
         }
@@ -361,7 +363,12 @@ impl Registrar {
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.as_mut()?.pop_front()
+    }
+
+    /// From now on what happens is counted and not told.
+    pub fn tell_nobody(&mut self) {
+        self.events = None;
     }
 
     /// How much there is, and what happened so far.
@@ -506,7 +513,7 @@ impl Registrar {
         let Some(entry) = self.bindings.of(aor).iter().find(|entry| entry.id == id) else {
             return;
         };
-        let before = self.bindings.current(entry);
+        let before = &entry.binding;
         let same_agent = before.instance == binding.instance
             && (!binding.instance.is_empty()
                 || before.contact_uri == binding.contact_uri && before.call_id == binding.call_id)
@@ -516,6 +523,11 @@ impl Registrar {
         } else {
             self.name(aor, &binding)
         };
+        if self.events.is_none() {
+            self.totals.refreshed += 1;
+            return self.bindings.refresh(aor, id, binding, name);
+        }
+        let before = self.bindings.current(entry);
         self.bindings.refresh(aor, id, binding.clone(), name);
         if binding.only_later_than(&before) {
             return self.event(Event::BindingProlonged(aor.clone(), binding));
@@ -535,10 +547,13 @@ impl Registrar {
             Event::BindingExpired(..) => self.totals.expired += 1,
             Event::BindingUnreachable(..) => self.totals.unreachable += 1,
         }
-        if self.events.len() == MAX_EVENTS {
-            self.events.pop_front();
+        let Some(events) = &mut self.events else {
+            return;
+        };
+        if events.len() == MAX_EVENTS {
+            events.pop_front();
             self.totals.events_lost += 1;
         }
-        self.events.push_back(event);
+        events.push_back(event);
     }
 }

@@ -1,8 +1,9 @@
 //! The store: users with their bindings, indexed by deadline, by flow and by name.
 //!
 //! Every binding has one number; the indexes hold numbers, and one map leads from a number to its
-//! user. All indexes are written in [`Bindings::index`] and [`Bindings::unindex`] and nowhere
-//! else, so none can outgrow the bindings. A refresh that moves only the time touches one index.
+//! user. A binding enters all indexes in [`Bindings::index`] and leaves them in
+//! [`Bindings::unindex`], so none can outgrow the bindings; [`Bindings::refresh`] touches those that
+//! a change concerns, which is mostly that of the deadlines alone.
 //!
 //! A name is a keyed hash of who the user agent is ([`super::Registrar::name_of`]); requests of a
 //! dialog find its newest flow by it. 0 is no name.
@@ -140,22 +141,30 @@ impl Bindings {
 
     /// Puts `binding` in the place of the one with this number.
     pub(super) fn refresh(&mut self, aor: &AddressOfRecord, id: u64, binding: Binding, name: u64) {
-        let entries = self.users.get_mut(aor).map(std::mem::take);
-        let mut entries = entries.unwrap_or_default();
-        if let Some(entry) = entries.iter_mut().find(|entry| entry.id == id) {
-            if entry.binding.flow == binding.flow && entry.name == name {
-                self.deadlines.remove(&(entry.binding.expires_at, id));
-                self.deadlines.insert((binding.expires_at, id));
-                entry.binding = binding;
-            } else {
-                self.unindex(entry);
-                entry.binding = binding;
-                entry.name = name;
-                self.index(entry);
-            }
+        let Self {
+            users,
+            deadlines,
+            names,
+            ..
+        } = self;
+        let mut entries = users.get_mut(aor).into_iter().flatten();
+        let Some(entry) = entries.find(|entry| entry.id == id) else {
+            return;
+        };
+        if entry.binding.expires_at != binding.expires_at {
+            deadlines.remove(&(entry.binding.expires_at, id));
+            deadlines.insert((binding.expires_at, id));
         }
-        if let Some(place) = self.users.get_mut(aor) {
-            *place = entries;
+        if entry.name != name {
+            forget_name(names, entry.name, id);
+            note_name(names, name, id);
+            entry.name = name;
+        }
+        let before = std::mem::replace(&mut entry.binding, binding);
+        if before.flow != entry.binding.flow {
+            let (old, new) = (before.flow, entry.binding.clone());
+            self.leave_flow(&old, id);
+            self.join_flow(&new, id);
         }
     }
 
@@ -295,37 +304,53 @@ impl Bindings {
     fn index(&mut self, entry: &Entry) {
         let Entry { id, name, binding } = entry;
         self.deadlines.insert((binding.expires_at, *id));
+        self.join_flow(binding, *id);
+        note_name(&mut self.names, *name, *id);
+    }
+
+    fn unindex(&mut self, entry: &Entry) {
+        let Entry { id, name, binding } = entry;
+        self.deadlines.remove(&(binding.expires_at, *id));
+        self.leave_flow(&binding.flow, *id);
+        forget_name(&mut self.names, *name, *id);
+    }
+
+    fn join_flow(&mut self, binding: &Binding, id: u64) {
         let flow = self.flows.entry(FlowKey::of(&binding.flow));
         let flow = flow.or_insert_with(|| FlowState {
             relay: binding.relay,
             bindings: IdSet::default(),
             health: Health::default(),
         });
-        flow.bindings.insert(*id);
+        flow.bindings.insert(id);
         if let Some(wheel) = &mut self.wheel
             && !flow.health.is_pinged()
             && needs_ping(binding)
         {
             wheel.add(binding.flow, &mut flow.health, binding.registered_at);
         }
-        if *name != 0 {
-            self.names.entry(*name).or_default().insert(*id);
-        }
     }
 
-    fn unindex(&mut self, entry: &Entry) {
-        let Entry { id, name, binding } = entry;
-        self.deadlines.remove(&(binding.expires_at, *id));
-        let key = FlowKey::of(&binding.flow);
+    fn leave_flow(&mut self, flow: &Flow, id: u64) {
+        let key = FlowKey::of(flow);
         if let Some(flow) = self.flows.get_mut(&key)
-            && flow.bindings.remove(*id)
+            && flow.bindings.remove(id)
         {
             self.flows.remove(&key);
         }
-        if let Some(ids) = self.names.get_mut(name)
-            && ids.remove(*id)
-        {
-            self.names.remove(name);
-        }
+    }
+}
+
+fn note_name(names: &mut HashMap<u64, IdSet>, name: u64, id: u64) {
+    if name != 0 {
+        names.entry(name).or_default().insert(id);
+    }
+}
+
+fn forget_name(names: &mut HashMap<u64, IdSet>, name: u64, id: u64) {
+    if let Some(ids) = names.get_mut(&name)
+        && ids.remove(id)
+    {
+        names.remove(&name);
     }
 }

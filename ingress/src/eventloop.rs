@@ -3,12 +3,14 @@
 //! One task does it all. Each round it looks, in this order, at:
 //!
 //! 1. the request to end;
-//! 2. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
+//! 2. the probes: answers that have come, and what is due;
+//! 3. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
 //!
 //! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
 //! network: what the kernel does not take is dropped and counted.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use admin::http::Health;
 use admin::run::Shutdown;
@@ -25,6 +27,8 @@ use tunnel_io::tun::TunDevice;
 use crate::config::Config;
 use crate::forwarder::Forwarder;
 use crate::metrics::Metrics;
+use crate::metrics::paths::PathMetrics;
+use crate::probes::watch::{Page, Watch};
 
 /// Packets of one round.
 const BATCH: usize = 64;
@@ -35,13 +39,16 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     register_queue_drops(&config, &mut registry);
-    let _admin = serve_admin(&config, registry, metrics.clone()).await?;
+    let path_metrics = PathMetrics::register(&mut registry);
+    let page = Page::default();
+    let _admin = serve_admin(&config, registry, metrics.clone(), page.clone()).await?;
+    let mut watch = Watch::open(&config, path_metrics, page, now()).await?;
     let tunnel = OpenTunnel::open(&config)?;
     tracing::info!(
         relay = %config.relay,
         device = tunnel.device.name(),
         source = %config.tunnel.source,
-        concentrator = %config.tunnel.concentrator,
+        concentrators = ?config.tunnel.concentrators,
         mtu = config.tunnel.mtu,
         "forwarding"
     );
@@ -52,6 +59,10 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             () = shutdown.requested() => break,
+            () = watch.wait() => {
+                watch.step(&tunnel.socket, now());
+                continue;
+            }
             read = tunnel.device.read_batch(&mut batch) => {
                 read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
             }
@@ -157,15 +168,24 @@ async fn serve_admin(
     config: &Config,
     registry: Registry,
     metrics: Metrics,
+    page: Page,
 ) -> anyhow::Result<admin::http::AdminServer> {
     let description = describe(config);
+    let health_page = page.clone();
     let status = move || {
         let mut status = description.clone();
         status["counters"] = metrics.status();
+        status["paths"] = page.paths().into();
         std::future::ready(status)
     };
     let listen = config.admin_listen;
-    let health = || Health::Healthy;
+    let health = move || {
+        if health_page.is_any_serving() {
+            Health::Healthy
+        } else {
+            Health::Unhealthy("no concentrator answers; see /status".to_owned())
+        }
+    };
     Ok(admin::http::serve(listen, Arc::new(registry), status, health).await?)
 }
 
@@ -178,10 +198,15 @@ fn describe(config: &Config) -> Value {
         "tunnel": {
             "key": config.relay.key.0,
             "source": config.tunnel.source,
-            "concentrator": config.tunnel.concentrator,
+            "concentrators": config.tunnel.concentrators,
             "mtu": config.tunnel.mtu,
             "outer_dscp": config.tunnel.outer_dscp,
             "device": config.tunnel.device,
         },
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the event loop")]
+fn now() -> Instant {
+    Instant::now()
 }

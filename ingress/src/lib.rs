@@ -2,7 +2,7 @@
 //!
 //! A packet's way: the kernel routes it into the TUN device; [`eventloop`] reads it;
 //! [`classify`] looks at its header; [`forwarder`] stamps the mark and adds the tunnel header;
-//! [`eventloop`] sends both. There is no state about calls, connections or
+//! [`eventloop`] sends both. [`probes`] know whether somebody is at the other end. There is no state about calls, connections or
 //! senders. Replies do not come back this way: the concentrator sends them directly, from the
 //! service address.
 #![forbid(unsafe_code)]
@@ -12,3 +12,4 @@ pub mod config;
 pub mod eventloop;
 pub mod forwarder;
 pub mod metrics;
+pub mod probes;

@@ -31,6 +31,7 @@ mod nat_rebind;
 mod ng_kamailio;
 mod offer_answer;
 mod ping;
+mod probes;
 mod relay_fallback;
 mod restart;
 mod rig;
@@ -82,6 +83,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "ping",
         about: "a phone behind a NAT is pinged; it stays while it answers, and goes when it does not",
         run: ping::run,
+    },
+    Scenario {
+        name: "probes",
+        about: "the ingress sees its concentrator drain, fall silent, come back; forged answers; a narrow path",
+        run: probes::run,
     },
     Scenario {
         name: "restart",

@@ -1,5 +1,6 @@
 //! The config file as checked types: whoever holds a [`Config`] need not check again.
 
+mod announcement;
 mod probes;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,8 @@ use tunnel_io::tun::is_device_name;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
+pub use announcement::AnnouncementConfig;
+use announcement::AnnouncementSection;
 pub use probes::Probes;
 use probes::ProbesSection;
 
@@ -34,6 +37,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// How the concentrators are watched.
     pub probes: Probes,
+    /// The routes that the BGP speaker redistributes.
+    pub announcement: AnnouncementConfig,
     /// Where the admin pages are served.
     pub admin_listen: SocketAddr,
     /// What is logged, and how.
@@ -63,6 +68,8 @@ struct File {
     tunnel: TunnelSection,
     #[serde(default)]
     probes: ProbesSection,
+    #[serde(default)]
+    announcement: AnnouncementSection,
     #[serde(default)]
     admin: AdminSection,
     #[serde(default)]
@@ -116,6 +123,10 @@ impl Config {
             Ok(probes) => probes,
             Err((key, message)) => return invalid(key, message),
         };
+        let announcement = match file.announcement.check(&file.service_addresses) {
+            Ok(announcement) => announcement,
+            Err((key, message)) => return invalid(key, message),
+        };
         match Tunnel::check(file.tunnel, &file.service_addresses) {
             Err((key, message)) => invalid(key, message),
             Ok(tunnel) => Ok(Self {
@@ -123,6 +134,7 @@ impl Config {
                 relay: RelayId { key, mark },
                 tunnel,
                 probes,
+                announcement,
                 admin_listen,
                 log: file.log,
             }),

@@ -2,8 +2,8 @@
 //!
 //! One task does it all. Each round it looks, in this order, at:
 //!
-//! 1. the request to end;
-//! 2. the probes: answers that have come, and what is due;
+//! 1. the request to end, which withdraws the routes first and ends some time later, and to drain;
+//! 2. the probes: answers that have come, and what is due; the announced routes follow;
 //! 3. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
 //!
 //! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
@@ -20,13 +20,15 @@ use serde_json::{Value, json};
 use tunnel_io::device_drops::DeviceDrops;
 use tunnel_io::gre_socket::{GrePacket, GreSocket};
 use tunnel_io::packet_batch::PacketBatch;
-use tunnel_io::routes::RouteIntoDevice;
+use tunnel_io::routes::CapturedAddress;
 use tunnel_io::system;
 use tunnel_io::tun::TunDevice;
 
+use crate::announcer::{AnnouncementPage, Announcer};
 use crate::config::Config;
 use crate::forwarder::Forwarder;
 use crate::metrics::Metrics;
+use crate::metrics::announcement::AnnouncementMetrics;
 use crate::metrics::paths::PathMetrics;
 use crate::probes::watch::{Page, Watch};
 
@@ -40,10 +42,20 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     register_queue_drops(&config, &mut registry);
     let path_metrics = PathMetrics::register(&mut registry);
-    let page = Page::default();
-    let _admin = serve_admin(&config, registry, metrics.clone(), page.clone()).await?;
-    let mut watch = Watch::open(&config, path_metrics, page, now()).await?;
+    let announcement_metrics = AnnouncementMetrics::register(&mut registry);
+    let pages = (Page::default(), AnnouncementPage::default());
+    let _admin = serve_admin(&config, registry, metrics.clone(), pages.clone()).await?;
+    let mut drain = admin::drain::on_signal()?;
+    let mut watch = Watch::open(&config, path_metrics, pages.0, now()).await?;
     let tunnel = OpenTunnel::open(&config)?;
+    // Behind the tunnel, so that it is dropped first: withdraw, then stop.
+    let mut announcer = Announcer::new(
+        &config,
+        &tunnel.device,
+        announcement_metrics,
+        pages.1,
+        now(),
+    );
     tracing::info!(
         relay = %config.relay,
         device = tunnel.device.name(),
@@ -55,19 +67,24 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let mut forwarder = Forwarder::new(&config);
     // One byte more than the MTU would show a device whose MTU somebody has raised.
     let mut batch = PacketBatch::new(BATCH, usize::from(config.tunnel.mtu) + 1);
+    let mut serving = false;
     loop {
         tokio::select! {
             biased;
-            () = shutdown.requested() => break,
-            () = watch.wait() => {
-                watch.step(&tunnel.socket, now());
-                continue;
-            }
+            () = shutdown.requested(), if !announcer.is_ending() => announcer.end(now()),
+            Ok(()) = drain.changed() => announcer.set_draining(*drain.borrow_and_update(), now()),
+            () = watch.wait() => serving = watch.step(&tunnel.socket, now()),
+            () = announcer.wait(now()) => {}
             read = tunnel.device.read_batch(&mut batch) => {
                 read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
+                forward_batch(&mut batch, &mut forwarder, &tunnel.socket, &metrics);
+                continue;
             }
         }
-        forward_batch(&mut batch, &mut forwarder, &tunnel.socket, &metrics);
+        announcer.step(serving, now());
+        if announcer.is_over(now()) {
+            break;
+        }
     }
     tracing::info!("removing the routes");
     Ok(())
@@ -75,7 +92,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
 
 /// The open ends. Fields are dropped in this order: the routes before their device.
 struct OpenTunnel {
-    _routes: Vec<RouteIntoDevice>,
+    _routes: Vec<CapturedAddress>,
     device: TunDevice,
     socket: GreSocket,
 }
@@ -96,7 +113,7 @@ impl OpenTunnel {
         let routes = config
             .service_addresses
             .iter()
-            .map(|address| RouteIntoDevice::add(*address, &device))
+            .map(|address| CapturedAddress::add(*address, &device, config.announcement.marking))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             _routes: routes,
@@ -168,7 +185,7 @@ async fn serve_admin(
     config: &Config,
     registry: Registry,
     metrics: Metrics,
-    page: Page,
+    (page, announcement): (Page, AnnouncementPage),
 ) -> anyhow::Result<admin::http::AdminServer> {
     let description = describe(config);
     let health_page = page.clone();
@@ -176,6 +193,7 @@ async fn serve_admin(
         let mut status = description.clone();
         status["counters"] = metrics.status();
         status["paths"] = page.paths().into();
+        status["announcement"] = announcement.get();
         std::future::ready(status)
     };
     let listen = config.admin_listen;

@@ -1,5 +1,6 @@
 //! What is counted, by name. Cloning gives another handle to the same counters.
 
+pub mod announcement;
 pub mod paths;
 
 use prometheus_client::encoding::EncodeLabelSet;

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::sandbox::{self, EXIT_SKIP};
 
+mod alternate;
 mod anchor_both;
 mod bad_config;
 mod baresip;
@@ -20,6 +21,7 @@ mod digest;
 mod dispatch;
 mod fragmented_invite;
 mod hostile_packets;
+mod internet;
 mod ipv6;
 mod kamailio_registrar;
 mod large_requests;
@@ -204,6 +206,46 @@ const SCENARIOS: &[Scenario] = &[
         about: "calls over IPv6 through the tunnel, UDP and TCP, with a flip, and to and from IPv4",
         run: ipv6::run,
     },
+    Scenario {
+        name: "alternate-udp",
+        about: "a router sends every second packet of the caller to the other edge: all of a call over UDP",
+        run: alternate::udp,
+    },
+    Scenario {
+        name: "alternate-tcp",
+        about: "the same over TCP",
+        run: alternate::tcp,
+    },
+    Scenario {
+        name: "internet-catchments",
+        about: "BGP by BIRD and FRR: which edge each of six access networks reaches; a local node; IPv6",
+        run: internet::catchments,
+    },
+    Scenario {
+        name: "internet-drain",
+        about: "an edge is drained at 100 calls a second: GRACEFUL_SHUTDOWN, then withdrawn, then back",
+        run: internet::drain,
+    },
+    Scenario {
+        name: "internet-power-off",
+        about: "an edge loses its power; BFD finds out; calls begun meanwhile succeed by retransmission",
+        run: internet::power_off,
+    },
+    Scenario {
+        name: "internet-concentrator-loss",
+        about: "the concentrator hangs: every edge withdraws, and announces again when it is back",
+        run: internet::concentrator_loss,
+    },
+    Scenario {
+        name: "internet-flapping",
+        about: "the tunnel of an edge is cut every other two seconds; the hold-down calms the route",
+        run: internet::flapping,
+    },
+    Scenario {
+        name: "internet-bad-hands",
+        about: "the route removed by hand, BIRD killed, the ingress killed, a foreign route in the way",
+        run: internet::bad_hands,
+    },
 ];
 
 /// The names, one a line with what it shows.
@@ -218,7 +260,10 @@ pub(crate) fn list() -> String {
 pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<ExitCode> {
     let chosen: Vec<&Scenario> = SCENARIOS
         .iter()
-        .filter(|scenario| name == "all" || name == scenario.name)
+        .filter(|scenario| {
+            let is_internet = scenario.name.starts_with("internet-");
+            name == "all" || name == scenario.name || name == "internet-all" && is_internet
+        })
         .collect();
     anyhow::ensure!(
         !chosen.is_empty(),

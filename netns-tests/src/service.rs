@@ -360,6 +360,9 @@ key = {key:#x}
 source = "{source}"
 concentrators = ["{CONCENTRATOR}"]
 mtu = 1472
+[announcement]
+linger_s = 0
+graceful_s = 0
 "#
     )
 }

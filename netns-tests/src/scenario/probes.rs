@@ -26,7 +26,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let round_trip = path.get("round_trip_ms").and_then(Value::as_f64);
     let round_trip = round_trip.context("no round trip")?;
     ensure!(
-        (40.0..70.0).contains(&round_trip),
+        round_trip >= 40.0,
         "the round trip is {round_trip:.1} ms, the wires take 40"
     );
     let ingresses = known_ingresses(&net, &service)?;

@@ -17,6 +17,8 @@ const BIRD_RECIPE: &str = include_str!("../../configs/bird.conf");
 const FRR_RECIPE: &str = include_str!("../../configs/frr.conf");
 /// Where Debian's package has FRR's daemons.
 const FRR_PROGRAMS: &str = "/usr/lib/frr";
+/// /run is the lab's own, and its paths are short enough for sockets.
+const FRR_SOCKETS: &str = "/run/frr";
 const READY: Duration = Duration::from_secs(30);
 
 /// All speakers, running; those that nobody asks are held for their drop.
@@ -122,8 +124,8 @@ impl Speakers {
 
     /// What a router or an edge with BIRD says to a command of `birdc`.
     pub(crate) fn ask(&self, namespace: &Namespace, question: &str) -> Result<String> {
-        let socket = self.folder.join(format!("{}.ctl", namespace.name()));
-        namespace.run(&format!("birdc -s {} {question}", socket.display()))
+        let socket = bird_socket(namespace.name());
+        namespace.run(&format!("birdc -s {socket} {question}"))
     }
 
     /// The route of a BIRD for an address, with all its attributes.
@@ -197,10 +199,14 @@ template bgp peer6 from speaker {{
     )
 }
 
+fn bird_socket(name: &str) -> String {
+    format!("/run/bird-{name}.ctl")
+}
+
 fn start_bird(namespace: &Namespace, name: &str, config: &str, folder: &Path) -> Result<Process> {
     fs::write(folder.join(format!("{name}.conf")), config)?;
-    let file = |kind: &str| format!("{name}.{kind}");
-    let (config, socket, pid) = (file("conf"), file("ctl"), file("pid"));
+    let (config, pid) = (format!("{name}.conf"), format!("{name}.pid"));
+    let socket = bird_socket(name);
     let arguments = ["-f", "-c", &config, "-s", &socket, "-P", &pid];
     Process::start(
         namespace,
@@ -213,52 +219,70 @@ fn start_bird(namespace: &Namespace, name: &str, config: &str, folder: &Path) ->
 
 impl Frr {
     fn start(namespace: &Namespace, recipe: &str, folder: &Path) -> Result<Self> {
-        let folder = folder.join("frr");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("frr.conf"), recipe)?;
+        fs::create_dir_all(FRR_SOCKETS)?;
+        let script = folder.join("frr.conf");
+        fs::write(&script, recipe)?;
         fs::write(folder.join("empty.conf"), "")?;
-        let at = |name: &str| folder.join(name).to_string_lossy().into_owned();
-        let (zserv, sockets) = (at("zserv.api"), folder.to_string_lossy().into_owned());
+        fs::write(folder.join("group"), group_with_root()?)?;
         let mut daemons = Vec::new();
         for name in ["zebra", "bfdd", "bgpd"] {
-            let program = format!("{FRR_PROGRAMS}/{name}");
-            let (pid, control) = (at(&format!("{name}.pid")), at("bfdd.sock"));
-            let mut arguments = vec![
-                "-f",
-                "empty.conf",
-                "-i",
-                &pid,
-                "-z",
-                &zserv,
-                "--vty_socket",
-                &sockets,
-                "-P",
-                "0",
-                "-u",
-                "root",
-                "-g",
-                "root",
-                "--log",
-                "stdout",
-            ];
-            if name == "bfdd" {
-                arguments.extend(["--bfdctl", &control]);
-            }
-            daemons.push(Process::start(
-                namespace, name, &program, &arguments, &folder,
-            )?);
-            let socket = folder.join(format!("{name}.vty"));
+            daemons.push(start_daemon(namespace, name, folder)?);
+            let socket = Path::new(FRR_SOCKETS).join(format!("{name}.vty"));
             wait::until(&format!("{name} to listen"), READY, || {
                 Ok(socket.exists().then_some(()))
             })?;
         }
-        let script = at("frr.conf");
-        let shown = format!("vtysh -f {script}");
         let mut vtysh = namespace.command("vtysh");
-        vtysh.args(["--vty_socket", &sockets, "-f", &script]);
-        command::finish(namespace.name(), &shown, vtysh, "")?;
+        vtysh.args(["--vty_socket", FRR_SOCKETS, "-f"]).arg(&script);
+        command::finish(namespace.name(), "vtysh -f frr.conf", vtysh, "")?;
         // bgpd first: its peers hear of the end.
         daemons.reverse();
         Ok(Self { _daemons: daemons })
     }
+}
+
+/// FRR insists that its user is in the group of its sockets. In the daemon's own view of /etc/group
+/// root is, and nobody else sees that.
+fn start_daemon(namespace: &Namespace, name: &str, folder: &Path) -> Result<Process> {
+    const AS_ROOT: &str = r#"mount --bind group /etc/group && exec "$0" "$@""#;
+    let program = format!("{FRR_PROGRAMS}/{name}");
+    let file = |kind: &str| format!("{FRR_SOCKETS}/{name}.{kind}");
+    let (pid, zserv, control) = (
+        file("pid"),
+        format!("{FRR_SOCKETS}/zserv.api"),
+        file("control"),
+    );
+    let mut arguments = vec!["--mount", "sh", "-c", AS_ROOT, &program];
+    arguments.extend(["-f", "empty.conf", "-i", &pid, "-z", &zserv]);
+    arguments.extend([
+        "--vty_socket",
+        FRR_SOCKETS,
+        "-P",
+        "0",
+        "-u",
+        "root",
+        "-g",
+        "root",
+    ]);
+    arguments.extend(["--log", "stdout"]);
+    if name == "bfdd" {
+        arguments.extend(["--bfdctl", &control]);
+    }
+    Process::start(namespace, name, "unshare", &arguments, folder)
+}
+
+fn group_with_root() -> Result<String> {
+    let groups = fs::read_to_string("/etc/group")?;
+    ensure!(
+        groups.contains("\nfrrvty:"),
+        "there is no group frrvty: Debian's package frr makes it"
+    );
+    let lines = groups
+        .lines()
+        .map(|line| match line.strip_prefix("frrvty:") {
+            Some(_) if line.ends_with(':') => format!("{line}root\n"),
+            Some(_) => format!("{line},root\n"),
+            None => format!("{line}\n"),
+        });
+    Ok(lines.collect())
 }

@@ -81,18 +81,18 @@ impl Announcement {
     /// Brings it up to date; to be called when a deadline is reached or `serving` has changed.
     pub fn update(&mut self, serving: bool, now: Instant) {
         let serving = serving || self.settings.fail_open;
-        self.phase = match self.phase {
-            Phase::Waiting if serving => Phase::Announced { since: now },
-            Phase::Announced { since } if !serving => Phase::Doubtful {
+        self.phase = match (self.phase, serving) {
+            (Phase::Waiting, true) => Phase::Announced { since: now },
+            (Phase::Announced { since }, false) => Phase::Doubtful {
                 announced: since,
                 since: now,
             },
-            Phase::Doubtful { announced, .. } if serving => Phase::Announced { since: announced },
-            Phase::Withdrawn if serving => Phase::Held {
+            (Phase::Doubtful { announced, .. }, true) => Phase::Announced { since: announced },
+            (Phase::Withdrawn, true) => Phase::Held {
                 until: now + self.hold_down,
             },
-            Phase::Held { .. } if !serving => Phase::Withdrawn,
-            phase => phase,
+            (Phase::Held { .. }, false) => Phase::Withdrawn,
+            (same, _) => same,
         };
         match self.phase {
             Phase::Doubtful { announced, since } if now >= since + self.settings.withdraw_after => {

@@ -37,9 +37,32 @@ struct Frr {
     _daemons: Vec<Process>,
 }
 
+/// How t1 finds out that edge 1 is dead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timers {
+    pub(crate) bfd: bool,
+    pub(crate) hold_s: u32,
+}
+
+impl Timers {
+    /// Those of the recipes.
+    pub(crate) const FAST: Self = Self {
+        bfd: true,
+        hold_s: 9,
+    };
+
+    fn apply(self, config: &str) -> String {
+        let bfd = if self.bfd { "bfd on;" } else { "bfd off;" };
+        let hold = format!("hold time {};", self.hold_s);
+        config
+            .replace("bfd on;", bfd)
+            .replace("hold time 9;", &hold)
+    }
+}
+
 impl Speakers {
     /// Starts all and waits until every router knows its way to the concentrator and to every edge.
-    pub(crate) fn start(net: &Internet, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(net: &Internet, timers: Timers, folder: &Path) -> Result<Self> {
         let folder = folder.join("bgp");
         fs::create_dir_all(&folder)?;
         let router = |namespace: &Namespace, config: String| {
@@ -48,7 +71,7 @@ impl Speakers {
         let routers = vec![
             router(
                 &net.t1,
-                router_config(
+                timers.apply(&router_config(
                     64501,
                     "10.1.12.1",
                     &[
@@ -57,7 +80,7 @@ impl Speakers {
                         ("core", "10.1.91.9", 65010),
                     ],
                     "protocol bgp edge1v6 from peer6 { neighbor 2001:db8:e1::2 as 65001; }",
-                ),
+                )),
             )?,
             router(
                 &net.t2,
@@ -95,7 +118,7 @@ impl Speakers {
         let speakers = Self {
             _routers: routers,
             birds: [
-                start_bird(&net.edges[0], "edge1", BIRD_RECIPE, &folder)?,
+                start_bird(&net.edges[0], "edge1", &timers.apply(BIRD_RECIPE), &folder)?,
                 start_bird(&net.edges[2], "edge3", &local_recipe()?, &folder)?,
             ],
             _frr: Frr::start(&net.edges[1], FRR_RECIPE, &folder)?,

@@ -217,6 +217,11 @@ const SCENARIOS: &[Scenario] = &[
         run: alternate::tcp,
     },
     Scenario {
+        name: "alternate-cancel",
+        about: "the same, and each call is given up while it rings: CANCEL by another edge than its INVITE",
+        run: alternate::cancel,
+    },
+    Scenario {
         name: "internet-catchments",
         about: "BGP by BIRD and FRR: which edge each of six access networks reaches; a local node; IPv6",
         run: internet::catchments,
@@ -232,9 +237,24 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::power_off,
     },
     Scenario {
+        name: "internet-power-off-tcp",
+        about: "the same with calls over TCP, on connections that last",
+        run: internet::power_off_tcp,
+    },
+    Scenario {
+        name: "internet-slow",
+        about: "the same without BFD: packets vanish for 12 s, until the hold time is over",
+        run: internet::slow,
+    },
+    Scenario {
         name: "internet-concentrator-loss",
         about: "the concentrator hangs: every edge withdraws, and announces again when it is back",
         run: internet::concentrator_loss,
+    },
+    Scenario {
+        name: "internet-concentrator-loss-tcp",
+        about: "the same with calls over TCP",
+        run: internet::concentrator_loss_tcp,
     },
     Scenario {
         name: "internet-flapping",
@@ -252,7 +272,7 @@ const SCENARIOS: &[Scenario] = &[
 pub(crate) fn list() -> String {
     SCENARIOS
         .iter()
-        .map(|scenario| format!("{:<20}{}\n", scenario.name, scenario.about))
+        .map(|scenario| format!("{:<31}{}\n", scenario.name, scenario.about))
         .collect()
 }
 
@@ -279,7 +299,7 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
         if code == ExitCode::SUCCESS {
             passed += 1;
         } else if code == ExitCode::from(EXIT_SKIP) {
-            println!("{:<20}skipped", scenario.name);
+            println!("{:<31}skipped", scenario.name);
             skipped += 1;
         } else {
             failed += 1;
@@ -313,7 +333,7 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         Ok(figures) => ("passed", figures.clone()),
         Err(error) => ("failed", format!("{error:#}")),
     };
-    println!("{name:<20}{verdict} in {seconds:.1} s: {figures}");
+    println!("{name:<31}{verdict} in {seconds:.1} s: {figures}");
     result
         .map(drop)
         .map_err(|_| anyhow::anyhow!("{name} failed; its files are in {}", folder.display()))

@@ -235,7 +235,7 @@ table ip filter {{
 }
 
 /// The phone of an access network, 1 to 6.
-pub(crate) fn phone(number: usize) -> Ipv4Addr {
+pub(crate) fn address_of(number: usize) -> Ipv4Addr {
     if number == 4 {
         Ipv4Addr::new(100, 65, 4, 10)
     } else {

@@ -29,6 +29,8 @@ kamailio|kamailio|the registrar behind the service, and the peer of the benchmar
 keepalived|keepalived|moves the media address of a pair of relays, in the lab
 rtpengine|rtpengine-daemon|a relay of another make in the lab, and the peer of the relay benchmark
 dnsmasq|dnsmasq-base|the DNS of the lab
+bird|bird2|the routers of the lab and a BGP speaker of its edges
+vtysh|frr|another BGP speaker of its edges
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.
@@ -75,6 +77,12 @@ install_missing() {
     case " $packages" in
         *" rtpengine-daemon "*)
             $sudo systemctl disable --now rtpengine-daemon 2>/dev/null || true ;;
+    esac
+    case " $packages" in
+        *" bird2 "*) $sudo systemctl disable --now bird 2>/dev/null || true ;;
+    esac
+    case " $packages" in
+        *" frr "*) $sudo systemctl disable --now frr 2>/dev/null || true ;;
     esac
 }
 

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "tls")]
 pub mod credentials;
+pub mod drain;
 pub mod http;
 pub mod logging;
 pub mod run;

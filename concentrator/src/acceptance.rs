@@ -39,6 +39,8 @@ pub struct Accepted<'a> {
     pub source: IpAddr,
     /// The ports; none in an ICMP error and in later fragments.
     pub ports: Option<Ports>,
+    /// It is for our probe port, and not for a service address.
+    pub is_probe: bool,
 }
 
 impl Accepted<'_> {
@@ -96,11 +98,14 @@ pub enum Refusal {
     /// The inner source is not in the edge's allow-list.
     #[error("the inner source is not in the edge's allow-list")]
     SourceNotAllowed,
+    /// A probe whose answer would not go to the edge that sent it.
+    #[error("the probe's inner source is not its outer source")]
+    ProbeSource,
 }
 
 impl Refusal {
     /// Every name that [`Refusal::name`] gives.
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 16] = [
         "foreign_outer_source",
         "malformed_gre",
         "wrong_key",
@@ -116,6 +121,7 @@ impl Refusal {
         "source_mapped",
         "source_ours",
         "source_not_allowed",
+        "probe_source",
     ];
 
     /// The place of its name in [`Refusal::NAMES`].
@@ -136,6 +142,7 @@ impl Refusal {
             Self::SourceMapped => 12,
             Self::SourceOurs => 13,
             Self::SourceNotAllowed => 14,
+            Self::ProbeSource => 15,
         }
     }
 
@@ -151,6 +158,7 @@ pub struct Acceptance {
     edges: Vec<EdgeRule>,
     service_addresses: Vec<IpAddr>,
     tunnel_address: IpAddr,
+    probe_port: u16,
 }
 
 #[derive(Debug, Clone)]
@@ -188,6 +196,7 @@ impl Acceptance {
             edges: config.edges.iter().map(EdgeRule::of).collect(),
             service_addresses: config.service_addresses.clone(),
             tunnel_address: config.tunnel.listen,
+            probe_port: config.tunnel.probe_port,
         }
     }
 
@@ -209,11 +218,19 @@ impl Acceptance {
         if edge.marks & bit(mark) == 0 {
             return Err(Refusal::ForeignMark);
         }
-        if !self.service_addresses.contains(&inner.dst()) {
-            return Err(Refusal::InnerDestination);
+        let is_probe = self.is_probe(&inner);
+        if is_probe {
+            // The answer leaves the tunnel: it goes to who can have sent the probe, and to nobody else.
+            if inner.src() != outer_source {
+                return Err(Refusal::ProbeSource);
+            }
+        } else {
+            if !self.service_addresses.contains(&inner.dst()) {
+                return Err(Refusal::InnerDestination);
+            }
+            check_protocol(&inner)?;
+            self.check_source(inner.src(), edge)?;
         }
-        check_protocol(&inner)?;
-        self.check_source(inner.src(), edge)?;
         Ok(Accepted {
             edge: index,
             path: Path {
@@ -224,7 +241,17 @@ impl Acceptance {
             protocol: inner.protocol(),
             source: inner.src(),
             ports: inner.ports(),
+            is_probe,
         })
+    }
+
+    fn is_probe(&self, inner: &ip::Packet<'_>) -> bool {
+        inner.dst() == self.tunnel_address
+            && inner.protocol() == protocol::UDP
+            && inner.fragment().is_none()
+            && inner
+                .ports()
+                .is_some_and(|ports| ports.destination == self.probe_port)
     }
 
     fn edge_of(&self, outer_source: IpAddr) -> Option<(usize, &EdgeRule)> {

@@ -103,6 +103,8 @@ pub struct Tunnel {
     pub mtu: u16,
     /// The name of the TUN device.
     pub device: String,
+    /// The UDP port that the edges' probes are for, and their answers come from.
+    pub probe_port: u16,
 }
 
 /// One edge node.

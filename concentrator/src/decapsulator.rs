@@ -8,27 +8,28 @@
 //! A sender's datagrams keep their order: one task does all of it, and those behind a fragmented
 //! one take its way.
 //!
+//! The edges' probes end here: [`crate::probes`] makes their answers, which leave after each batch.
+//!
 //! [`TunnelEnd::open`] changes the machine: the device, its reverse path filter, and the service
 //! addresses on `lo`, which are taken away again when it is dropped unless they were there before.
-//!
-//! The edges' probes are not answered yet; they pass as UDP that no socket of ours is bound to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 use tunnel_io::gre_socket::{GreBatch, GreSocket};
 use tunnel_io::routes::{LoopbackAddress, RouteError};
-use tunnel_io::system::{self, SystemError};
+use tunnel_io::system::{self, SystemError, thread_cpu_time};
 use tunnel_io::tun::{TunDevice, TunError};
 use wire::ip::protocol;
 
 use crate::acceptance::{Acceptance, Accepted, Refusal};
 use crate::config::Config;
 use crate::flows::{FlowProtocol, FlowTable};
-use crate::metrics::{Metrics, edge, reason};
+use crate::metrics::{Metrics, edge, event, reason};
+use crate::probes::{Answers, Outcome, Standing};
 use crate::shortcut::{self, Detours};
 use crate::transport::{Incoming, udp};
 
@@ -59,6 +60,14 @@ pub enum OpenError {
         /// What the system said.
         error: io::Error,
     },
+    /// The socket that answers probes.
+    #[error("cannot answer probes from {address}: {error}; change tunnel.probe_port")]
+    Probes {
+        /// The tunnel's address and the port.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
 }
 
 /// The open devices, and what happens to the packets.
@@ -66,6 +75,7 @@ pub enum OpenError {
 pub struct TunnelEnd {
     tun: TunDevice,
     gre: GreSocket,
+    answers: UdpSocket,
     batch: GreBatch,
     decapsulator: Decapsulator,
 }
@@ -101,9 +111,11 @@ impl TunnelEnd {
             address: tunnel.listen,
             error,
         })?;
+        let answers = probe_socket(SocketAddr::new(tunnel.listen, tunnel.probe_port))?;
         Ok(Self {
             tun,
             gre,
+            answers,
             batch: GreBatch::new(BATCH, LARGEST_PAYLOAD),
             decapsulator,
         })
@@ -124,6 +136,7 @@ impl TunnelEnd {
     pub fn handle_packets(&mut self, now: Instant, mut deliver: impl FnMut(Incoming)) {
         let Self {
             tun,
+            answers,
             batch,
             decapsulator,
             ..
@@ -135,12 +148,28 @@ impl TunnelEnd {
                 deliver(incoming);
             }
         }
+        while let Some((edge, answer)) = decapsulator.answers.poll_answer() {
+            if let Err(error) = answers.send_to(&answer, edge) {
+                tracing::debug!(%edge, %error, "a probe is not answered");
+                decapsulator.count_probe("unsent");
+            }
+        }
     }
 
     /// Brings the flow table's totals to the metrics.
     pub fn publish(&self) {
         self.decapsulator.publish();
     }
+}
+
+/// Only to send: what arrives outside of the tunnel is not read.
+fn probe_socket(address: SocketAddr) -> Result<UdpSocket, OpenError> {
+    let open = || {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    open().map_err(|error| OpenError::Probes { address, error })
 }
 
 /// What happens to one packet, and the counters.
@@ -152,6 +181,7 @@ pub struct Decapsulator {
     inbox: udp::Inbox,
     sockets: Vec<SocketAddr>,
     detours: Detours,
+    answers: Answers,
     packets: Vec<Counter>,
     refused: [Counter; Refusal::NAMES.len()],
 }
@@ -163,6 +193,7 @@ impl Decapsulator {
         sockets: Vec<SocketAddr>,
         flows: Arc<FlowTable>,
         metrics: Arc<Metrics>,
+        standing: Standing,
     ) -> Self {
         let of_edge = |name: &str| metrics.tunnel_packets.get_or_create_owned(&edge(name));
         let packets = config
@@ -179,6 +210,7 @@ impl Decapsulator {
             metrics,
             sockets,
             detours: Detours::new(),
+            answers: Answers::new(standing),
             packets,
             refused,
         }
@@ -200,6 +232,10 @@ impl Decapsulator {
                 return None;
             }
         };
+        if accepted.is_probe {
+            self.handle_probe(&accepted, now);
+            return None;
+        }
         self.packets[accepted.edge].inc();
         // Before the kernel has it: a socket may read it the moment it is written.
         self.note(&accepted, now);
@@ -223,6 +259,27 @@ impl Decapsulator {
             self.metrics.tunnel_undelivered.get_or_create(&label).inc();
         }
         None
+    }
+
+    fn handle_probe(&mut self, probe: &Accepted<'_>, now: Instant) {
+        let outcome = self.answers.handle_probe(probe, now, thread_cpu_time);
+        self.count_probe(match outcome {
+            Outcome::Answered => "answered",
+            Outcome::Malformed => "malformed",
+            Outcome::SecondIngress => {
+                tracing::warn!(
+                    edge = probe.edge,
+                    address = %probe.source,
+                    key = %probe.path.key,
+                    "another ingress probes with this key; two edges need two keys"
+                );
+                "second_ingress"
+            }
+        });
+    }
+
+    fn count_probe(&self, outcome: &'static str) {
+        self.metrics.probes.get_or_create(&event(outcome)).inc();
     }
 
     fn note(&self, accepted: &Accepted<'_>, now: Instant) {
@@ -379,7 +436,8 @@ ca = "ca.pem"
         let config = Config::check(path, &file).unwrap();
         let sockets = vec![SIP.parse().unwrap()];
         let flows = Arc::new(FlowTable::new(64));
-        Decapsulator::new(&config, sockets, flows, Arc::default())
+        let standing = Standing::new(2);
+        Decapsulator::new(&config, sockets, flows, Arc::default(), standing)
     }
 
     fn handle(rig: &mut Decapsulator, from: &str, key: u32, inner: &[u8]) -> Option<Vec<u8>> {

@@ -9,6 +9,7 @@ pub mod flows;
 pub mod location;
 pub mod media;
 pub mod metrics;
+pub mod probes;
 pub mod relays;
 pub mod reload;
 pub mod run;

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub tunnel_refused: Family<Label, Counter>,
     /// Accepted packets that the kernel did not take from us, by reason.
     pub tunnel_undelivered: Family<Label, Counter>,
+    /// Probes of edges, by what became of them.
+    pub probes: Family<Label, Counter>,
     /// Flows in the table.
     pub flows: Gauge,
     /// Path changes of live flows: route flips.
@@ -95,6 +97,11 @@ impl Metrics {
             "tunnel_undelivered",
             "Accepted packets that the kernel did not take",
             self.tunnel_undelivered.clone(),
+        );
+        registry.register(
+            "probes",
+            "Probes of edges, by what became of them",
+            self.probes.clone(),
         );
         registry.register("flows", "Flows in the flow table", self.flows.clone());
         registry.register(

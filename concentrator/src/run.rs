@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tunnel_io::device_drops::DeviceDrops;
+use wire::probe::State;
 
 use crate::cdr;
 use crate::config::Config;
@@ -31,6 +32,7 @@ use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
 use crate::location;
 use crate::metrics::{Metrics, edge};
+use crate::probes::Standing;
 use crate::relays::rtpengine;
 use crate::relays::rtpengine::task::Task;
 use crate::relays::server::{RelayInput, Server};
@@ -53,7 +55,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     register_device_drops(&config, &mut registry);
     let flows = Arc::new(FlowTable::new(FLOWS));
     let (status, status_asked) = Status::new();
-    let _pages = serve_pages(&config, registry, &metrics, &flows, &status).await?;
+    let standing = Standing::new(config.edges.len());
+    drain_on_signal(standing.clone())?;
+    let _pages = serve_pages(&config, registry, &metrics, &flows, &status, &standing).await?;
 
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
     // Before anything is opened: a file that cannot be used must not leave phones half served.
@@ -69,7 +73,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     let opened = Transports::open(&listen, Arc::clone(&flows), Arc::clone(&metrics))?;
     let sockets = opened.transports.udp_addresses().collect();
-    let decapsulator = Decapsulator::new(&config, sockets, flows, Arc::clone(&metrics));
+    let counters = Arc::clone(&metrics);
+    let decapsulator = Decapsulator::new(&config, sockets, flows, counters, standing);
     let tunnel = TunnelEnd::open(&config, decapsulator)?;
     tracing::info!(
         name = config.name,
@@ -100,6 +105,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
 }
 
+/// SIGUSR1: edges that can send elsewhere do. SIGUSR2: they come back.
+fn drain_on_signal(standing: Standing) -> anyhow::Result<()> {
+    let mut drain = admin::drain::on_signal()?;
+    tokio::spawn(async move {
+        while drain.changed().await.is_ok() {
+            standing.set_draining(*drain.borrow_and_update());
+        }
+    });
+    Ok(())
+}
+
 fn register_device_drops(config: &Config, registry: &mut Registry) {
     let drops = |device: &str| DeviceDrops::of(device).ok().flatten();
     let (into_kernel, into_device) = (config.tunnel.device.clone(), config.tunnel.device.clone());
@@ -123,13 +139,16 @@ async fn serve_pages(
     metrics: &Arc<Metrics>,
     flows: &Arc<FlowTable>,
     status: &Status,
+    standing: &Standing,
 ) -> anyhow::Result<AdminServer> {
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
+    let standing = standing.clone();
     let page = move || {
         let status = status.clone();
         status.set("name", json!(config_of_page.name));
-        status.set("edges", edges(&config_of_page, &metrics));
+        status.set("edges", edges(&config_of_page, &metrics, &standing));
+        status.set("draining", json!(standing.state() == State::Draining));
         let counts = flows.counts();
         status.set(
             "flows",
@@ -141,8 +160,8 @@ async fn serve_pages(
     Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)
 }
 
-fn edges(config: &Config, metrics: &Metrics) -> Value {
-    let edges = config.edges.iter().map(|of| {
+fn edges(config: &Config, metrics: &Metrics, standing: &Standing) -> Value {
+    let edges = config.edges.iter().enumerate().map(|(place, of)| {
         let relays = of.relays.iter();
         let relays = relays.map(|relay| {
             json!({
@@ -156,6 +175,7 @@ fn edges(config: &Config, metrics: &Metrics) -> Value {
             "name": of.name,
             "key": of.key.to_string(),
             "packets": packets.get(),
+            "ingresses": standing.ingresses(place, worker::now()),
             "relays": relays.collect::<Vec<_>>(),
         })
     });

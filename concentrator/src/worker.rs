@@ -567,7 +567,7 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     clippy::disallowed_methods,
     reason = "the worker's clock is read here and handed on"
 )]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

@@ -1,5 +1,8 @@
 //! The config file as checked types: whoever holds a [`Config`] need not check again.
 
+mod announcement;
+mod probes;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -8,6 +11,11 @@ use serde::Deserialize;
 use tunnel_io::tun::is_device_name;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
+
+pub use announcement::AnnouncementConfig;
+use announcement::AnnouncementSection;
+pub use probes::Probes;
+use probes::ProbesSection;
 
 /// The port of the admin pages when the file names none.
 const DEFAULT_ADMIN_PORT: u16 = 9101;
@@ -27,6 +35,10 @@ pub struct Config {
     pub relay: RelayId,
     /// The tunnel.
     pub tunnel: Tunnel,
+    /// How the concentrators are watched.
+    pub probes: Probes,
+    /// The routes that the BGP speaker redistributes.
+    pub announcement: AnnouncementConfig,
     /// Where the admin pages are served.
     pub admin_listen: SocketAddr,
     /// What is logged, and how.
@@ -38,8 +50,8 @@ pub struct Config {
 pub struct Tunnel {
     /// Our outer address.
     pub source: IpAddr,
-    /// The far end.
-    pub concentrator: IpAddr,
+    /// The far ends; there is one at least.
+    pub concentrators: Vec<IpAddr>,
     /// The largest inner packet.
     pub mtu: u16,
     /// The DSCP of the outer header, 0..=63.
@@ -54,6 +66,10 @@ struct File {
     service_addresses: Vec<IpAddr>,
     mark: u8,
     tunnel: TunnelSection,
+    #[serde(default)]
+    probes: ProbesSection,
+    #[serde(default)]
+    announcement: AnnouncementSection,
     #[serde(default)]
     admin: AdminSection,
     #[serde(default)]
@@ -103,12 +119,22 @@ impl Config {
         };
         let key = TunnelKey(file.tunnel.key);
         let admin_listen = file.admin.listen(path, DEFAULT_ADMIN_PORT)?;
+        let probes = match file.probes.check() {
+            Ok(probes) => probes,
+            Err((key, message)) => return invalid(key, message),
+        };
+        let announcement = match file.announcement.check(&file.service_addresses) {
+            Ok(announcement) => announcement,
+            Err((key, message)) => return invalid(key, message),
+        };
         match Tunnel::check(file.tunnel, &file.service_addresses) {
             Err((key, message)) => invalid(key, message),
             Ok(tunnel) => Ok(Self {
                 service_addresses: file.service_addresses,
                 relay: RelayId { key, mark },
                 tunnel,
+                probes,
+                announcement,
                 admin_listen,
                 log: file.log,
             }),
@@ -174,7 +200,7 @@ impl Tunnel {
         }
         Ok(Self {
             source,
-            concentrator,
+            concentrators: section.concentrators,
             mtu,
             outer_dscp: section.outer_dscp,
             device: section.device,
@@ -220,115 +246,14 @@ fn is_unicast(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !is_broadcast
 }
 
+/// What the shipped example says.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"
-        service_addresses = ["198.51.100.1"]
-        mark = 1
-        [tunnel]
-        key = 0x1001
-        source = "10.0.1.2"
-        concentrators = ["10.0.9.2"]
-    "#;
-
-    fn check(text: &str) -> Result<Config, String> {
-        let path = Path::new("ingress.toml");
-        admin::config::parse(path, text)
-            .and_then(|file| Config::check(path, file))
-            .map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn what_is_left_out_has_its_documented_default() {
-        let config = check(GOOD).unwrap();
-        assert_eq!(config.relay.to_string(), "0x1001/1");
-        assert_eq!(config.tunnel.mtu, 1_472);
-        assert_eq!(config.tunnel.outer_dscp, 0);
-        assert_eq!(config.tunnel.device, "sipcast0");
-        assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9101");
-    }
-
-    #[test]
-    fn a_tunnel_over_ipv6_has_a_smaller_default_mtu() {
-        let text = GOOD
-            .replace("10.0.1.2", "2001:db8::1")
-            .replace("10.0.9.2", "2001:db8::2");
-        assert_eq!(check(&text).unwrap().tunnel.mtu, 1_452);
-    }
-
-    #[test]
-    fn each_mistake_is_reported_under_its_key() {
-        let cases = [
-            (
-                "[\"198.51.100.1\"]",
-                "[]",
-                "service_addresses: name at least one",
-            ),
-            (
-                "[\"198.51.100.1\"]",
-                "[\"224.0.0.1\"]",
-                "service_addresses[0]: 224.0.0.1",
-            ),
-            (
-                "[\"198.51.100.1\"]",
-                "[\"198.51.100.1\", \"198.51.100.1\"]",
-                "named twice",
-            ),
-            ("mark = 1", "mark = 0", "mark: 0 is not a mark; use 1 to 63"),
-            ("mark = 1", "mark = 64", "mark: 64 is not a mark"),
-            ("mark = 1", "marks = 1", "unknown field `marks`"),
-            ("mark = 1", "mark = -1", "line 3"),
-            (
-                "[\"10.0.9.2\"]",
-                "[\"10.0.9.2\", \"10.0.9.3\"]",
-                "exactly one concentrator",
-            ),
-            (
-                "[\"10.0.9.2\"]",
-                "[]",
-                "exactly one concentrator, there are 0",
-            ),
-            ("[\"10.0.9.2\"]", "[\"2001:db8::2\"]", "same IP version"),
-            (
-                "[\"10.0.9.2\"]",
-                "[\"198.51.100.1\"]",
-                "is a service address",
-            ),
-            ("\"10.0.1.2\"", "\"0.0.0.0\"", "tunnel.source: 0.0.0.0"),
-            (
-                "key = 0x1001",
-                "key = 0x1001\nmtu = 500",
-                "tunnel.mtu: 500 is too small",
-            ),
-            (
-                "key = 0x1001",
-                "key = 0x1001\nouter_dscp = 64",
-                "tunnel.outer_dscp: 64",
-            ),
-            (
-                "key = 0x1001",
-                "key = 0x1001\ndevice = \"0123456789012345\"",
-                "tunnel.device",
-            ),
-            ("key = 0x1001", "key = 0x1_0000_0000", "line 5"),
-        ];
-        for (good, bad, expected) in cases {
-            let error = check(&GOOD.replace(good, bad)).unwrap_err();
-            assert!(error.starts_with("ingress.toml: "), "{error}");
-            assert!(error.contains(expected), "{expected:?} is not in {error}");
-        }
-    }
-
-    #[test]
-    fn an_ipv6_service_address_needs_an_mtu_of_1280() {
-        let text = GOOD
-            .replace(
-                "[\"198.51.100.1\"]",
-                "[\"198.51.100.1\", \"2001:db8:a::1\"]",
-            )
-            .replace("key = 0x1001", "key = 0x1001\nmtu = 1279");
-        assert!(check(&text).unwrap_err().contains("at least 1280"));
-    }
+pub(crate) fn example() -> Config {
+    let text = include_str!("../../configs/ingress.toml");
+    let path = Path::new("ingress.toml");
+    let checked = admin::config::parse(path, text).and_then(|file| Config::check(path, file));
+    checked.unwrap_or_else(|error| panic!("{error}"))
 }
+
+#[cfg(test)]
+mod tests;

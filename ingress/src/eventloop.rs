@@ -2,13 +2,15 @@
 //!
 //! One task does it all. Each round it looks, in this order, at:
 //!
-//! 1. the request to end;
-//! 2. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
+//! 1. the request to end, which withdraws the routes first and ends some time later, and to drain;
+//! 2. the probes: answers that have come, and what is due; the announced routes follow;
+//! 3. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
 //!
 //! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
 //! network: what the kernel does not take is dropped and counted.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use admin::http::Health;
 use admin::run::Shutdown;
@@ -18,13 +20,17 @@ use serde_json::{Value, json};
 use tunnel_io::device_drops::DeviceDrops;
 use tunnel_io::gre_socket::{GrePacket, GreSocket};
 use tunnel_io::packet_batch::PacketBatch;
-use tunnel_io::routes::RouteIntoDevice;
+use tunnel_io::routes::CapturedAddress;
 use tunnel_io::system;
 use tunnel_io::tun::TunDevice;
 
+use crate::announcer::{AnnouncementPage, Announcer};
 use crate::config::Config;
 use crate::forwarder::Forwarder;
 use crate::metrics::Metrics;
+use crate::metrics::announcement::AnnouncementMetrics;
+use crate::metrics::paths::PathMetrics;
+use crate::probes::watch::{Page, Watch};
 
 /// Packets of one round.
 const BATCH: usize = 64;
@@ -35,28 +41,50 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     register_queue_drops(&config, &mut registry);
-    let _admin = serve_admin(&config, registry, metrics.clone()).await?;
+    let path_metrics = PathMetrics::register(&mut registry);
+    let announcement_metrics = AnnouncementMetrics::register(&mut registry);
+    let pages = (Page::default(), AnnouncementPage::default());
+    let _admin = serve_admin(&config, registry, metrics.clone(), pages.clone()).await?;
+    let mut drain = admin::drain::on_signal()?;
+    let mut watch = Watch::open(&config, path_metrics, pages.0, now()).await?;
     let tunnel = OpenTunnel::open(&config)?;
+    // Behind the tunnel, so that it is dropped first: withdraw, then stop.
+    let mut announcer = Announcer::new(
+        &config,
+        &tunnel.device,
+        announcement_metrics,
+        pages.1,
+        now(),
+    );
     tracing::info!(
         relay = %config.relay,
         device = tunnel.device.name(),
         source = %config.tunnel.source,
-        concentrator = %config.tunnel.concentrator,
+        concentrators = ?config.tunnel.concentrators,
         mtu = config.tunnel.mtu,
         "forwarding"
     );
     let mut forwarder = Forwarder::new(&config);
     // One byte more than the MTU would show a device whose MTU somebody has raised.
     let mut batch = PacketBatch::new(BATCH, usize::from(config.tunnel.mtu) + 1);
+    let mut serving = false;
     loop {
         tokio::select! {
             biased;
-            () = shutdown.requested() => break,
+            () = shutdown.requested(), if !announcer.is_ending() => announcer.end(now()),
+            Ok(()) = drain.changed() => announcer.set_draining(*drain.borrow_and_update(), now()),
+            () = watch.wait() => serving = watch.step(&tunnel.socket, now()),
+            () = announcer.wait(now()) => {}
             read = tunnel.device.read_batch(&mut batch) => {
                 read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
+                forward_batch(&mut batch, &mut forwarder, &tunnel.socket, &metrics);
+                continue;
             }
         }
-        forward_batch(&mut batch, &mut forwarder, &tunnel.socket, &metrics);
+        announcer.step(serving, now());
+        if announcer.is_over(now()) {
+            break;
+        }
     }
     tracing::info!("removing the routes");
     Ok(())
@@ -64,7 +92,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
 
 /// The open ends. Fields are dropped in this order: the routes before their device.
 struct OpenTunnel {
-    _routes: Vec<RouteIntoDevice>,
+    _routes: Vec<CapturedAddress>,
     device: TunDevice,
     socket: GreSocket,
 }
@@ -85,7 +113,7 @@ impl OpenTunnel {
         let routes = config
             .service_addresses
             .iter()
-            .map(|address| RouteIntoDevice::add(*address, &device))
+            .map(|address| CapturedAddress::add(*address, &device, config.announcement.marking))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             _routes: routes,
@@ -157,15 +185,25 @@ async fn serve_admin(
     config: &Config,
     registry: Registry,
     metrics: Metrics,
+    (page, announcement): (Page, AnnouncementPage),
 ) -> anyhow::Result<admin::http::AdminServer> {
     let description = describe(config);
+    let health_page = page.clone();
     let status = move || {
         let mut status = description.clone();
         status["counters"] = metrics.status();
+        status["paths"] = page.paths().into();
+        status["announcement"] = announcement.get();
         std::future::ready(status)
     };
     let listen = config.admin_listen;
-    let health = || Health::Healthy;
+    let health = move || {
+        if health_page.is_any_serving() {
+            Health::Healthy
+        } else {
+            Health::Unhealthy("no concentrator answers; see /status".to_owned())
+        }
+    };
     Ok(admin::http::serve(listen, Arc::new(registry), status, health).await?)
 }
 
@@ -178,10 +216,15 @@ fn describe(config: &Config) -> Value {
         "tunnel": {
             "key": config.relay.key.0,
             "source": config.tunnel.source,
-            "concentrator": config.tunnel.concentrator,
+            "concentrators": config.tunnel.concentrators,
             "mtu": config.tunnel.mtu,
             "outer_dscp": config.tunnel.outer_dscp,
             "device": config.tunnel.device,
         },
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the event loop")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -54,7 +54,7 @@ impl Forwarder {
         Self {
             service_addresses: config.service_addresses.clone(),
             mark: config.relay.mark,
-            concentrator: config.tunnel.concentrator,
+            concentrator: config.tunnel.concentrators[0],
             header_ipv4: header(Protocol::Ipv4),
             header_ipv6: header(Protocol::Ipv6),
             counts: Counts::default(),

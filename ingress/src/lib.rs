@@ -2,13 +2,17 @@
 //!
 //! A packet's way: the kernel routes it into the TUN device; [`eventloop`] reads it;
 //! [`classify`] looks at its header; [`forwarder`] stamps the mark and adds the tunnel header;
-//! [`eventloop`] sends both. There is no state about calls, connections or
+//! [`eventloop`] sends both. [`probes`] know whether somebody is at the other end, and
+//! [`announcer`] has the route there that the BGP speaker redistributes. There is no state about calls, connections or
 //! senders. Replies do not come back this way: the concentrator sends them directly, from the
 //! service address.
 #![forbid(unsafe_code)]
 
+pub mod announcement;
+pub mod announcer;
 pub mod classify;
 pub mod config;
 pub mod eventloop;
 pub mod forwarder;
 pub mod metrics;
+pub mod probes;

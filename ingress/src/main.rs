@@ -14,11 +14,16 @@ use clap::Parser;
 ///
 /// It needs the capabilities CAP_NET_ADMIN (TUN device, routes) and CAP_NET_RAW (GRE socket),
 /// and IP forwarding switched on: sysctl -w net.ipv4.ip_forward=1 and, for IPv6 service
-/// addresses, net.ipv6.conf.all.forwarding=1. The service addresses must be announced to the
-/// network but not be configured on this machine. The routes and the device vanish with the
-/// program.
+/// addresses, net.ipv6.conf.all.forwarding=1. The service addresses must not be configured on this
+/// machine.
 ///
-/// SIGINT and SIGTERM end it; a second signal ends it at once. Exit codes: 0 after a clean end,
+/// While a concentrator answers its probes, a route to each service address stands in the main
+/// table with the protocol number of the section `announcement`; BIRD or FRR redistributes it. All
+/// routes and the device vanish with the program; what arrives is captured by a rule and a table of
+/// its own.
+///
+/// SIGUSR1 drains: the routes are withdrawn, and what still arrives is forwarded. SIGUSR2 takes that
+/// back. SIGINT and SIGTERM withdraw first and end some seconds later; a second one ends it at once. Exit codes: 0 after a clean end,
 /// 1 when it could not start or had to stop, 2 when the configuration is wrong.
 #[derive(Parser)]
 #[command(name = "sipcast-ingress", version)]

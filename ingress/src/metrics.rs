@@ -1,5 +1,8 @@
 //! What is counted, by name. Cloning gives another handle to the same counters.
 
+pub mod announcement;
+pub mod paths;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

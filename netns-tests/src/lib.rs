@@ -4,7 +4,7 @@
 //! in), `namespace`, `link` and `topology` (the network), `process`, `capture`, `http` and `wait`
 //! (what acts in it and what is seen of it), `service` (the programs under test), `phone` and
 //! `call` (what the phones do), `verdict` (what counts as a good call), `ladder` and `demo` (how
-//! it is shown), `scenario` and `bench`.
+//! it is shown), `bgp` and `edges` (the same in the topology `internet`), `scenario` and `bench`.
 //!
 //! Every wait has a limit and a condition; no result depends on a sleep.
 #![expect(
@@ -22,11 +22,13 @@ pub mod cli;
 mod audio;
 mod baresip;
 mod bench;
+mod bgp;
 mod call;
 mod capture;
 mod certs;
 mod command;
 mod demo;
+mod edges;
 mod frame;
 mod http;
 mod kamailio;

@@ -20,6 +20,8 @@ const CALLEE_AGAIN: &str = include_str!("../scenarios/callee_again.xml");
 const OPTIONS: &str = include_str!("../scenarios/options.xml");
 const ANSWER: &str = include_str!("../scenarios/answer.xml");
 const QUICK_CALLER: &str = include_str!("../scenarios/quick_caller.xml");
+const CANCEL_CALLER: &str = include_str!("../scenarios/cancel_caller.xml");
+const CANCEL_ANSWER: &str = include_str!("../scenarios/cancel_answer.xml");
 const OFFERS: &str = include_str!("../scenarios/offers.xml");
 const ANSWERS: &str = include_str!("../scenarios/answers.xml");
 
@@ -147,12 +149,16 @@ pub(crate) fn callee_again(
 
 /// Starts the phone that registers as ua2 and answers every call, with 180 and 200 in one breath.
 pub(crate) fn quick_callee(namespace: &Namespace, folder: &Path) -> Result<Process> {
-    let answer = ANSWER
-        .replace(r#"<pause milliseconds="400"/>"#, "")
-        .replace(r#"<action><exec rtp_stream="audio.ul,1,0"/></action>"#, "")
-        .replace("[rtpstream_audio_port]", "20000");
+    let answer = quick_answer();
     let scripts = [CALLEE, answer.as_str()];
     answering(namespace, Place::IPV4, Transport::Udp, 1, scripts, folder)
+}
+
+fn quick_answer() -> String {
+    ANSWER
+        .replace(r#"<pause milliseconds="400"/>"#, "")
+        .replace(r#"<action><exec rtp_stream="audio.ul,1,0"/></action>"#, "")
+        .replace("[rtpstream_audio_port]", "20000")
 }
 
 /// Starts a phone that calls ua2 again and again, `rate` times a second, with ACK and BYE in one
@@ -168,6 +174,92 @@ pub(crate) fn quick_caller(
     let (calls, rate) = (calls.to_string(), rate.to_string());
     let scenario = ["-sf", "quick.xml", "-m", &calls, "-r", &rate, "-l", &calls];
     sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
+}
+
+/// The same phone where packets get lost: an INVITE that comes again is no surprise to it, and the
+/// 200 is repeated until the ACK comes.
+pub(crate) fn patient_callee(
+    namespace: &Namespace,
+    transport: Transport,
+    folder: &Path,
+) -> Result<Process> {
+    const ACK: &str = "<recv request=\"ACK\"></recv>";
+    const AGAIN: &str =
+        "<label id=\"7\"/>\n<recv request=\"INVITE\" optional=\"true\" next=\"7\"/>\n";
+    let answer = quick_answer().replacen(ACK, &format!("{AGAIN}{ACK}"), 1);
+    let scripts = [CALLEE, answer.as_str()];
+    answering(namespace, Place::IPV4, transport, 1, scripts, folder)
+}
+
+/// The same as [`quick_caller`] where packets get lost: it repeats an INVITE for 32 s (RFC 3261
+/// section 17.1.1.2), and does without a 180.
+pub(crate) fn patient_caller(
+    namespace: &Namespace,
+    transport: Transport,
+    calls: u32,
+    rate: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let script = QUICK_CALLER
+        .replace("SIP/2.0/UDP", "SIP/2.0/[transport]")
+        .replace("[local_port]>", "[local_port];transport=[transport]>")
+        .replace(
+            "<recv response=\"180\"/>",
+            "<recv response=\"180\" optional=\"true\"/>",
+        )
+        // A BYE that takes long is answered 100 (RFC 4320 section 4.1).
+        .replace(
+            "<recv response=\"200\"/>",
+            "<recv response=\"100\" optional=\"true\"/>\n<recv response=\"200\"/>",
+        );
+    many_calls(namespace, transport, &script, calls, rate, folder)
+}
+
+/// Starts the phone that registers as ua2 and rings until the caller gives up.
+pub(crate) fn cancelled_callee(
+    namespace: &Namespace,
+    transport: Transport,
+    folder: &Path,
+) -> Result<Process> {
+    let scripts = [CALLEE, CANCEL_ANSWER];
+    answering(namespace, Place::IPV4, transport, 1, scripts, folder)
+}
+
+/// Starts a phone that calls ua2 again and again, and cancels each call while it rings.
+pub(crate) fn cancelling_caller(
+    namespace: &Namespace,
+    transport: Transport,
+    calls: u32,
+    rate: u32,
+    folder: &Path,
+) -> Result<Process> {
+    many_calls(namespace, transport, CANCEL_CALLER, calls, rate, folder)
+}
+
+fn many_calls(
+    namespace: &Namespace,
+    transport: Transport,
+    script: &str,
+    calls: u32,
+    rate: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let folder = prepare(namespace, folder, 1, 110.0)?;
+    fs::write(folder.join("calls.xml"), script)?;
+    let (calls, rate) = (calls.to_string(), rate.to_string());
+    let scenario = [
+        "-sf",
+        "calls.xml",
+        "-m",
+        &calls,
+        "-r",
+        &rate,
+        "-l",
+        &calls,
+        "-max_invite_retrans",
+        "7",
+    ];
+    sipp(namespace, Place::IPV4, transport, &scenario, &folder)
 }
 
 /// Starts a phone that registers as ua2 and answers OPTIONS.

@@ -10,6 +10,9 @@ use nix::sys::socket::{
 
 use crate::namespace::Namespace;
 
+/// The protocol number of UDP.
+pub(crate) const UDP: u8 = 17;
+
 /// Sends a whole IPv4 packet out of a namespace. The kernel fills in its checksum.
 pub(crate) fn send(namespace: &Namespace, packet: &[u8]) -> Result<()> {
     namespace.inside(|| {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 
 use crate::sandbox::{self, EXIT_SKIP};
 
+mod alternate;
 mod anchor_both;
 mod bad_config;
 mod baresip;
@@ -21,6 +22,7 @@ mod digest;
 mod dispatch;
 mod fragmented_invite;
 mod hostile_packets;
+mod internet;
 mod ipv6;
 mod kamailio_registrar;
 mod large_requests;
@@ -33,6 +35,7 @@ mod nat_rebind;
 mod ng_kamailio;
 mod offer_answer;
 mod ping;
+mod probes;
 mod relay_fallback;
 mod restart;
 mod rig;
@@ -84,6 +87,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "ping",
         about: "a phone behind a NAT is pinged; it stays while it answers, and goes when it does not",
         run: ping::run,
+    },
+    Scenario {
+        name: "probes",
+        about: "the ingress sees its concentrator drain, fall silent, come back; forged answers; a narrow path",
+        run: probes::run,
     },
     Scenario {
         name: "restart",
@@ -205,13 +213,73 @@ const SCENARIOS: &[Scenario] = &[
         about: "calls over IPv6 through the tunnel, UDP and TCP, with a flip, and to and from IPv4",
         run: ipv6::run,
     },
+    Scenario {
+        name: "alternate-udp",
+        about: "a router sends every second packet of the caller to the other edge: all of a call over UDP",
+        run: alternate::udp,
+    },
+    Scenario {
+        name: "alternate-tcp",
+        about: "the same over TCP",
+        run: alternate::tcp,
+    },
+    Scenario {
+        name: "alternate-cancel",
+        about: "the same, and each call is given up while it rings: CANCEL by another edge than its INVITE",
+        run: alternate::cancel,
+    },
+    Scenario {
+        name: "internet-catchments",
+        about: "BGP by BIRD and FRR: which edge each of six access networks reaches; a local node; IPv6",
+        run: internet::catchments,
+    },
+    Scenario {
+        name: "internet-drain",
+        about: "an edge is drained at 100 calls a second: GRACEFUL_SHUTDOWN, then withdrawn, then back",
+        run: internet::drain,
+    },
+    Scenario {
+        name: "internet-power-off",
+        about: "an edge loses its power; BFD finds out; calls begun meanwhile succeed by retransmission",
+        run: internet::power_off,
+    },
+    Scenario {
+        name: "internet-power-off-tcp",
+        about: "the same with calls over TCP, on connections that last",
+        run: internet::power_off_tcp,
+    },
+    Scenario {
+        name: "internet-slow",
+        about: "the same without BFD: packets vanish for 12 s, until the hold time is over",
+        run: internet::slow,
+    },
+    Scenario {
+        name: "internet-concentrator-loss",
+        about: "the concentrator hangs: every edge withdraws, and announces again when it is back",
+        run: internet::concentrator_loss,
+    },
+    Scenario {
+        name: "internet-concentrator-loss-tcp",
+        about: "the same with calls over TCP",
+        run: internet::concentrator_loss_tcp,
+    },
+    Scenario {
+        name: "internet-flapping",
+        about: "the tunnel of an edge is cut every other two seconds; the hold-down calms the route",
+        run: internet::flapping,
+    },
+    Scenario {
+        name: "internet-bad-hands",
+        about: "the route removed by hand, BIRD killed, the ingress killed, a foreign route in the way",
+        run: internet::bad_hands,
+    },
 ];
 
 /// The names, one a line with what it shows.
 pub(crate) fn list() -> String {
     SCENARIOS
         .iter()
-        .map(|scenario| format!("{:<20}{}\n", scenario.name, scenario.about))
+        .map(|scenario| format!("{:<31}{}\n", scenario.name, scenario.about))
         .collect()
 }
 
@@ -219,7 +287,10 @@ pub(crate) fn list() -> String {
 pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<ExitCode> {
     let chosen: Vec<&Scenario> = SCENARIOS
         .iter()
-        .filter(|scenario| name == "all" || name == scenario.name)
+        .filter(|scenario| {
+            let is_internet = scenario.name.starts_with("internet-");
+            name == "all" || name == scenario.name || name == "internet-all" && is_internet
+        })
         .collect();
     anyhow::ensure!(
         !chosen.is_empty(),
@@ -235,7 +306,7 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
         if code == ExitCode::SUCCESS {
             passed += 1;
         } else if code == ExitCode::from(EXIT_SKIP) {
-            println!("{:<20}skipped", scenario.name);
+            println!("{:<31}skipped", scenario.name);
             skipped += 1;
         } else {
             failed.push(scenario.name);
@@ -286,8 +357,9 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         Ok(figures) => ("passed", figures.clone()),
         Err(error) => ("failed", format!("{error:#}")),
     };
-    println!("{name:<20}{verdict} in {seconds:.1} s: {figures}");
-    fs::write(verdict_file(out, name), format!("{figures}\n"))?;
+    println!("{name:<31}{verdict} in {seconds:.1} s: {figures}");
+    fs::write(verdict_file(out, name), format!("{figures}
+"))?;
     result
         .map(drop)
         .map_err(|_| anyhow::anyhow!("{name} failed; its files are in {}", folder.display()))

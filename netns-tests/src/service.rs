@@ -259,6 +259,21 @@ impl Program {
         .with_context(|| format!("{last}\n{}", self.process.last_lines(15)))
     }
 
+    /// `/healthz` answers 200 now.
+    pub(crate) fn is_healthy(&self, namespace: &Namespace) -> Result<()> {
+        http::get(namespace, self.admin, "/healthz").map(drop)
+    }
+
+    /// Waits for the admin pages, whatever they say of its health.
+    pub(crate) fn wait_until_started(&mut self, namespace: &Namespace) -> Result<()> {
+        wait::until("a program's pages", READY, || {
+            self.process.check_alive()?;
+            Ok(http::get(namespace, self.admin, "/metrics").ok())
+        })
+        .with_context(|| self.process.last_lines(15))
+        .map(drop)
+    }
+
     /// `/status`.
     pub(crate) fn status(&self, namespace: &Namespace) -> Result<Value> {
         let body = http::get(namespace, self.admin, "/status")?;
@@ -345,6 +360,9 @@ key = {key:#x}
 source = "{source}"
 concentrators = ["{CONCENTRATOR}"]
 mtu = 1472
+[announcement]
+linger_s = 0
+graceful_s = 0
 "#
     )
 }

@@ -8,7 +8,7 @@
 //! * [`address_watch`]: addresses that come to this host and leave it.
 //! * [`tun`]: a TUN device with its MTU, read in batches.
 //! * [`device_drops`]: what the kernel dropped at a device.
-//! * [`routes`]: routes into a device and addresses on `lo`, taken away again when dropped.
+//! * [`routes`]: captured addresses, announced routes and addresses on `lo`, taken away again when dropped.
 //! * [`system`]: the kernel settings that the tunnel needs, set or checked with clear messages.
 //! * [`gre_socket`]: GRE over IPv4 or IPv6, one `sendmmsg` a batch and no copy of the packet.
 //! * [`udp_socket`]: UDP with the ToS octet of every datagram.

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::rtnetlink;
+use nix::libc;
+
+use crate::rtnetlink::{self, DeviceRoute, LookupRule};
 use crate::tun::TunDevice;
 
 /// A change that the kernel refused.
@@ -11,10 +13,15 @@ use crate::tun::TunDevice;
 pub enum RouteError {
     /// Somebody else's route is in the way; it is left alone.
     #[error(
-        "there is already a route to exactly {0}: remove it (ip route del {0}), \
-         because the packets to it must go into the tunnel device"
+        "somebody else's route to exactly the prefix of {address} is in table {table} with our metric: remove it, \
+         or change the metric or the table of ours"
     )]
-    Taken(IpAddr),
+    Taken {
+        /// The destination.
+        address: IpAddr,
+        /// The table.
+        table: u32,
+    },
     /// The route.
     #[error("cannot route {address} into {device}: {error}")]
     Route {
@@ -35,39 +42,190 @@ pub enum RouteError {
     },
 }
 
-/// A host route into a device; removed on drop.
-#[derive(Debug)]
-pub struct RouteIntoDevice {
-    destination: IpAddr,
-    index: u32,
+/// How our routes are told from everybody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marking {
+    /// The protocol number (rtm_protocol) of all of them.
+    pub protocol: u8,
+    /// The table that the captured addresses are looked up in.
+    pub table: u32,
 }
 
-impl RouteIntoDevice {
-    /// Adds a route for exactly this address. A route of the same kind that an earlier run left on
-    /// a persistent device is taken over.
-    pub fn add(destination: IpAddr, device: &TunDevice) -> Result<Self, RouteError> {
-        let index = device.index();
-        let added = match rtnetlink::add_route(destination, index) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                rtnetlink::remove_route(destination, index)
-                    .map_err(|_| RouteError::Taken(destination))?;
-                rtnetlink::add_route(destination, index)
-            }
-            other => other,
+/// The rule of a captured address comes before the main table (32766) and after `local` (0).
+const RULE_PRIORITY: u32 = 5_060;
+
+/// Packets to an address go into a device, whatever the main table says: the route stands in a
+/// table of its own, and a rule leads there. Both are removed on drop; the route vanishes with its
+/// device in any case, and a rule without it leads on to the main table.
+#[derive(Debug)]
+pub struct CapturedAddress {
+    route: DeviceRoute,
+    rule: LookupRule,
+}
+
+impl CapturedAddress {
+    /// Takes over what a killed earlier run left.
+    pub fn add(
+        destination: IpAddr,
+        device: &TunDevice,
+        marking: Marking,
+    ) -> Result<Self, RouteError> {
+        let Marking { protocol, table } = marking;
+        let route = DeviceRoute {
+            destination,
+            prefix_length: length_of(destination),
+            index: device.index(),
+            table,
+            metric: 0,
+            protocol,
         };
-        added.map_err(|error| RouteError::Route {
+        let rule = LookupRule {
+            destination,
+            table,
+            priority: RULE_PRIORITY,
+            protocol,
+        };
+        let failed = |error| RouteError::Route {
             address: destination,
             device: device.name().to_owned(),
             error,
-        })?;
-        Ok(Self { destination, index })
+        };
+        match rtnetlink::add_route(route) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                rtnetlink::remove_route(route).map_err(|_| RouteError::Taken {
+                    address: destination,
+                    table,
+                })?;
+                rtnetlink::add_route(route).map_err(failed)?;
+            }
+            other => other.map_err(failed)?,
+        }
+        // From here on dropping it cleans up.
+        let captured = Self { route, rule };
+        match rtnetlink::add_rule(rule) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(captured),
+            other => other.map(|()| captured).map_err(failed),
+        }
     }
 }
 
-impl Drop for RouteIntoDevice {
+impl Drop for CapturedAddress {
     fn drop(&mut self) {
-        if let Err(error) = rtnetlink::remove_route(self.destination, self.index) {
-            tracing::warn!(destination = %self.destination, %error, "cannot remove the route");
+        let destination = self.route.destination;
+        if let Err(error) = rtnetlink::remove_rule(self.rule) {
+            tracing::warn!(%destination, %error, "cannot remove the rule");
+        }
+        if let Err(error) = rtnetlink::remove_route(self.route) {
+            tracing::warn!(%destination, %error, "cannot remove the route");
+        }
+    }
+}
+
+fn length_of(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// A route in the main table that a BGP speaker redistributes, into our device so that it vanishes
+/// with it; removed on drop. Nobody's packets depend on it: that is [`CapturedAddress`].
+#[derive(Debug)]
+pub struct AnnouncedRoute {
+    route: DeviceRoute,
+    device: String,
+    metric: Option<u32>,
+}
+
+impl AnnouncedRoute {
+    /// Not there yet. The bits of the destination behind the prefix are 0.
+    pub fn new(destination: IpAddr, prefix_length: u8, device: &TunDevice, protocol: u8) -> Self {
+        Self {
+            route: DeviceRoute {
+                destination,
+                prefix_length,
+                index: device.index(),
+                table: u32::from(libc::RT_TABLE_MAIN),
+                metric: 0,
+                protocol,
+            },
+            device: device.name().to_owned(),
+            metric: None,
+        }
+    }
+
+    /// The first address of the prefix.
+    pub fn destination(&self) -> IpAddr {
+        self.route.destination
+    }
+
+    /// The metric that it stands in the table with.
+    pub fn metric(&self) -> Option<u32> {
+        self.metric
+    }
+
+    /// Has it there with this metric, or not at all. The new one comes before the old one goes. May
+    /// be called at any time: a route that somebody has removed comes back. True when the table was
+    /// changed.
+    pub fn set(&mut self, metric: Option<u32>) -> Result<bool, RouteError> {
+        let mut changed = false;
+        if let Some(metric) = metric {
+            changed = self.ensure(metric)?;
+        }
+        if let Some(old) = self.metric.filter(|old| Some(*old) != metric) {
+            self.remove(old)?;
+            changed = true;
+        }
+        self.metric = metric;
+        Ok(changed)
+    }
+
+    fn ensure(&self, metric: u32) -> Result<bool, RouteError> {
+        let route = DeviceRoute {
+            metric,
+            ..self.route
+        };
+        match rtnetlink::add_route(route) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if self.metric == Some(metric) {
+                    return Ok(false);
+                }
+                // Ours from an earlier run, or else somebody's.
+                rtnetlink::remove_route(route).map_err(|_| RouteError::Taken {
+                    address: route.destination,
+                    table: route.table,
+                })?;
+                rtnetlink::add_route(route)
+                    .map(|()| true)
+                    .map_err(|error| self.failed(error))
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn remove(&self, metric: u32) -> Result<(), RouteError> {
+        let route = DeviceRoute {
+            metric,
+            ..self.route
+        };
+        match rtnetlink::remove_route(route) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(self.failed(error)),
+            // Gone is gone.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: io::Error) -> RouteError {
+        RouteError::Route {
+            address: self.route.destination,
+            device: self.device.clone(),
+            error,
+        }
+    }
+}
+
+impl Drop for AnnouncedRoute {
+    fn drop(&mut self) {
+        if let Err(error) = self.set(None) {
+            tracing::warn!(%error, "cannot withdraw the route");
         }
     }
 }

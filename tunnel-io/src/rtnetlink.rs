@@ -28,36 +28,99 @@ pub(crate) fn set_link_up(index: u32, mtu: u32, queue_length: u32) -> io::Result
         .send()
 }
 
-/// Adds a route for exactly this address into the device; fails if there is one.
-pub(crate) fn add_route(destination: IpAddr, index: u32) -> io::Result<()> {
+/// A route for a prefix into a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceRoute {
+    pub(crate) destination: IpAddr,
+    pub(crate) prefix_length: u8,
+    /// The device.
+    pub(crate) index: u32,
+    pub(crate) table: u32,
+    /// The smallest wins; 0 is the kernel's default.
+    pub(crate) metric: u32,
+    /// Who made it (rtm_protocol).
+    pub(crate) protocol: u8,
+}
+
+/// Adds the route; fails if there is one with this destination and metric in the table.
+pub(crate) fn add_route(route: DeviceRoute) -> io::Result<()> {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    route(libc::RTM_NEWROUTE, flags, destination, index)
+    change_route(libc::RTM_NEWROUTE, flags, route)
 }
 
-/// Removes the route that [`add_route`] added.
-pub(crate) fn remove_route(destination: IpAddr, index: u32) -> io::Result<()> {
-    route(libc::RTM_DELROUTE, 0, destination, index)
+/// Removes exactly this route, and none that somebody else made.
+pub(crate) fn remove_route(route: DeviceRoute) -> io::Result<()> {
+    change_route(libc::RTM_DELROUTE, 0, route)
 }
 
-fn route(kind: u16, flags: i32, destination: IpAddr, index: u32) -> io::Result<()> {
-    let (family, octets) = octets(destination);
-    let scope = if destination.is_ipv4() {
+fn change_route(kind: u16, flags: i32, route: DeviceRoute) -> io::Result<()> {
+    let (family, octets) = octets(route.destination);
+    let scope = if route.destination.is_ipv4() {
         libc::RT_SCOPE_LINK
     } else {
         libc::RT_SCOPE_UNIVERSE
     };
-    // struct rtmsg: family, prefix lengths, tos, table, protocol, scope, type, flags.
-    let mut fixed = vec![family, octets.len() as u8 * 8, 0, 0];
+    // struct rtmsg: family, prefix lengths, tos, table, protocol, scope, type, flags. The table
+    // stands in an attribute, where it may have more than eight bits.
+    let mut fixed = vec![family, route.prefix_length, 0, 0];
     fixed.extend([
-        libc::RT_TABLE_MAIN,
-        libc::RTPROT_STATIC,
+        libc::RT_TABLE_UNSPEC,
+        route.protocol,
         scope,
         libc::RTN_UNICAST,
     ]);
     fixed.extend([0; 4]);
-    Request::new(kind, flags, &fixed)
+    let request = Request::new(kind, flags, &fixed)
         .attribute(libc::RTA_DST, &octets)
-        .attribute(libc::RTA_OIF, &index.to_ne_bytes())
+        .attribute(libc::RTA_OIF, &route.index.to_ne_bytes())
+        .attribute(libc::RTA_TABLE, &route.table.to_ne_bytes());
+    if route.metric == 0 {
+        return request.send();
+    }
+    request
+        .attribute(libc::RTA_PRIORITY, &route.metric.to_ne_bytes())
+        .send()
+}
+
+/// A rule that has packets to exactly one address looked up in a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LookupRule {
+    pub(crate) destination: IpAddr,
+    pub(crate) table: u32,
+    /// Rules are asked in this order; the main table has 32766.
+    pub(crate) priority: u32,
+    /// Who made it.
+    pub(crate) protocol: u8,
+}
+
+/// Adds the rule; fails if there is one like it.
+pub(crate) fn add_rule(rule: LookupRule) -> io::Result<()> {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    change_rule(libc::RTM_NEWRULE, flags, rule)
+}
+
+/// Removes the rule.
+pub(crate) fn remove_rule(rule: LookupRule) -> io::Result<()> {
+    change_rule(libc::RTM_DELRULE, 0, rule)
+}
+
+fn change_rule(kind: u16, flags: i32, rule: LookupRule) -> io::Result<()> {
+    // linux/fib_rules.h
+    const FRA_DST: u16 = 1;
+    const FRA_PRIORITY: u16 = 6;
+    const FRA_TABLE: u16 = 15;
+    const FRA_PROTOCOL: u16 = 21;
+    const FR_ACT_TO_TBL: u8 = 1;
+    let (family, octets) = octets(rule.destination);
+    // struct fib_rule_hdr: family, prefix lengths, tos, table, two reserved, action, flags.
+    let mut fixed = vec![family, octets.len() as u8 * 8, 0, 0];
+    fixed.extend([libc::RT_TABLE_UNSPEC, 0, 0, FR_ACT_TO_TBL]);
+    fixed.extend([0; 4]);
+    Request::new(kind, flags, &fixed)
+        .attribute(FRA_DST, &octets)
+        .attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes())
+        .attribute(FRA_TABLE, &rule.table.to_ne_bytes())
+        .attribute(FRA_PROTOCOL, &[rule.protocol])
         .send()
 }
 

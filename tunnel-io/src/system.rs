@@ -4,6 +4,9 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 /// A setting of the machine that keeps the tunnel from working.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,13 @@ pub fn require_ipv6_forwarding() -> Result<(), SystemError> {
         "the kernel does not forward packets to the service address into the tunnel",
         "1",
     )
+}
+
+/// CPU time, user and system, that the calling thread has used.
+pub fn thread_cpu_time() -> Duration {
+    let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    // The clock is there on every Linux.
+    used.map(Duration::from).unwrap_or_default()
 }
 
 /// True when the address is on an interface of this machine, so that the kernel would keep packets

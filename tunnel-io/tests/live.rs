@@ -8,7 +8,7 @@ use std::process::Command;
 use tunnel_io::DatagramBatch;
 use tunnel_io::device_drops::DeviceDrops;
 use tunnel_io::gre_socket::{GreBatch, GrePacket, GreSocket};
-use tunnel_io::routes::{LoopbackAddress, RouteIntoDevice};
+use tunnel_io::routes::{AnnouncedRoute, CapturedAddress, LoopbackAddress, Marking, RouteError};
 use tunnel_io::system;
 use tunnel_io::tun::TunDevice;
 use tunnel_io::udp_socket::{BatchSocket, UdpOptions};
@@ -123,11 +123,13 @@ fn a_route_is_taken_back_and_an_address_that_was_there_stays() {
         let tun = TunDevice::open("sipcast0", 1_472).unwrap();
         for text in [SERVICE, "2001:db8:5060::1"] {
             let service: IpAddr = text.parse().unwrap();
-            let route = RouteIntoDevice::add(service, &tun).unwrap();
+            let captured = CapturedAddress::add(service, &tun, MARKING).unwrap();
+            assert!(ip("rule", service).contains("lookup 5060"));
             // As left by an earlier run on a persistent device.
-            std::mem::forget(route);
-            drop(RouteIntoDevice::add(service, &tun).unwrap());
-            drop(RouteIntoDevice::add(service, &tun).unwrap());
+            std::mem::forget(captured);
+            drop(CapturedAddress::add(service, &tun, MARKING).unwrap());
+            assert!(!ip("rule", service).contains("lookup 5060"));
+            drop(CapturedAddress::add(service, &tun, MARKING).unwrap());
 
             let first = LoopbackAddress::add(service).unwrap();
             drop(LoopbackAddress::add(service).unwrap());
@@ -136,6 +138,66 @@ fn a_route_is_taken_back_and_an_address_that_was_there_stays() {
             assert!(!system::is_local_address(service).unwrap());
         }
     });
+}
+
+#[test]
+fn an_announced_route_changes_its_metric_comes_back_and_leaves_others_alone() {
+    in_own_namespace(|| async {
+        let tun = TunDevice::open("sipcast0", 1_472).unwrap();
+        for (text, length) in [
+            (SERVICE, 32),
+            ("198.51.100.0", 24),
+            ("2001:db8:5060::1", 128),
+        ] {
+            let service: IpAddr = text.parse().unwrap();
+            let shown = || ip("route show proto 60", service);
+            let mut route = AnnouncedRoute::new(service, length, &tun, MARKING.protocol);
+            assert!(route.set(Some(100)).unwrap());
+            assert!(!route.set(Some(100)).unwrap(), "it is there already");
+            assert!(route.set(Some(200)).unwrap());
+            let table = shown();
+            assert!(
+                table.contains("metric 200") && !table.contains("metric 100"),
+                "{table}"
+            );
+            // Somebody flushes our routes.
+            ip("route flush proto 60", service);
+            assert!(route.set(Some(200)).unwrap());
+            assert!(shown().contains("metric 200"));
+            assert!(route.set(None).unwrap());
+            assert_eq!(shown().trim(), "");
+
+            let foreign = format!("{text}/{length} dev lo metric 100");
+            ip(&format!("route add {foreign}"), service);
+            let taken = route.set(Some(100));
+            assert!(matches!(taken, Err(RouteError::Taken { .. })), "{taken:?}");
+            assert_eq!(route.metric(), None);
+            ip(&format!("route del {foreign}"), service);
+            assert!(route.set(Some(100)).unwrap());
+            drop(route);
+            assert_eq!(shown().trim(), "");
+        }
+    });
+}
+
+const MARKING: Marking = Marking {
+    protocol: 60,
+    table: 5_060,
+};
+
+/// What `ip` says, in the family of the address.
+fn ip(arguments: &str, family_of: IpAddr) -> String {
+    let family = if family_of.is_ipv4() { "-4" } else { "-6" };
+    let output = Command::new("ip")
+        .arg(family)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "ip {family} {arguments}: {output:?}"
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -170,7 +232,7 @@ fn packets_that_do_not_fit_the_queue_of_a_device_are_counted_by_the_kernel() {
     in_own_namespace(|| async {
         let tun = TunDevice::open("sipcast0", 1_472).unwrap();
         let service: IpAddr = SERVICE.parse().unwrap();
-        let _route = RouteIntoDevice::add(service, &tun).unwrap();
+        let _captured = CapturedAddress::add(service, &tun, MARKING).unwrap();
         let lo = LoopbackAddress::add("192.0.2.1".parse().unwrap()).unwrap();
         let phone = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
         let drops = || DeviceDrops::of("sipcast0").unwrap().unwrap();

@@ -377,3 +377,26 @@ fn address(text: &str) -> IpAddr {
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
+
+#[test]
+fn a_probe_of_an_edge_itself_is_accepted_and_nobody_elses() {
+    let table = table();
+    let probe = |from: &str, to: &str| gre(KEY2, &udp(from, to, 2));
+    let accepted = |packet: &[u8]| {
+        let accepted = table.accept(address(EDGE2), packet);
+        accepted.map(|accepted| (accepted.edge, accepted.is_probe))
+    };
+    // Also where the edge's own address is not among the sources that it may carry.
+    assert_eq!(
+        accepted(&probe("10.0.2.2:7061", "10.0.9.2:7061")),
+        Ok((1, true))
+    );
+    assert_eq!(
+        accepted(&probe("203.0.113.7:7061", "10.0.9.2:7061")),
+        Err(Refusal::ProbeSource)
+    );
+    assert_eq!(
+        accepted(&probe("10.0.2.2:7061", "10.0.9.2:7062")),
+        Err(Refusal::InnerDestination)
+    );
+}

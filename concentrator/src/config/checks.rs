@@ -102,10 +102,17 @@ pub(super) fn check_tunnel(tunnel: &TunnelFile) -> Result<Tunnel, Problem> {
             format!("{device:?} cannot name a device; use 1 to {MAX_DEVICE_NAME} letters"),
         );
     }
+    if tunnel.probe_port == 0 {
+        return problem(
+            "tunnel.probe_port",
+            "0 is not a port; name the one that the edges probe".to_owned(),
+        );
+    }
     Ok(Tunnel {
         listen,
         mtu: tunnel.mtu,
         device: device.clone(),
+        probe_port: tunnel.probe_port,
     })
 }
 

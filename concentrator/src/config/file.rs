@@ -77,6 +77,13 @@ pub struct TunnelFile {
     /// The name of the TUN device.
     #[serde(default = "default_device")]
     pub device: String,
+    /// The UDP port that the edges' probes are for.
+    #[serde(default = "default_probe_port")]
+    pub probe_port: u16,
+}
+
+fn default_probe_port() -> u16 {
+    wire::probe::DEFAULT_PORT
 }
 
 fn default_mtu() -> u16 {

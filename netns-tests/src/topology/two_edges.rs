@@ -229,6 +229,25 @@ table ip filter {{
             .map(drop)
     }
 
+    /// From now on r1 sends every second packet to the service address to edge2, as a router that
+    /// balances packet by packet would.
+    pub(crate) fn alternate_packets(&self) -> Result<()> {
+        self.r1.nft(&format!(
+            r#"
+table ip alternate {{
+    chain pre {{
+        type filter hook prerouting priority raw
+        ip daddr {SERVICE} numgen inc mod 2 1 meta mark set 1
+    }}
+}}
+"#
+        ))?;
+        self.r1.run(&format!(
+            "ip route add {SERVICE}/32 via 10.0.12.2 table 100"
+        ))?;
+        self.r1.run("ip rule add fwmark 1 table 100").map(drop)
+    }
+
     /// From now on r1 sends every second fragment of 8-byte units to edge2, as a router that
     /// balances packet by packet would.
     pub(crate) fn split_fragments(&self) -> Result<()> {

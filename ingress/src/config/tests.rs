@@ -1,0 +1,170 @@
+use super::*;
+
+const GOOD: &str = r#"
+    service_addresses = ["198.51.100.1"]
+    mark = 1
+    [tunnel]
+    key = 0x1001
+    source = "10.0.1.2"
+    concentrators = ["10.0.9.2"]
+"#;
+
+fn check(text: &str) -> Result<Config, String> {
+    let path = Path::new("ingress.toml");
+    admin::config::parse(path, text)
+        .and_then(|file| Config::check(path, file))
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn what_is_left_out_has_its_documented_default() {
+    let config = check(GOOD).unwrap();
+    assert_eq!(config.relay.to_string(), "0x1001/1");
+    assert_eq!(config.tunnel.mtu, 1_472);
+    assert_eq!(config.tunnel.outer_dscp, 0);
+    assert_eq!(config.tunnel.device, "sipcast0");
+    assert_eq!(config.admin_listen.to_string(), "127.0.0.1:9101");
+}
+
+#[test]
+fn a_tunnel_over_ipv6_has_a_smaller_default_mtu() {
+    let text = GOOD
+        .replace("10.0.1.2", "2001:db8::1")
+        .replace("10.0.9.2", "2001:db8::2");
+    assert_eq!(check(&text).unwrap().tunnel.mtu, 1_452);
+}
+
+#[test]
+fn each_mistake_is_reported_under_its_key() {
+    let cases = [
+        (
+            "[\"198.51.100.1\"]",
+            "[]",
+            "service_addresses: name at least one",
+        ),
+        (
+            "[\"198.51.100.1\"]",
+            "[\"224.0.0.1\"]",
+            "service_addresses[0]: 224.0.0.1",
+        ),
+        (
+            "[\"198.51.100.1\"]",
+            "[\"198.51.100.1\", \"198.51.100.1\"]",
+            "named twice",
+        ),
+        ("mark = 1", "mark = 0", "mark: 0 is not a mark; use 1 to 63"),
+        ("mark = 1", "mark = 64", "mark: 64 is not a mark"),
+        ("mark = 1", "marks = 1", "unknown field `marks`"),
+        ("mark = 1", "mark = -1", "line 3"),
+        (
+            "[\"10.0.9.2\"]",
+            "[\"10.0.9.2\", \"10.0.9.3\"]",
+            "exactly one concentrator",
+        ),
+        (
+            "[\"10.0.9.2\"]",
+            "[]",
+            "exactly one concentrator, there are 0",
+        ),
+        ("[\"10.0.9.2\"]", "[\"2001:db8::2\"]", "same IP version"),
+        (
+            "[\"10.0.9.2\"]",
+            "[\"198.51.100.1\"]",
+            "is a service address",
+        ),
+        ("\"10.0.1.2\"", "\"0.0.0.0\"", "tunnel.source: 0.0.0.0"),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nmtu = 500",
+            "tunnel.mtu: 500 is too small",
+        ),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nouter_dscp = 64",
+            "tunnel.outer_dscp: 64",
+        ),
+        (
+            "key = 0x1001",
+            "key = 0x1001\ndevice = \"0123456789012345\"",
+            "tunnel.device",
+        ),
+        ("key = 0x1001", "key = 0x1_0000_0000", "line 5"),
+        (
+            "[tunnel]",
+            "[probes]\ninterval_ms = 19\n[tunnel]",
+            "probes.interval_ms: 19",
+        ),
+        (
+            "[tunnel]",
+            "[probes]\nmisses = 1\n[tunnel]",
+            "probes.misses: 1",
+        ),
+        (
+            "[tunnel]",
+            "[probes]\npad_every = 1\n[tunnel]",
+            "probes.pad_every: 1",
+        ),
+        ("[tunnel]", "[probes]\nport = 0\n[tunnel]", "probes.port: 0"),
+        (
+            "[tunnel]",
+            "[announcement]\nprefixes = [\"198.51.100.1/24\"]\n[tunnel]",
+            "announcement.prefixes: 198.51.100.1/24 has bits behind its length",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nprefixes = [\"198.51.101.0/24\"]\n[tunnel]",
+            "no service address in 198.51.101.0/24",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nprefixes = []\n[tunnel]",
+            "198.51.100.1 is in none of them",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nprotocol = 4\n[tunnel]",
+            "announcement.protocol: 4 is the kernel's own",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\ntable = 254\n[tunnel]",
+            "announcement.table: 254",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nmetric = 0\n[tunnel]",
+            "announcement.metric: 0",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nmetric = 200\n[tunnel]",
+            "announcement.drain_metric: it must differ",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nhold_down_s = 301\n[tunnel]",
+            "announcement.hold_down_max_s",
+        ),
+        (
+            "[tunnel]",
+            "[announcement]\nlinger_s = 100000\n[tunnel]",
+            "announcement.linger_s",
+        ),
+    ];
+    for (good, bad, expected) in cases {
+        let error = check(&GOOD.replace(good, bad)).unwrap_err();
+        assert!(error.starts_with("ingress.toml: "), "{error}");
+        assert!(error.contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[test]
+fn an_ipv6_service_address_needs_an_mtu_of_1280() {
+    let text = GOOD
+        .replace(
+            "[\"198.51.100.1\"]",
+            "[\"198.51.100.1\", \"2001:db8:a::1\"]",
+        )
+        .replace("key = 0x1001", "key = 0x1001\nmtu = 1279");
+    assert!(check(&text).unwrap_err().contains("at least 1280"));
+}

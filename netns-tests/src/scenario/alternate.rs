@@ -1,0 +1,150 @@
+//! A router that balances packet by packet: of the caller's packets to the service every second one
+//! goes through the other edge. So the route flips between any two packets of REGISTER, INVITE, ACK,
+//! two re-INVITEs and BYE.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::baresip::bindings;
+use crate::call::{self, Middle, Plan};
+use crate::capture::Capture;
+use crate::phone::{self, Script, Transport};
+use crate::service::{KEY1, KEY2, Service};
+use crate::topology::two_edges::{NAT_A, TwoEdges};
+use crate::verdict;
+use crate::wait;
+
+const SECONDS: u32 = 6;
+/// Calls that are given up.
+const CANCELLED: u32 = 30;
+
+pub(super) fn udp(folder: &Path) -> Result<String> {
+    run(folder, Transport::Udp, Script::Offers)
+}
+
+pub(super) fn tcp(folder: &Path) -> Result<String> {
+    run(folder, Transport::Tcp, Script::Plain)
+}
+
+fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
+    let net = TwoEdges::build()?;
+    let mut service = Service::start(&net, folder)?;
+    net.alternate_packets()?;
+    let plan = Plan {
+        transport,
+        script,
+        seconds: SECONDS,
+        padding: 0,
+        middle: Middle::Nothing,
+    };
+    let record = call::place(&net, &mut service, plan, folder, &|_| {})?;
+    ensure!(
+        record.caller.success(),
+        "the caller's scenario failed\n{}",
+        record.complaints
+    );
+    ensure!(
+        record.after.calls == 0,
+        "a call is left after the BYE: {}",
+        record.after
+    );
+    let figures = verdict::figures(&record);
+    if transport == Transport::Tcp {
+        ensure!(
+            figures.connections == 1,
+            "{} connections were opened",
+            figures.connections
+        );
+    }
+    // Over TCP a segment with a message may be anywhere among acknowledgements: any packet counts.
+    let packets = record.seen.concentrator.iter().filter_map(|packet| {
+        let (key, inner) = packet.gre()?;
+        (inner.source == NAT_A).then_some(key)
+    });
+    let keys: Vec<u32> = packets.collect();
+    let ways: BTreeSet<u32> = keys.iter().copied().collect();
+    ensure!(
+        ways == BTreeSet::from([KEY1, KEY2]),
+        "ua1's packets came with the keys {ways:x?}"
+    );
+    let flips = keys.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    ensure!(
+        flips * 2 > keys.len(),
+        "{flips} flips between {} packets",
+        keys.len()
+    );
+    for (name, way) in [
+        ("ua1 to ua2", &figures.to_callee),
+        ("ua2 to ua1", &figures.to_caller),
+    ] {
+        let lost = way.sent - way.received;
+        ensure!(
+            way.sent > 0 && lost * 100 <= way.sent,
+            "{name}: {} of {} RTP packets arrived",
+            way.received,
+            way.sent
+        );
+    }
+    Ok(format!(
+        "{flips} flips between {} packets of the caller",
+        keys.len()
+    ))
+}
+
+/// Calls that are cancelled while they ring.
+pub(super) fn cancel(folder: &Path) -> Result<String> {
+    let mut figures = Vec::new();
+    for transport in [Transport::Udp, Transport::Tcp] {
+        figures.push(cancelled(&folder.join(transport.to_string()), transport)?);
+    }
+    Ok(figures.join("; "))
+}
+
+fn cancelled(folder: &Path, transport: Transport) -> Result<String> {
+    std::fs::create_dir_all(folder)?;
+    let net = TwoEdges::build()?;
+    let mut service = Service::start(&net, folder)?;
+    net.alternate_packets()?;
+    let mut callee = phone::cancelled_callee(&net.ua2, transport, folder)?;
+    wait::until("ua2 to register", Duration::from_secs(10), || {
+        callee.check_alive()?;
+        Ok((!bindings(&net, &service)?.is_empty()).then_some(()))
+    })?;
+    let capture = Capture::start(&net.concentrator, "eth0", folder)?;
+    let mut caller = phone::cancelling_caller(&net.ua1, transport, CANCELLED, 10, folder)?;
+    let complaints = || std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
+    let status = caller
+        .wait(Duration::from_secs(60))
+        .with_context(complaints)?;
+    ensure!(status.success(), "calls failed: {}", complaints());
+    callee.stop()?;
+    service.check_alive()?;
+    wait::until("no call to be left", Duration::from_secs(12), || {
+        Ok((service.calls(&net)? == 0).then_some(()))
+    })?;
+    let (mut invites, mut crossed) = (HashMap::new(), 0);
+    for packet in capture.stop()? {
+        let Some((key, inner)) = packet.gre() else {
+            continue;
+        };
+        let Some(segment) = inner.transport() else {
+            continue;
+        };
+        let (Some(line), Some(call)) = (segment.sip_start_line(), segment.sip_header("Call-ID"))
+        else {
+            continue;
+        };
+        if line.starts_with("INVITE") {
+            invites.insert(call, key);
+        } else if line.starts_with("CANCEL") && invites.get(&call).is_some_and(|of| *of != key) {
+            crossed += 1;
+        }
+    }
+    ensure!(crossed > 0, "every CANCEL came by the edge of its INVITE");
+    Ok(format!(
+        "{transport}: {CANCELLED} calls cancelled, {crossed} by another edge than their INVITE"
+    ))
+}

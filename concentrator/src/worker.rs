@@ -141,8 +141,10 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             () = tokio::time::sleep_until(deadline.into()) => {}
         }
         let now = now();
-        // Nor may it stop the clock.
-        worker.handle_timeout(now);
+        // Nor may it stop the clock. What was set since then is not due yet.
+        if now >= deadline {
+            worker.handle_timeout(now);
+        }
         if now >= next_snapshot {
             next_snapshot = now + SNAPSHOT_INTERVAL;
             tunnel.publish();
@@ -324,9 +326,6 @@ impl Worker {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.deadline() > now {
-            return;
-        }
         self.calls.relays.handle_timeout(now);
         self.proxy.handle_timeout(&mut self.calls, now);
     }

@@ -1,7 +1,8 @@
 //! A hasher for keys that no sender has a say in: numbers that we gave out ourselves, and secretly
 //! keyed hashes that nobody is told.
 //!
-//! All other keys stay with the standard library's keyed hasher: who may choose keys would choose
+//! All other keys stay with keyed hashers, the standard library's where anybody may fill a map, hashbrown's
+//! quicker one where only our users may: who may choose keys would choose
 //! those that meet.
 
 use std::collections::HashMap;

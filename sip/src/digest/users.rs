@@ -8,9 +8,9 @@
 //! An algorithm is offered when all users have it, since a challenge goes out before anybody has
 //! said who is asking.
 
-use std::collections::HashMap;
 use std::fmt;
 
+use hashbrown::HashMap;
 use thiserror::Error;
 
 use super::{Algorithm, hex_digit};

@@ -5,13 +5,15 @@
 //! [`Bindings::unindex`], so none can outgrow the bindings; [`Bindings::refresh`] touches those that
 //! a change concerns, which is mostly that of the deadlines alone.
 //!
+//! Only who may register gets into the maps, so their hashes need not withstand a flood of strangers.
 //! A name is a keyed hash of who the user agent is ([`super::Registrar::name_of`]); requests of a
 //! dialog find its newest flow by it. 0 is no name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::Instant;
 
+use hashbrown::HashMap;
 use wire::mark::RelayId;
 
 use super::ids::IdSet;

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+/// Embeds an object, aligned as [`Steering::attach`] needs it.
+pub use aya::include_bytes_aligned;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, SockMap};
 use aya::programs::{ProgramError, SkLookup};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};

@@ -64,6 +64,19 @@ struct {
     __type(value, __u64);
 } dropped SEC(".maps");
 
+// A word of the context at a constant offset: left to itself clang may compute the address first, which the
+// kernel refuses.
+#define WORD(ctx, offset)                                                                          \
+    ({                                                                                             \
+        __u32 word;                                                                                \
+        asm volatile("%0 = *(u32 *)(%1 + %2)"                                                      \
+                     : "=r"(word)                                                                  \
+                     : "r"(ctx), "i"(offset));                                                     \
+        word;                                                                                      \
+    })
+#define IPV4(ctx) WORD(ctx, __builtin_offsetof(struct bpf_sk_lookup, local_ip4))
+#define IPV6(ctx, n) WORD(ctx, __builtin_offsetof(struct bpf_sk_lookup, local_ip6) + 4 * (n))
+
 static __attribute__((always_inline)) void count(__u32 what)
 {
     __u64 *counter = bpf_map_lookup_elem(&dropped, &what);
@@ -76,11 +89,11 @@ static __attribute__((always_inline)) int is_ours(const struct bpf_sk_lookup *ct
     if (ctx->protocol != PROTOCOL_UDP || ctx->local_port < first_port || ctx->local_port > last_port)
         return 0;
     if (ctx->family == FAMILY_IPV4)
-        return media_ipv4 && ctx->local_ip4 == media_ipv4;
+        return media_ipv4 && IPV4(ctx) == media_ipv4;
     return ctx->family == FAMILY_IPV6 &&
            (media_ipv6[0] | media_ipv6[1] | media_ipv6[2] | media_ipv6[3]) &&
-           ctx->local_ip6[0] == media_ipv6[0] && ctx->local_ip6[1] == media_ipv6[1] &&
-           ctx->local_ip6[2] == media_ipv6[2] && ctx->local_ip6[3] == media_ipv6[3];
+           IPV6(ctx, 0) == media_ipv6[0] && IPV6(ctx, 1) == media_ipv6[1] &&
+           IPV6(ctx, 2) == media_ipv6[2] && IPV6(ctx, 3) == media_ipv6[3];
 }
 
 // The owner of the pair, or 0 when the datagram is to be dropped.

@@ -16,6 +16,7 @@ use aya::maps::{Array, MapData, MapError, PerCpuArray, SockMap};
 use aya::programs::{ProgramError, SkLookup};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use tracing::debug;
 
 use crate::shared_ports::{Family, SharedReceiver};
 
@@ -39,7 +40,7 @@ pub enum SteeringError {
     #[error(
         "the kernel does not run the BPF program; it needs Linux 5.9 and CAP_BPF with CAP_NET_ADMIN"
     )]
-    Attach(#[source] Box<ProgramError>),
+    Attach(#[source] io::Error),
     /// The object has other maps than this file knows.
     #[error("the BPF program and this one do not fit together: {0}")]
     Mismatch(&'static str),
@@ -59,7 +60,17 @@ impl From<EbpfError> for SteeringError {
 
 impl From<ProgramError> for SteeringError {
     fn from(error: ProgramError) -> Self {
-        Self::Attach(Box::new(error))
+        match error {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } => {
+                debug!(%verifier_log, "the BPF program is refused");
+                Self::Attach(io_error)
+            }
+            ProgramError::SyscallError(error) => Self::Attach(error.io_error),
+            other => Self::Attach(io::Error::other(other)),
+        }
     }
 }
 

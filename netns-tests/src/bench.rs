@@ -54,7 +54,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "relay/sessions",
-        about: "memory of as many sessions as the limit of open files allows, 10,000 at most",
+        about: "memory of 10,000 sessions at once, where the limit of open files allows them",
         run: relay::run_sessions,
     },
     Bench {
@@ -94,7 +94,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "standby",
-        about: "how long media stop when a relay's host dies, at 20 to 4,900 sessions; no peer",
+        about: "how long media stop when a relay's host dies, at 20 to 5,000 sessions; no peer",
         run: standby::run,
     },
 ];

@@ -26,7 +26,7 @@ use crate::command;
 use crate::http;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::service::binary;
+use crate::service::{binary, with_media_sockets};
 use crate::wait;
 
 /// The name of the pair.
@@ -131,7 +131,7 @@ impl Host {
     pub(crate) fn start_agent(&mut self) -> Result<()> {
         self.starts += 1;
         let file = self.folder.join(format!("{}.toml", self.name));
-        fs::write(&file, &self.config)?;
+        fs::write(&file, with_media_sockets(&self.config))?;
         let program = binary("sipcast-rtp-agent")?;
         let (failed, pid) = (self.failed(), self.pid_file());
         let arguments = [&failed, &pid, &program].map(|path| path.to_string_lossy().into_owned());

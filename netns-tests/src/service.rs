@@ -336,6 +336,10 @@ pub(crate) fn start_program(
 ) -> Result<Program> {
     let file = folder.join(format!("{name}.toml"));
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port));
+    let config = match program {
+        "sipcast-rtp-agent" => with_media_sockets(config),
+        _ => config.to_owned(),
+    };
     fs::write(&file, format!("{config}\n[admin]\nlisten = \"{admin}\"\n"))?;
     let program = binary(program)?;
     let arguments = ["--config", &file.to_string_lossy()];
@@ -347,6 +351,18 @@ pub(crate) fn start_program(
         folder,
     )?;
     Ok(Program { process, admin })
+}
+
+/// Which `media.sockets` the relays of the lab have: those of this variable, if it is set.
+pub(crate) const MEDIA_SOCKETS: &str = "SIPCAST_LAB_MEDIA_SOCKETS";
+
+/// The file of a relay with [`MEDIA_SOCKETS`].
+pub(crate) fn with_media_sockets(config: &str) -> String {
+    let Ok(sockets) = std::env::var(MEDIA_SOCKETS) else {
+        return config.to_owned();
+    };
+    let with = format!("[media]\nsockets = \"{sockets}\"\n");
+    config.replacen("[media]\n", &with, 1)
 }
 
 /// ingress.toml of an edge.

@@ -62,6 +62,21 @@ pub struct Media {
     pub max_held: usize,
     /// How packets are waited for.
     pub threads: MediaThreads,
+    /// How ports are had.
+    pub sockets: Sockets,
+}
+
+/// `media.sockets`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sockets {
+    /// Shared where that is possible, else one for every port.
+    #[default]
+    Auto,
+    /// Few for all ports, or the program does not start.
+    Shared,
+    /// One for every port.
+    PerPort,
 }
 
 /// The `[control]` section.
@@ -121,6 +136,8 @@ struct MediaFile {
     threads: Option<u16>,
     #[serde(default = "gather_us")]
     gather_us: u32,
+    #[serde(default)]
+    sockets: Sockets,
 }
 
 #[derive(Debug, Deserialize)]
@@ -321,6 +338,7 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
             threads: threads.into(),
             gather: Duration::from_micros(file.gather_us.into()),
         },
+        sockets: file.sockets,
     })
 }
 
@@ -448,6 +466,11 @@ mod tests {
                 "delete_delay_s = 30",
                 "delete_delay_s = 3601",
                 "ng.delete_delay_s: out of range",
+            ),
+            (
+                "sockets = \"auto\"",
+                "sockets = \"many\"",
+                "unknown variant `many`, expected one of `auto`, `shared`, `per-port`",
             ),
             ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
             (

@@ -10,13 +10,13 @@ use admin::run::Shutdown;
 use anyhow::Context as _;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::config::{Config, Control, Media, Standby};
+use crate::config::{Config, Control, Media, Sockets, Standby};
 use crate::control_link::{Dialler, dial_forever};
 use crate::ng::{self, listener::SharedServer, query::Clock};
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
-use crate::sockets::{SharedEngine, now};
+use crate::sockets::{Location, MediaPorts, SharedEngine, now};
 use crate::standby::link::{self, SharedPair, while_active};
 use crate::standby::pair::{Pair, PairConfig};
 use crate::{file_limit, metrics};
@@ -30,7 +30,7 @@ const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Runs until the shutdown.
 pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
-    file_limit::raise(files_needed(&config.media)).context(FILES)?;
+    let ports = media_ports(&config)?;
     // One of a pair starts where the addresses are not, too.
     for address in config
         .media
@@ -48,9 +48,9 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let engine = SharedEngine::new(
         Relay::new(relay_config),
         concentrators.len(),
-        config.media.threads,
-        config.standby.is_some(),
-    )?;
+        ports,
+        config.media.threads.gather,
+    );
     let mut tasks = JoinSet::new();
     let pair = match &config.standby {
         Some(standby) => Some(start_standby(&config, standby, &engine, &mut tasks).await?),
@@ -89,7 +89,12 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     for socket in ng_sockets {
         tasks.spawn(ng.clone().serve(socket));
     }
-    info!(name = config.name, addresses = ?config.media.addresses, "relaying");
+    info!(
+        name = config.name,
+        addresses = ?config.media.addresses,
+        sockets = engine.ports().name(),
+        "relaying"
+    );
 
     tokio::select! {
         () = shutdown.requested() => {}
@@ -101,6 +106,39 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     engine.with(Relay::handle_drain);
     tokio::time::sleep(FAREWELL).await;
     Ok(())
+}
+
+/// The ports, in the way that the configuration wants, with as many files as that needs.
+fn media_ports(config: &Config) -> anyhow::Result<MediaPorts> {
+    let media = &config.media;
+    let freebind = config.standby.is_some();
+    let shared = || {
+        file_limit::raise(OTHER_FILES)?;
+        let at = Location {
+            addresses: &media.addresses,
+            ports: media.ports,
+            freebind,
+        };
+        MediaPorts::shared(at, media.threads.threads)
+    };
+    match media.sockets {
+        Sockets::Shared => {
+            return shared().context("media.sockets is \"shared\", and that is not possible here");
+        }
+        Sockets::Auto => match shared() {
+            Ok(ports) => return Ok(ports),
+            Err(reason) => {
+                let reason = format!("{reason:#}");
+                warn!(
+                    reason,
+                    "a socket for every media port: they cannot share a few"
+                );
+            }
+        },
+        Sockets::PerPort => {}
+    }
+    file_limit::raise(files_needed(media)).context(FILES)?;
+    Ok(MediaPorts::per_port(media.threads.threads, freebind)?)
 }
 
 /// Keeps a link to every concentrator; one of a pair only while it is in charge.
@@ -184,6 +222,7 @@ fn status(
     let Some(page) = status.as_object_mut() else {
         return status;
     };
+    page.insert("media_sockets".to_owned(), engine.ports().name().into());
     if let Some(ng) = ng {
         let ng = serde_json::to_value(ng.with(ng::metrics::Status::of));
         page.insert("ng".to_owned(), ng.unwrap_or_default());

@@ -14,9 +14,10 @@ use clap::Parser;
 ///
 /// With the section `ng` it does the same for a stock Kamailio or OpenSIPS, which then needs no rtpengine.
 ///
-/// It needs no capabilities. A call takes four UDP sockets, which stay open for the calls after it: the
-/// hard limit of open files (LimitNOFILE) must be above the number of media.ports. Keep those out of the
-/// system's own use:
+/// With CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW few sockets serve all ports (Linux 5.9). Without them it needs no
+/// capabilities, and a call takes four UDP sockets, which stay open for the calls after it: the hard limit of
+/// open files (LimitNOFILE) must be above the number of media.ports. Keep those out of the system's own use
+/// in either case:
 /// sysctl -w net.ipv4.ip_local_reserved_ports=30000-39999
 ///
 /// SIGINT and SIGTERM end it, and with it the media of its calls; a second signal ends it at once.

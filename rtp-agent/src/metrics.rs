@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use crate::relay::Troubles;
 use crate::relay::report::{Gauges, Silences, Totals};
-use crate::sockets::{SharedEngine, SocketCounts, SocketDrops, now};
+use crate::sockets::{SharedDrops, SharedEngine, SocketCounts, SocketDrops, now};
 use crate::standby::link::SharedPair;
 use crate::standby::pair::Pair;
 
@@ -34,12 +34,16 @@ impl Collector for RelayCollector {
             .engine
             .with(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
         let drops = self.engine.drops();
-        let sockets = self.engine.sockets();
+        let ports = self.engine.ports();
+        let sockets = ports.counts();
+        let shared = ports.drops();
         let pair = self.pair.as_ref();
         let (pair_gauges, pair_counters) = pair
             .map(|pair| pair.look(|pair| (pair_gauge_rows(pair), pair_counter_rows(pair))))
             .unzip();
-        let rows = gauge_rows(&gauges).into_iter().chain(socket_rows(sockets));
+        let rows = gauge_rows(&gauges)
+            .into_iter()
+            .chain(socket_rows(sockets, shared.is_some()));
         for (name, help, value) in rows.chain(pair_gauges.into_iter().flatten()) {
             let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
@@ -52,7 +56,8 @@ impl Collector for RelayCollector {
         let name = "sipcast_relay_packets_rejected";
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut family = encoder.encode_descriptor(name, "Packets dropped", None, kind)?;
-        for (reason, value) in rejected_rows(&totals, &troubles, drops) {
+        let rows = rejected_rows(&totals, &troubles, drops).into_iter();
+        for (reason, value) in rows.chain(shared.map(shared_rows).into_iter().flatten()) {
             let labels = [("reason", reason)];
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
         }
@@ -79,11 +84,16 @@ fn gauge_rows(gauges: &Gauges) -> [Row; 6] {
     ]
 }
 
-const fn socket_rows(sockets: SocketCounts) -> [Row; 2] {
+fn socket_rows(sockets: SocketCounts, are_shared: bool) -> [Row; 3] {
     [
         (
+            "sipcast_relay_sockets_shared",
+            "1 where all media ports share few sockets",
+            u64::from(are_shared),
+        ),
+        (
             "sipcast_relay_sockets_open",
-            "Media sockets of sessions and leases",
+            "Media sockets of sessions and leases, or those that they share",
             sockets.open,
         ),
         (
@@ -156,6 +166,15 @@ const fn rejected_rows(
         ("oversize", drops.oversize),
         ("send_failed", drops.send_failed),
         ("no_session", troubles.no_session),
+    ]
+}
+
+/// Only where ports share sockets: otherwise the kernel counts these socket by socket.
+const fn shared_rows(drops: SharedDrops) -> [(&'static str, u64); 3] {
+    [
+        ("unopened_port", drops.unopened),
+        ("flood", drops.flood),
+        ("receive_queue", drops.queue),
     ]
 }
 

@@ -55,6 +55,13 @@ impl PortRange {
         self.pairs().count() * 2
     }
 
+    /// The RTCP ports of the first and of the last pair, which may be the same.
+    pub(crate) fn rtcp_at_the_ends(self) -> impl Iterator<Item = u16> {
+        let rtcp = (self.first.next_multiple_of(2) + 1, (self.last - 1) | 1);
+        let other = (rtcp.1 > rtcp.0).then_some(rtcp.1);
+        std::iter::once(rtcp.0).chain(other)
+    }
+
     fn pairs(self) -> impl Iterator<Item = PortPair> {
         let first_even = u32::from(self.first).next_multiple_of(2);
         (first_even..u32::from(self.last))
@@ -189,6 +196,17 @@ mod tests {
             .map(|pair| (pair.rtp(), pair.rtcp()))
             .collect();
         assert_eq!(pairs, [(30_002, 30_003), (30_004, 30_005)]);
+    }
+
+    #[test]
+    fn the_rtcp_ports_at_the_ends_are_those_of_pairs() {
+        let ends = |first, last| {
+            let range = PortRange::new(first, last).expect("a pair");
+            range.rtcp_at_the_ends().collect::<Vec<_>>()
+        };
+        assert_eq!(ends(30_000, 39_999), [30_001, 39_999]);
+        assert_eq!(ends(30_001, 30_006), [30_003, 30_005]);
+        assert_eq!(ends(65_534, 65_535), [65_535]);
     }
 
     #[test]

@@ -1,27 +1,35 @@
 //! The moving set of media sockets, and the commands of the relay carried out.
 //!
 //! [`SharedEngine`] joins the pure [`Relay`] to its sockets and links. One lock guards it. Media have
-//! threads of their own (`media_thread`), each of which waits for all ports of its sessions at once
-//! (`open_ports`), takes the lock to ask the relay about a round of packets, and receives and sends
-//! without it. Held packets are sent under the lock, before the packet after them, because commands
-//! are carried out as soon as there are any.
+//! threads of their own (`media_thread`), each of which waits for all ports of its sessions at once,
+//! takes the lock to ask the relay about a round of packets, and receives and sends without it. Held
+//! packets are sent under the lock, before the packet after them, because commands are carried out as
+//! soon as there are any.
+//!
+//! There are two ways to have ports, [`MediaPorts`]: few sockets for all of them (`shared`), which needs
+//! privileges, or a socket for each (`per_port`), which needs as many open files.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, error, warn};
 use tunnel_io::media_port::PortPoller;
-use wire::relay_control::FromAgent;
+use wire::relay_control::{FromAgent, SideAddr};
 
-use crate::relay::{Command, ConcentratorId, Relay, RelayPort};
+use crate::ports::PortRange;
+use crate::relay::{Command, ConcentratorId, Relay, RelayPort, SessionId};
 
+mod four;
 mod media_thread;
-mod open_ports;
+mod per_port;
+mod shared;
 
-use open_ports::OpenPorts;
-pub use open_ports::SocketCounts;
+use per_port::{OpenPorts, PerPortIntake};
+pub use shared::SharedDrops;
+use shared::{SharedIntake, SharedPorts};
 
 /// How media are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +40,138 @@ pub struct MediaThreads {
     pub gather: Duration,
 }
 
+/// Where the ports are.
+#[derive(Debug, Clone, Copy)]
+pub struct Location<'a> {
+    /// The media addresses.
+    pub addresses: &'a [IpAddr],
+    /// The ports of each.
+    pub ports: PortRange,
+    /// The addresses may not be on this host yet.
+    pub freebind: bool,
+}
+
+/// How the media ports are had; clones are the same ports.
+#[derive(Debug, Clone)]
+pub struct MediaPorts(Way);
+
+#[derive(Debug, Clone)]
+enum Way {
+    PerPort(Arc<Mutex<OpenPorts>>, Arc<[PortPoller]>),
+    Shared(Arc<SharedPorts>),
+}
+
+impl MediaPorts {
+    /// A socket for every port that is open.
+    pub fn per_port(threads: usize, freebind: bool) -> io::Result<Self> {
+        let pollers = (0..threads.max(1)).map(|_| PortPoller::new());
+        let pollers: Arc<[PortPoller]> = pollers.collect::<io::Result<_>>()?;
+        let ports = OpenPorts::new(Arc::clone(&pollers), freebind);
+        Ok(Self(Way::PerPort(Arc::new(Mutex::new(ports)), pollers)))
+    }
+
+    /// Few sockets for all ports. An error says what of it is not possible here.
+    pub fn shared(at: Location<'_>, threads: usize) -> anyhow::Result<Self> {
+        let Location {
+            addresses,
+            ports,
+            freebind,
+        } = at;
+        let shared = SharedPorts::open(addresses, ports, threads.max(1), freebind)?;
+        Ok(Self(Way::Shared(Arc::new(shared))))
+    }
+
+    /// As in the configuration.
+    pub const fn name(&self) -> &'static str {
+        match self.0 {
+            Way::PerPort(..) => "per-port",
+            Way::Shared(_) => "shared",
+        }
+    }
+
+    /// How many sockets there are.
+    pub fn counts(&self) -> SocketCounts {
+        match &self.0 {
+            Way::PerPort(ports, _) => lock(ports).counts(),
+            Way::Shared(ports) => SocketCounts {
+                open: ports.receivers() as u64,
+                resting: 0,
+            },
+        }
+    }
+
+    /// What shared sockets have dropped; `None` where there are none.
+    pub fn drops(&self) -> Option<SharedDrops> {
+        match &self.0 {
+            Way::PerPort(..) => None,
+            Way::Shared(ports) => Some(ports.drops()),
+        }
+    }
+
+    fn threads(&self) -> usize {
+        match &self.0 {
+            Way::PerPort(_, pollers) => pollers.len(),
+            Way::Shared(ports) => ports.threads(),
+        }
+    }
+
+    fn open(&self, session: SessionId, a: SideAddr, b: SideAddr) -> io::Result<()> {
+        match &self.0 {
+            Way::PerPort(ports, _) => lock(ports).open(session, a, b),
+            Way::Shared(ports) => ports.open_session(session, a, b),
+        }
+    }
+
+    fn close(&self, session: SessionId) {
+        match &self.0 {
+            Way::PerPort(ports, _) => lock(ports).close(session),
+            Way::Shared(ports) => ports.close_session(session),
+        }
+    }
+
+    /// False when the packet was not taken.
+    fn send(&self, port: RelayPort, to: std::net::SocketAddr, bytes: &[u8]) -> bool {
+        match &self.0 {
+            Way::PerPort(ports, _) => {
+                let ports = lock(ports);
+                let socket = ports.socket(port);
+                socket.is_none_or(|socket| socket.send(to, bytes).is_ok())
+            }
+            Way::Shared(ports) => ports.send(port, to, bytes),
+        }
+    }
+
+    /// Runs a media thread, until the end.
+    fn run(&self, engine: &SharedEngine, thread: usize) -> io::Result<()> {
+        match &self.0 {
+            Way::PerPort(ports, _) => media_thread::run(engine, PerPortIntake::new(ports, thread)),
+            Way::Shared(ports) => media_thread::run(engine, SharedIntake::new(ports, thread)?),
+        }
+    }
+
+    /// Ends all media threads.
+    fn end(&self) -> io::Result<()> {
+        match &self.0 {
+            Way::PerPort(_, pollers) => pollers.iter().try_for_each(PortPoller::close),
+            Way::Shared(ports) => ports.close(),
+        }
+    }
+}
+
+/// How many sockets there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketCounts {
+    /// Of sessions and leases, or those that all of them share.
+    pub open: u64,
+    /// Kept for the next session with the same port.
+    pub resting: u64,
+}
+
 /// The relay with its sockets and links, shared by tasks and threads.
 #[derive(Debug, Clone)]
 pub struct SharedEngine {
     core: Arc<Mutex<Core>>,
-    pollers: Arc<[PortPoller]>,
+    ports: MediaPorts,
     gather: Duration,
     /// Wakes the timer when a deadline has come nearer.
     deadline_moved: Arc<Notify>,
@@ -44,7 +179,7 @@ pub struct SharedEngine {
     news: Arc<Notify>,
 }
 
-/// Packets that the sockets dropped before or after the relay saw them.
+/// Packets that were dropped before or after the relay saw them, however the ports are had.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SocketDrops {
     /// Longer than any media packet should be.
@@ -56,7 +191,7 @@ pub struct SocketDrops {
 #[derive(Debug)]
 struct Core {
     relay: Relay,
-    ports: OpenPorts,
+    ports: MediaPorts,
     links: Vec<Option<mpsc::Sender<FromAgent>>>,
     /// What the timer task sleeps towards.
     armed: Option<Instant>,
@@ -64,31 +199,22 @@ struct Core {
 }
 
 impl SharedEngine {
-    /// No port open, no link connected.
-    ///
-    /// `freebind`: open ports though the media addresses are not on this host yet.
-    pub fn new(
-        relay: Relay,
-        concentrators: usize,
-        media: MediaThreads,
-        freebind: bool,
-    ) -> io::Result<Self> {
-        let pollers = (0..media.threads.max(1)).map(|_| PortPoller::new());
-        let pollers: Arc<[PortPoller]> = pollers.collect::<io::Result<_>>()?;
+    /// No port open, no link connected. `gather`: see [`MediaThreads`].
+    pub fn new(relay: Relay, concentrators: usize, ports: MediaPorts, gather: Duration) -> Self {
         let core = Core {
             relay,
-            ports: OpenPorts::new(Arc::clone(&pollers), freebind),
+            ports: ports.clone(),
             links: (0..concentrators).map(|_| None).collect(),
             armed: None,
             drops: SocketDrops::default(),
         };
-        Ok(Self {
+        Self {
             core: Arc::new(Mutex::new(core)),
-            pollers,
-            gather: media.gather,
+            ports,
+            gather,
             deadline_moved: Arc::new(Notify::new()),
             news: Arc::new(Notify::new()),
-        })
+        }
     }
 
     /// Does something to the relay and carries out what follows from it.
@@ -110,9 +236,9 @@ impl SharedEngine {
         self.lock().drops
     }
 
-    /// How many sockets there are.
-    pub fn sockets(&self) -> SocketCounts {
-        self.lock().ports.counts()
+    /// How its ports are had.
+    pub const fn ports(&self) -> &MediaPorts {
+        &self.ports
     }
 
     /// A connection is up; the relay's messages go to this sender, and dropping it ends the link.
@@ -156,15 +282,13 @@ impl SharedEngine {
     /// has ended before, which none should.
     pub async fn run_media(self) {
         let (alive, mut ended) = mpsc::channel(1);
-        let _closing = Closing(Arc::clone(&self.pollers));
-        for number in 0..self.pollers.len() {
+        let _closing = Closing(self.ports.clone());
+        for number in 0..self.ports.threads() {
             let (engine, ending) = (self.clone(), Ending(alive.clone()));
             let thread = std::thread::Builder::new().name(format!("media-{number}"));
             let started = thread.spawn(move || {
                 let _ending = ending;
-                if let Some(poller) = engine.pollers.get(number)
-                    && let Err(error) = media_thread::run(&engine, poller)
-                {
+                if let Err(error) = engine.ports.run(&engine, number) {
                     error!(%error, "media cannot be waited for");
                 }
             });
@@ -177,8 +301,7 @@ impl SharedEngine {
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
-        // A panic elsewhere leaves the relay consistent enough to end calls in an orderly way.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.core)
     }
 
     /// After a change of the relay: a nearer deadline, something that the other agent should know.
@@ -195,16 +318,19 @@ impl SharedEngine {
 }
 
 /// Ends the media threads.
-struct Closing(Arc<[PortPoller]>);
+struct Closing(MediaPorts);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        for poller in self.0.iter() {
-            if let Err(error) = poller.close() {
-                error!(%error, "a media thread does not end");
-            }
+        if let Err(error) = self.0.end() {
+            error!(%error, "a media thread does not end");
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves things consistent enough to end calls in an orderly way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells that a media thread has ended, by a panic too.
@@ -239,11 +365,7 @@ impl Core {
                     self.ports.close(session);
                 }
                 Command::Transmit { port, to, bytes } => {
-                    let sent = self
-                        .ports
-                        .socket(port)
-                        .map(|socket| socket.send(to, &bytes));
-                    if matches!(sent, Some(Err(_))) {
+                    if !self.ports.send(port, to, &bytes) {
                         self.count_failed(port);
                     }
                 }

@@ -19,10 +19,10 @@ use std::time::Duration;
 use admin::config::LogSection;
 use admin::run::Shutdown;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rtp_agent::config::{Config, Control, Media};
+use rtp_agent::config::{Config, Control, Media, Sockets};
 use rtp_agent::ports::PortRange;
 use rtp_agent::session::Limits;
-use rtp_agent::sockets::MediaThreads;
+use rtp_agent::sockets::{Location, MediaPorts, MediaThreads};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -42,10 +42,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn two_phones_exchange_200_packets_each_way_and_none_is_lost() {
-    let folder = Folder::new("exchange");
+    exchange("exchange", Sockets::PerPort, 20_000).await;
+}
+
+#[tokio::test]
+async fn they_do_so_through_few_sockets_for_all_ports() {
+    let at = Location {
+        addresses: &[IpAddr::from(Ipv4Addr::LOCALHOST)],
+        ports: PortRange::new(22_000, 22_099).unwrap(),
+        freebind: false,
+    };
+    if let Err(reason) = MediaPorts::shared(at, 1) {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{reason:#}");
+        eprintln!("SKIP: {reason:#}");
+        return;
+    }
+    exchange("shared", Sockets::Shared, 22_000).await;
+}
+
+async fn exchange(name: &str, sockets: Sockets, first_port: u16) {
+    let folder = Folder::new(name);
     folder.authority(&["c1", "relay1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let agent = Agent::start(&folder, &listener, "c1", 20_000);
+    let agent = Agent::start_with(&folder, &listener, "c1", first_port, sockets);
     let mut link = Link::accept(&folder, &listener)
         .await
         .expect("the right certificate");
@@ -185,6 +204,16 @@ struct Agent {
 
 impl Agent {
     fn start(folder: &Folder, listener: &TcpListener, server_name: &str, first_port: u16) -> Self {
+        Self::start_with(folder, listener, server_name, first_port, Sockets::PerPort)
+    }
+
+    fn start_with(
+        folder: &Folder,
+        listener: &TcpListener,
+        server_name: &str,
+        first_port: u16,
+        sockets: Sockets,
+    ) -> Self {
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let config = Config {
             name: "relay1".to_owned(),
@@ -207,6 +236,7 @@ impl Agent {
                     threads: 2,
                     gather: Duration::from_millis(1),
                 },
+                sockets,
             },
             control: Some(Control {
                 concentrators: vec![listener.local_addr().unwrap()],

@@ -31,7 +31,7 @@ const BUFFER_SIZE: usize = 16 << 20;
 pub const MAX_OUTER_HEADER: usize = 60;
 
 /// A classic BPF program of one instruction, "return 0": the kernel keeps no byte of any packet.
-const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
+pub(crate) const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
     (libc::BPF_RET | libc::BPF_K) as u16,
     0,
     0,

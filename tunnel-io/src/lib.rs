@@ -13,6 +13,8 @@
 //! * [`gre_socket`]: GRE over IPv4 or IPv6, one `sendmmsg` a batch and no copy of the packet.
 //! * [`udp_socket`]: UDP with the ToS octet of every datagram.
 //! * [`media_port`]: UDP ports by the ten thousand behind one epoll.
+//! * [`steering`]: a BPF program that puts the datagrams of many ports into a few sockets.
+//! * [`shared_ports`]: those sockets, and raw ones that send out of any port.
 //! * [`tcp`]: a listener with a lowered MSS.
 
 pub mod address_watch;
@@ -24,6 +26,8 @@ pub mod packet_batch;
 pub mod routes;
 mod rtnetlink;
 pub mod send_report;
+pub mod shared_ports;
+pub mod steering;
 pub mod system;
 pub mod tcp;
 pub mod tun;

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::gre_socket::DROP_ALL;
 use crate::mmsg::{RawAddress, no_datagram_because};
 use crate::send_report::SendFailure;
 
@@ -132,15 +133,19 @@ impl MediaPort {
 
     /// From now on the kernel drops what arrives; the port stays ours. Take it out of its poller too.
     pub fn rest(&self) -> io::Result<()> {
-        // One instruction of classic BPF: keep nothing of the packet.
-        let nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
-        SockRef::from(&self.socket).attach_filter(&[nothing])
+        SockRef::from(&self.socket).attach_filter(&DROP_ALL)
     }
 
     /// The end of [`MediaPort::rest`]: what had arrived before it is thrown away.
     pub fn wake(&self) -> io::Result<()> {
         while self.receive(&mut [])?.is_some() {}
         SockRef::from(&self.socket).detach_filter()
+    }
+}
+
+impl AsFd for MediaPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -200,14 +205,14 @@ impl PortPoller {
     }
 
     /// Watches this port under this number, not `u64::MAX`, also while another thread waits.
-    pub fn add(&self, port: &MediaPort, number: u64) -> io::Result<()> {
+    pub fn add(&self, port: &impl AsFd, number: u64) -> io::Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
-        Ok(self.epoll.add(&port.socket, event)?)
+        Ok(self.epoll.add(port, event)?)
     }
 
     /// Watches it no longer.
-    pub fn remove(&self, port: &MediaPort) -> io::Result<()> {
-        Ok(self.epoll.delete(&port.socket)?)
+    pub fn remove(&self, port: &impl AsFd) -> io::Result<()> {
+        Ok(self.epoll.delete(port)?)
     }
 
     /// Waits until a port has something, or for this long (whole milliseconds); how many have. `None`

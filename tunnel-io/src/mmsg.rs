@@ -17,7 +17,7 @@ use crate::send_report::{SendFailure, SendReport};
 /// The most datagrams that one system call carries.
 pub const MAX_BATCH: usize = 64;
 
-/// Room for one control message with the ToS octet and one more.
+/// Room for one control message with the ToS octet, or one with an address, and one more.
 const CONTROL_WORDS: usize = 8;
 
 /// A datagram to be sent, in two parts so that a header need not be copied before its payload.
@@ -147,17 +147,29 @@ pub(crate) fn send_until_full<M: Outgoing>(
     messages: &[M],
     report: &mut SendReport,
 ) -> usize {
+    let mut failed = 0;
+    let done = send_telling(socket, messages, |_, failure| {
+        report.count_failure(failure, 1);
+        failed += 1;
+    });
+    report.sent += done as u64 - failed;
+    done
+}
+
+/// The same, telling of each message that failed by its index.
+pub(crate) fn send_telling<M: Outgoing>(
+    socket: BorrowedFd<'_>,
+    messages: &[M],
+    mut failed: impl FnMut(usize, SendFailure),
+) -> usize {
     let mut done = 0;
     while done < messages.len() {
         match send_some(socket, &messages[done..]) {
-            Ok(sent) => {
-                report.sent += sent as u64;
-                done += sent;
-            }
+            Ok(sent) => done += sent,
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => break,
             Err(errno) => {
-                report.count_failure(SendFailure::of(errno), 1);
+                failed(done, SendFailure::of(errno));
                 done += 1;
             }
         }
@@ -180,6 +192,8 @@ pub struct Datagram<'a> {
     pub from: SocketAddr,
     /// The ToS or Traffic Class octet, with the ECN bits; 0 if the socket does not ask for it.
     pub tos: u8,
+    /// Where it was sent to; `None` if the socket does not ask for it.
+    pub to: Option<SocketAddr>,
     /// The payload.
     pub bytes: &'a [u8],
 }
@@ -255,19 +269,30 @@ impl DatagramBatch {
 
     /// The datagrams of the last call that arrived whole.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
-        (0..self.received).filter_map(|index| {
-            let header = &self.headers[index];
-            if is_truncated(header) {
-                return None;
-            }
-            let start = index * self.slot_size;
-            let length = (header.msg_len as usize).min(self.slot_size);
-            Some(Datagram {
-                from: self.addresses[index].read(header.msg_hdr.msg_namelen)?,
-                tos: tos_of(&self.controls[index], header.msg_hdr.msg_controllen),
-                bytes: &self.slots[start..start + length],
-            })
+        (0..self.received).filter_map(|index| self.get(index))
+    }
+
+    /// This one of the [`DatagramBatch::len`] datagrams of the last call, if it arrived whole.
+    pub fn get(&self, index: usize) -> Option<Datagram<'_>> {
+        let header = self.headers[..self.received].get(index)?;
+        if is_truncated(header) {
+            return None;
+        }
+        let control = Control::read(&self.controls[index], header.msg_hdr.msg_controllen);
+        Some(Datagram {
+            from: self.addresses[index].read(header.msg_hdr.msg_namelen)?,
+            tos: control.tos,
+            to: control.to,
+            bytes: self.payload(index),
         })
+    }
+
+    /// The bytes of this one of them; those of an earlier call if there is none.
+    pub fn payload(&self, index: usize) -> &[u8] {
+        let length = self.headers.get(index).map_or(0, |header| header.msg_len);
+        let start = index * self.slot_size;
+        let end = start + (length as usize).min(self.slot_size);
+        self.slots.get(start..end).unwrap_or_default()
     }
 
     /// One `recvmmsg` that does not wait. An ICMP error that the kernel reports here is about an
@@ -325,31 +350,59 @@ fn is_truncated(header: &libc::mmsghdr) -> bool {
     header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0
 }
 
-/// Walks the control messages for IP_TOS (one octet) or IPV6_TCLASS (an int); cmsg(3).
-fn tos_of(control: &[u64; CONTROL_WORDS], length: usize) -> u8 {
-    let mut octets = [0u8; CONTROL_WORDS * 8];
-    for (target, word) in octets.chunks_exact_mut(8).zip(control) {
-        target.copy_from_slice(&word.to_ne_bytes());
-    }
-    let mut rest = &octets[..length.min(octets.len())];
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    while rest.len() >= HEADER {
-        let size = usize::from_ne_bytes(first(rest));
-        if size < HEADER || size > rest.len() {
-            break;
+/// What the control messages of a datagram say; cmsg(3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Control {
+    /// IP_TOS (one octet) or IPV6_TCLASS (an int).
+    tos: u8,
+    /// IP_ORIGDSTADDR or IPV6_ORIGDSTADDR.
+    to: Option<SocketAddr>,
+}
+
+impl Control {
+    fn read(control: &[u64; CONTROL_WORDS], length: usize) -> Self {
+        let mut read = Self::default();
+        if length == 0 {
+            return read;
         }
-        let level = i32::from_ne_bytes(first(&rest[8..]));
-        let kind = i32::from_ne_bytes(first(&rest[12..]));
-        let data = &rest[HEADER..size];
-        match (level, kind) {
-            (libc::IPPROTO_IP, libc::IP_TOS) if !data.is_empty() => return data[0],
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if data.len() >= 4 => {
-                return i32::from_ne_bytes(first(data)) as u8;
+        let mut octets = [0u8; CONTROL_WORDS * 8];
+        for (target, word) in octets.chunks_exact_mut(8).zip(control) {
+            target.copy_from_slice(&word.to_ne_bytes());
+        }
+        let mut rest = &octets[..length.min(octets.len())];
+        const HEADER: usize = size_of::<libc::cmsghdr>();
+        while rest.len() >= HEADER {
+            let size = usize::from_ne_bytes(first(rest));
+            if size < HEADER || size > rest.len() {
+                break;
             }
-            _ => rest = rest.get(size.next_multiple_of(8)..).unwrap_or_default(),
+            let level = i32::from_ne_bytes(first(&rest[8..]));
+            let kind = i32::from_ne_bytes(first(&rest[12..]));
+            read.note(level, kind, &rest[HEADER..size]);
+            rest = rest.get(size.next_multiple_of(8)..).unwrap_or_default();
+        }
+        read
+    }
+
+    fn note(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_TOS) => {
+                self.tos = data.first().copied().unwrap_or_default();
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if data.len() >= 4 => {
+                self.tos = i32::from_ne_bytes(first(data)) as u8;
+            }
+            (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) if data.len() >= 8 => {
+                let ip = Ipv4Addr::from(first::<4>(&data[4..]));
+                self.to = Some((ip, u16::from_be_bytes(first(&data[2..]))).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) if data.len() >= 24 => {
+                let ip = Ipv6Addr::from(first::<16>(&data[8..]));
+                self.to = Some((ip, u16::from_be_bytes(first(&data[2..]))).into());
+            }
+            _ => {}
         }
     }
-    0
 }
 
 /// The first `N` bytes; zeroes if there are fewer, which the callers have ruled out.
@@ -357,7 +410,7 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.first_chunk().copied().unwrap_or([0; N])
 }
 
-/// The layout that [`tos_of`] reads: size_t, int, int.
+/// The layout that [`Control::read`] reads: size_t, int, int.
 const _: () = assert!(size_of::<libc::cmsghdr>() == 16, "64-bit Linux");
 
 #[cfg(test)]
@@ -380,8 +433,8 @@ mod tests {
         control[0] = 4_000;
         control[1] = u64::from_ne_bytes([0, 0, 0, 0, 1, 0, 0, 0]);
         control[2] = 0xb8;
-        assert_eq!(tos_of(&control, 24), 0);
+        assert_eq!(Control::read(&control, 24), Control::default());
         control[0] = 17;
-        assert_eq!(tos_of(&control, 24), 0xb8);
+        assert_eq!(Control::read(&control, 24).tos, 0xb8);
     }
 }

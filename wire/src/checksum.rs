@@ -41,6 +41,16 @@ pub fn udp(src: IpAddr, dst: IpAddr, datagram: &[u8]) -> u16 {
     }
 }
 
+/// The same for a datagram whose payload is apart from its 8 octets of header.
+pub fn udp_in_parts(src: IpAddr, dst: IpAddr, header: [u8; 8], payload: &[u8]) -> u16 {
+    let addresses = address_sum(src) + address_sum(dst);
+    let length = (header.len() + payload.len()) as u64;
+    match !fold(addresses + 17 + length + sum(&header) + sum(payload)) {
+        0 => 0xffff,
+        checksum => checksum,
+    }
+}
+
 fn address_sum(addr: IpAddr) -> u64 {
     match addr {
         IpAddr::V4(v4) => sum(&v4.octets()),
@@ -77,7 +87,29 @@ mod tests {
         assert_eq!(internet(&[0x12]), !0x1200);
     }
 
+    #[test]
+    fn a_udp_checksum_of_zero_is_sent_as_ffff() {
+        let host: IpAddr = "0.0.0.0".parse().unwrap();
+        // 17 and twice the length of 10 are 0x25; the last two octets make it 0xffff.
+        let header = [0, 0, 0, 0, 0, 10, 0, 0];
+        let payload = (!0x25_u16).to_be_bytes();
+        assert_eq!(udp_in_parts(host, host, header, &payload), 0xffff);
+        let datagram = [&header[..], &payload].concat();
+        assert_eq!(transport(host, host, 17, &datagram), 0);
+        assert_eq!(udp(host, host, &datagram), 0xffff);
+    }
+
     proptest! {
+        #[test]
+        fn parts_sum_up_to_the_whole(
+            header in any::<[u8; 8]>(), payload in prop::collection::vec(any::<u8>(), 0..300),
+            src in any::<[u8; 16]>(), dst in any::<[u8; 16]>(),
+        ) {
+            let (src, dst) = (IpAddr::from(src), IpAddr::from(dst));
+            let whole = udp(src, dst, &[&header[..], &payload].concat());
+            prop_assert_eq!(udp_in_parts(src, dst, header, &payload), whole);
+        }
+
         #[test]
         fn an_update_equals_a_full_computation(
             mut words in prop::collection::vec(any::<u16>(), 1..20), at in any::<prop::sample::Index>(),

@@ -6,8 +6,10 @@ use crate::checksum;
 use crate::error::{BuildError, DecodeError};
 
 mod build;
+mod udp_headers;
 
 pub use build::{Repr, TcpRepr, tcp, udp};
+pub use udp_headers::UdpHeaders;
 
 /// The protocol numbers that the programs tell apart.
 pub mod protocol {

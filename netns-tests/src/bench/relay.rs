@@ -12,7 +12,8 @@
 //!
 //! The parts: CPU a packet, loss and delay with several numbers of calls, rounds alternating so that
 //! whatever else the machine does falls on both; how fast sessions are set up and what memory they
-//! take; 10,000 sessions at once, or as many as there may be sockets, each with little traffic; the highest rate without a lost packet.
+//! take; 10,000 sessions at once (rtpengine as many as there may be sockets), each with little traffic; the
+//! highest rate without a lost packet.
 
 use std::path::Path;
 use std::time::Duration;
@@ -44,7 +45,8 @@ const TALK: Plan = Plan {
     warm_up: Duration::from_secs(2),
     measured: Duration::from_secs(5),
 };
-/// Many sessions with a packet a second each way; fewer where the limit of open files forbids them.
+/// Many sessions with a packet a second each way; fewer of a relay with a socket a port where the limit of
+/// open files forbids them.
 const MANY: usize = 10_000;
 const TRICKLE: Plan = Plan {
     period: Duration::from_secs(1),
@@ -169,7 +171,12 @@ impl<'a> Bench<'a> {
             ours.push(self.round(Kind::Sipcast, calls, TALK)?);
             peer.push(self.round(Kind::Rtpengine, calls, TALK)?);
         }
-        let both = Both { calls, ours, peer };
+        let both = Both {
+            calls,
+            peer_calls: calls,
+            ours,
+            peer,
+        };
         let mut outcomes =
             vec![both.outcome("ns_cpu_per_packet_portable", |round| round.ns_per_packet)];
         for (unit, quantile) in [
@@ -187,11 +194,13 @@ impl<'a> Bench<'a> {
 
     /// Very many sessions at once.
     fn many(&self) -> Result<Vec<Outcome>> {
-        let calls = MANY.min(servers::most_sessions()?);
+        let most = |kind| anyhow::Ok(MANY.min(servers::most_sessions(kind)?));
+        let (calls, peer_calls) = (most(Kind::Sipcast)?, most(Kind::Rtpengine)?);
         let both = Both {
             calls,
+            peer_calls,
             ours: vec![self.round(Kind::Sipcast, calls, TRICKLE)?],
-            peer: vec![self.round(Kind::Rtpengine, calls, TRICKLE)?],
+            peer: vec![self.round(Kind::Rtpengine, peer_calls, TRICKLE)?],
         };
         Ok(vec![
             both.outcome("resident_bytes_per_session", |round| {
@@ -223,8 +232,12 @@ impl<'a> Bench<'a> {
         let ours = highest(Kind::Sipcast)?.context("we lose packets at the lowest rate")?;
         let peer =
             highest(Kind::Rtpengine)?.context("rtpengine loses packets at the lowest rate")?;
+        let calls_of = |round: &Round| {
+            (round.seen.sent as f64 / (TALK.measured.as_secs_f64() * 100.0)).round() as usize
+        };
         let both = Both {
-            calls: (ours.seen.sent as f64 / (TALK.measured.as_secs_f64() * 100.0)).round() as usize,
+            calls: calls_of(&ours),
+            peer_calls: calls_of(&peer),
             ours: vec![ours],
             peer: vec![peer],
         };
@@ -264,6 +277,7 @@ impl Round {
 /// The rounds of both relays.
 struct Both {
     calls: usize,
+    peer_calls: usize,
     ours: Vec<Round>,
     peer: Vec<Round>,
 }
@@ -289,6 +303,7 @@ impl Both {
         );
         conditions.more = json!({
             "calls": self.calls,
+            "peer_calls": self.peer_calls,
             "headline": self.calls == HEADLINE,
             "ours_rounds": ours,
             "peer_rounds": peer,

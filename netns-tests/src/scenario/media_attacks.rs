@@ -1,7 +1,8 @@
 //! Attacks on a call's media, from two places: a stranger in the core, who knows the relay's ports, and a
 //! neighbour who has the phone's public address, as one behind the same NAT has.
 //!
-//! * before the call both spray RTP at every port that the relay has open for leases
+//! * before the call both spray RTP at every port that the relay has open for leases; where ports share
+//!   sockets nobody can see from outside which those are, so at all ports of the range
 //! * while the phones speak both send RTP and RTCP to the four ports of the call; the neighbour has
 //!   even learnt the caller's SSRC
 //! * when the phones have fallen silent the neighbour tries to take the call over
@@ -24,7 +25,7 @@ use crate::frame::Packet;
 use crate::http;
 use crate::namespace::Namespace;
 use crate::phone::{Script, Transport};
-use crate::service::Service;
+use crate::service::{RELAY_PORTS, Service};
 use crate::topology::two_edges::{EDGE1, NAT_A, TwoEdges};
 
 /// Half of it is over when the attack begins; two seconds of silence follow.
@@ -96,13 +97,17 @@ fn spray_leases(net: &TwoEdges) -> Result<usize> {
     Ok(ports.len() * 2)
 }
 
-/// The UDP ports that are open in a namespace at the edge's address.
+/// The UDP ports that are open in a namespace at the edge's address, or that may be.
 fn open_ports(edge: &Namespace) -> Result<Vec<u16>> {
+    let page: Value = serde_json::from_str(&http::get(edge, ADMIN, "/status")?)?;
+    if page["media_sockets"] == "shared" {
+        return Ok(RELAY_PORTS.collect());
+    }
     let table = edge.inside(|| Ok(std::fs::read_to_string("/proc/thread-self/net/udp")?))?;
     let ports = table.lines().skip(1).filter_map(|line| {
         let local = line.split_whitespace().nth(1)?;
         let port = u16::from_str_radix(local.split(':').nth(1)?, 16).ok()?;
-        (30_000..40_000).contains(&port).then_some(port)
+        RELAY_PORTS.contains(&port).then_some(port)
     });
     Ok(ports.collect())
 }

@@ -1,9 +1,8 @@
-//! The loop of a media thread: which ports have something, receive, ask the relay, send.
+//! The loop of a media thread: what has come, ask the relay, send.
 //!
-//! One round serves every port that has something: one wake-up, one datagram from each, one lock for
-//! all their judgements, and then the datagrams go out without the lock. A port that has more comes
-//! again in the next round, so the order within a stream is that of arrival and a flooded port waits
-//! like all others.
+//! One round serves what there is: one wake-up, one lock for all judgements, and then the datagrams go
+//! out without the lock. The order within a stream is that of arrival. How packets are received and sent
+//! is the [`Intake`]'s: a socket a port (`per_port`) or few sockets for all (`shared`).
 //!
 //! While packets come in quick succession the thread sleeps for the gathering time after its rounds:
 //! a wake-up for each packet costs as much as half of the packet's way through the kernel. A single
@@ -11,35 +10,61 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
-use tunnel_io::media_port::{PortPoller, ReadyPorts};
-
-use super::open_ports::{PortNumber, SessionPorts};
 use super::{SharedEngine, now};
+use crate::relay::RelayPort;
 
 /// A longer packet is dropped and counted; RTP keeps below the path's MTU (RFC 3550 section 11).
-const MAX_PACKET: usize = 2048;
-/// Ports served in one round.
-const MAX_ROUND: usize = 128;
+pub(super) const MAX_PACKET: usize = 2048;
 /// Packets in one gathering time from which on it pays to wait for more.
 const QUICK_SUCCESSION: usize = 4;
-/// Packets begin at such an offset in the buffer, that of a cache line.
-const ALIGNMENT: usize = 64;
 /// After a failed receive, so that a lack of memory does not become a busy loop.
-const RECEIVE_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const RECEIVE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Relays what the poller tells, until the poller is closed or fails.
-pub(super) fn run(engine: &SharedEngine, poller: &PortPoller) -> io::Result<()> {
-    let mut round = Round::new(engine);
+/// How a media thread gets packets and sends them.
+pub(super) trait Intake {
+    /// Where a packet's bytes are, and where it goes out.
+    type Place;
+
+    /// Waits until there is something, or with `at_once` not at all; whether there is. `None` when the
+    /// thread is to end.
+    fn wait(&mut self, at_once: bool) -> io::Result<Option<bool>>;
+
+    /// Receives a round; how many packets were too long.
+    fn receive(&mut self, packets: &mut Vec<Packet<Self::Place>>) -> u64;
+
+    /// The packet's bytes, until the next [`Intake::receive`].
+    fn bytes(&self, place: &Self::Place) -> &[u8];
+
+    /// Sends the packets that have somewhere to go, which they have no longer afterwards. Adds to `failed`
+    /// the ports that could not send.
+    fn transmit(&mut self, packets: &mut [Packet<Self::Place>], failed: &mut Vec<RelayPort>);
+}
+
+/// A packet on its way through a round.
+pub(super) struct Packet<P> {
+    /// Where it came in.
+    pub(super) port: RelayPort,
+    pub(super) from: SocketAddr,
+    /// Where it goes.
+    pub(super) to: Option<SocketAddr>,
+    pub(super) place: P,
+}
+
+/// Relays what the intake gives, until it ends or fails.
+pub(super) fn run<I: Intake>(engine: &SharedEngine, intake: I) -> io::Result<()> {
+    let mut round = Round {
+        engine,
+        intake,
+        packets: Vec::new(),
+        failed: Vec::new(),
+    };
     let mut pace = Pace::new(engine.gather, now());
-    while poller.wait(&mut round.ready, None)?.is_some() {
+    while round.intake.wait(false)?.is_some() {
         let packets = round.serve();
         if pace.is_quick(packets, now()) {
-            while poller.wait(&mut round.ready, Some(Duration::ZERO))? > Some(0) {
+            while round.intake.wait(true)? == Some(true) {
                 round.serve();
             }
             std::thread::sleep(engine.gather);
@@ -49,123 +74,41 @@ pub(super) fn run(engine: &SharedEngine, poller: &PortPoller) -> io::Result<()> 
 }
 
 /// The buffers of one round.
-struct Round<'a> {
+struct Round<'a, I: Intake> {
     engine: &'a SharedEngine,
-    ready: ReadyPorts,
-    packets: Vec<Packet>,
-    bytes: Box<[u8]>,
-    oversize: u64,
-    failed: Vec<(Arc<SessionPorts>, PortNumber)>,
+    intake: I,
+    packets: Vec<Packet<I::Place>>,
+    failed: Vec<RelayPort>,
 }
 
-/// A packet on its way through a round.
-struct Packet {
-    ports: Arc<SessionPorts>,
-    /// Where it came in.
-    number: PortNumber,
-    from: SocketAddr,
-    bytes: Range<usize>,
-    /// Where it goes.
-    to: Option<SocketAddr>,
-}
-
-impl<'a> Round<'a> {
-    fn new(engine: &'a SharedEngine) -> Self {
-        Self {
-            engine,
-            ready: ReadyPorts::new(MAX_ROUND),
-            packets: Vec::with_capacity(MAX_ROUND),
-            bytes: vec![0; MAX_ROUND * (MAX_PACKET + ALIGNMENT)].into(),
-            oversize: 0,
-            failed: Vec::new(),
-        }
-    }
-
-    /// Serves the ports that are ready; how many packets that were.
+impl<I: Intake> Round<'_, I> {
+    /// Serves what there is; how many packets that were.
     fn serve(&mut self) -> usize {
-        self.find_ports();
-        self.receive();
-        self.judge();
+        let oversize = self.intake.receive(&mut self.packets);
+        self.judge(oversize);
         self.send();
         let served = self.packets.len();
         self.packets.clear();
         served
     }
 
-    fn find_ports(&mut self) {
-        let core = self.engine.lock();
-        for told in self.ready.iter() {
-            // A session may have ended since.
-            let Some((ports, number)) = core.ports.told(told) else {
-                continue;
-            };
-            self.packets.push(Packet {
-                ports: Arc::clone(ports),
-                number,
-                from: SocketAddr::from(([0; 4], 0)),
-                bytes: 0..0,
-                to: None,
-            });
-        }
-    }
-
-    /// One datagram from each port, one behind the other in the buffer.
-    fn receive(&mut self) {
-        let Self {
-            packets,
-            bytes,
-            oversize,
-            ..
-        } = self;
-        let mut start = 0;
-        let mut failure = None;
-        packets.retain_mut(|packet| {
-            let room = &mut bytes[start..start + MAX_PACKET];
-            match packet.ports.socket(packet.number).receive(room) {
-                Ok(None) => false,
-                Ok(Some(arrival)) if arrival.length > MAX_PACKET => {
-                    *oversize += 1;
-                    false
-                }
-                Ok(Some(arrival)) => {
-                    packet.from = arrival.from;
-                    packet.bytes = start..start + arrival.length;
-                    start = packet.bytes.end.next_multiple_of(ALIGNMENT);
-                    true
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    false
-                }
-            }
-        });
-        if let Some(error) = failure {
-            warn!(%error, "a media socket failed");
-            std::thread::sleep(RECEIVE_PAUSE);
-        }
-    }
-
     /// Asks the relay about every packet. What was held goes out before the packet after it, and
     /// after those before it.
-    fn judge(&mut self) {
-        if self.packets.is_empty() && self.oversize == 0 {
+    fn judge(&mut self, oversize: u64) {
+        if self.packets.is_empty() && oversize == 0 {
             return;
         }
         let mut core = self.engine.lock();
-        core.drops.oversize += std::mem::take(&mut self.oversize);
+        core.drops.oversize += oversize;
         let now = now();
         let mut sent = 0;
         for index in 0..self.packets.len() {
-            let packet = &mut self.packets[index];
-            let port = packet.ports.name(packet.number);
-            let bytes = &self.bytes[packet.bytes.clone()];
-            let verdict = core.relay.forward(port, packet.from, bytes, now);
+            let packet = &self.packets[index];
+            let bytes = self.intake.bytes(&packet.place);
+            let verdict = core.relay.forward(packet.port, packet.from, bytes, now);
             if core.relay.has_commands() {
-                transmit(
-                    &mut self.packets[sent..index],
-                    &self.bytes,
-                    &mut self.failed,
-                );
+                let before = &mut self.packets[sent..index];
+                self.intake.transmit(before, &mut self.failed);
                 sent = index;
                 core.perform();
             }
@@ -175,33 +118,13 @@ impl<'a> Round<'a> {
     }
 
     fn send(&mut self) {
-        transmit(&mut self.packets, &self.bytes, &mut self.failed);
+        self.intake.transmit(&mut self.packets, &mut self.failed);
         if self.failed.is_empty() {
             return;
         }
         let mut core = self.engine.lock();
-        for (ports, number) in self.failed.drain(..) {
-            core.count_failed(ports.name(number));
-        }
-    }
-}
-
-/// Sends the packets that have somewhere to go and have not gone yet.
-fn transmit(
-    packets: &mut [Packet],
-    bytes: &[u8],
-    failed: &mut Vec<(Arc<SessionPorts>, PortNumber)>,
-) {
-    for packet in packets {
-        let Some(to) = packet.to.take() else {
-            continue;
-        };
-        let socket = packet.ports.socket_across(packet.number);
-        if socket.send(to, &bytes[packet.bytes.clone()]).is_err() {
-            failed.push((
-                Arc::clone(&packet.ports),
-                SessionPorts::across(packet.number),
-            ));
+        for port in self.failed.drain(..) {
+            core.count_failed(port);
         }
     }
 }

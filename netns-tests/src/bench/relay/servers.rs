@@ -13,8 +13,8 @@ use super::control::Control;
 use super::network::{Network, PHONES, RELAY};
 use super::ng::Client;
 use crate::process::Process;
-use crate::service::start_program;
-use crate::{certs, rtpengine, wait};
+use crate::service::{MEDIA_SOCKETS, start_program};
+use crate::{certs, command, rtpengine, wait};
 
 /// Sessions whose set-up is under way at a time.
 pub(super) const IN_FLIGHT: usize = 64;
@@ -88,8 +88,13 @@ pub(super) struct Memory {
     pub(super) kernel: u64,
 }
 
-/// Media ports that a relay may open on this machine: a socket is a file.
-fn ports() -> Result<u64> {
+/// Media ports that a relay may have on this machine. Where each takes a socket, and so a file, the limit
+/// of open files is theirs too.
+fn ports(kind: Kind) -> Result<u64> {
+    let is_per_port = std::env::var(MEDIA_SOCKETS).is_ok_and(|sockets| sockets == "per-port");
+    if kind == Kind::Sipcast && !is_per_port {
+        return Ok(MAX_PORTS);
+    }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     // Who may raise the limit does so.
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard.max(65_536), hard.max(65_536)).is_ok();
@@ -97,14 +102,14 @@ fn ports() -> Result<u64> {
     Ok(MAX_PORTS.min(files.saturating_sub(OTHER_FILES)) & !3)
 }
 
-/// Sessions that our agent can have here, beside its stock.
-pub(super) fn most_sessions() -> Result<usize> {
-    Ok(usize::try_from(ports()? / 4)?.saturating_sub(STOCK as usize))
+/// Sessions that it can have here, beside our agent's stock.
+pub(super) fn most_sessions(kind: Kind) -> Result<usize> {
+    Ok(usize::try_from(ports(kind)? / 4)?.saturating_sub(STOCK as usize))
 }
 
 /// First and last.
-fn port_range() -> Result<(u16, u16)> {
-    Ok((FIRST_PORT, FIRST_PORT + (u16::try_from(ports()?)? - 1)))
+fn port_range(kind: Kind) -> Result<(u16, u16)> {
+    Ok((FIRST_PORT, FIRST_PORT + (u16::try_from(ports(kind)?)? - 1)))
 }
 
 impl Server {
@@ -200,7 +205,7 @@ fn sipcast(net: &Network, folder: &Path) -> Result<Server> {
 }
 
 fn agent_config() -> Result<String> {
-    let (first, last) = port_range()?;
+    let (first, last) = port_range(Kind::Sipcast)?;
     Ok(format!(
         r#"
 name = "relay1"
@@ -219,7 +224,7 @@ ca = "ca.pem"
 }
 
 fn start_rtpengine(net: &Network, folder: &Path) -> Result<Server> {
-    let (first, last) = port_range()?;
+    let (first, last) = port_range(Kind::Rtpengine)?;
     let ng = SocketAddrV4::new(RELAY, NG_PORT);
     let settings = rtpengine::Settings {
         media: RELAY,

@@ -1,4 +1,4 @@
-//! The open ports of all sessions, and those that rest between two sessions.
+//! A socket for every port: the open ports of all sessions, and those that rest between two sessions.
 //!
 //! A session has four ports at a number of its own, its place; a [`PortPoller`] tells a port as the
 //! place and which of the four. [`SessionPorts`] is shared with the media thread that works with it at
@@ -7,34 +7,30 @@
 //! When a session ends its sockets stay bound, with a filter that drops what arrives, until a session
 //! gets the same ports again: opening four sockets is most of what a session costs. There are never
 //! more of them than ports in the configured range.
+//!
+//! A round takes one datagram from every port that has one. A port that has more comes again in the next
+//! round, so a flooded port waits like all others.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tracing::warn;
-use tunnel_io::media_port::{MediaPort, PortPoller};
-use wire::relay_control::{Side, SideAddr};
+use tunnel_io::media_port::{MediaPort, PortPoller, ReadyPorts};
+use wire::relay_control::SideAddr;
 
+use super::four::{NEIGHBOURS, PORTS, PortNumber, USES, across, addresses, name};
+use super::media_thread::{Intake, MAX_PACKET, Packet, RECEIVE_PAUSE};
+use super::{SocketCounts, lock};
 use crate::relay::{RelayPort, SessionId};
-use crate::session::Component;
 
-/// A session's ports, in the order of their numbers in [`PortNumber`].
-const PORTS: usize = 4;
-const USES: [(Side, Component); PORTS] = [
-    (Side::A, Component::Rtp),
-    (Side::A, Component::Rtcp),
-    (Side::B, Component::Rtp),
-    (Side::B, Component::Rtcp),
-];
-
-/// Sessions that share a thread before the next thread gets some: few sessions on many threads would
-/// wake them all for a packet or two.
-const NEIGHBOURS: usize = 256;
-
-/// Which of a session's ports: 0 to 3.
-pub(super) type PortNumber = usize;
+/// Ports served in one round.
+const MAX_ROUND: usize = 128;
+/// Packets begin at such an offset in the buffer, that of a cache line.
+const ALIGNMENT: usize = 64;
 
 /// The four ports of a session.
 #[derive(Debug)]
@@ -51,32 +47,13 @@ impl SessionPorts {
 
     /// The socket that what comes in on this port goes out of.
     pub(super) fn socket_across(&self, number: PortNumber) -> &MediaPort {
-        &self.ports[Self::across(number)].1
-    }
-
-    /// The port of the other side with the same use.
-    pub(super) const fn across(number: PortNumber) -> PortNumber {
-        (number + PORTS / 2) % PORTS
+        &self.ports[across(number)].1
     }
 
     /// What the relay calls this port.
-    pub(super) fn name(&self, number: PortNumber) -> RelayPort {
-        let (side, component) = USES[number % PORTS];
-        RelayPort {
-            session: self.session,
-            side,
-            component,
-        }
+    fn name(&self, number: PortNumber) -> RelayPort {
+        name(self.session, number)
     }
-}
-
-/// How many sockets there are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SocketCounts {
-    /// Of sessions and leases.
-    pub open: u64,
-    /// Kept for the next session with the same port.
-    pub resting: u64,
 }
 
 /// All of them.
@@ -106,19 +83,8 @@ impl OpenPorts {
 
     /// Opens a session's ports; after an error none of them is open.
     pub(super) fn open(&mut self, session: SessionId, a: SideAddr, b: SideAddr) -> io::Result<()> {
-        let addresses = USES.map(|(side, component)| {
-            let addr = match side {
-                Side::A => a,
-                Side::B => b,
-            };
-            let number = match component {
-                Component::Rtp => addr.rtp,
-                Component::Rtcp => addr.rtcp,
-            };
-            SocketAddr::new(addr.addr, number)
-        });
         let mut sockets = Vec::with_capacity(PORTS);
-        for address in addresses {
+        for address in addresses(a, b) {
             match self.socket_at(address) {
                 Ok(socket) => sockets.push((address, socket)),
                 Err(error) => {
@@ -227,6 +193,116 @@ impl OpenPorts {
     }
 }
 
+/// The media thread's side of it.
+pub(super) struct PerPortIntake {
+    ports: Arc<Mutex<OpenPorts>>,
+    thread: usize,
+    pollers: Arc<[PortPoller]>,
+    ready: ReadyPorts,
+    bytes: Box<[u8]>,
+}
+
+/// Where a packet came in and lies.
+pub(super) struct Place {
+    ports: Arc<SessionPorts>,
+    number: PortNumber,
+    bytes: Range<usize>,
+}
+
+impl PerPortIntake {
+    /// That of this thread.
+    pub(super) fn new(ports: &Arc<Mutex<OpenPorts>>, thread: usize) -> Self {
+        let pollers = Arc::clone(&lock(ports).pollers);
+        Self {
+            ports: Arc::clone(ports),
+            thread,
+            pollers,
+            ready: ReadyPorts::new(MAX_ROUND),
+            bytes: vec![0; MAX_ROUND * (MAX_PACKET + ALIGNMENT)].into(),
+        }
+    }
+
+    fn find_ports(&self, packets: &mut Vec<Packet<Place>>) {
+        let open = lock(&self.ports);
+        for told in self.ready.iter() {
+            // A session may have ended since.
+            let Some((ports, number)) = open.told(told) else {
+                continue;
+            };
+            packets.push(Packet {
+                port: ports.name(number),
+                from: SocketAddr::from(([0; 4], 0)),
+                to: None,
+                place: Place {
+                    ports: Arc::clone(ports),
+                    number,
+                    bytes: 0..0,
+                },
+            });
+        }
+    }
+}
+
+impl Intake for PerPortIntake {
+    type Place = Place;
+
+    fn wait(&mut self, at_once: bool) -> io::Result<Option<bool>> {
+        let limit = at_once.then_some(Duration::ZERO);
+        let ready = self.pollers[self.thread].wait(&mut self.ready, limit)?;
+        Ok(ready.map(|ready| ready > 0))
+    }
+
+    /// One datagram from each port, one behind the other in the buffer.
+    fn receive(&mut self, packets: &mut Vec<Packet<Place>>) -> u64 {
+        self.find_ports(packets);
+        let (mut start, mut oversize) = (0, 0);
+        let mut failure = None;
+        packets.retain_mut(|packet| {
+            let room = &mut self.bytes[start..start + MAX_PACKET];
+            let place = &mut packet.place;
+            match place.ports.socket(place.number).receive(room) {
+                Ok(None) => false,
+                Ok(Some(arrival)) if arrival.length > MAX_PACKET => {
+                    oversize += 1;
+                    false
+                }
+                Ok(Some(arrival)) => {
+                    packet.from = arrival.from;
+                    place.bytes = start..start + arrival.length;
+                    start = place.bytes.end.next_multiple_of(ALIGNMENT);
+                    true
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    false
+                }
+            }
+        });
+        if let Some(error) = failure {
+            warn!(%error, "a media socket failed");
+            std::thread::sleep(RECEIVE_PAUSE);
+        }
+        oversize
+    }
+
+    fn bytes(&self, place: &Place) -> &[u8] {
+        &self.bytes[place.bytes.clone()]
+    }
+
+    fn transmit(&mut self, packets: &mut [Packet<Place>], failed: &mut Vec<RelayPort>) {
+        for packet in packets {
+            let Some(to) = packet.to.take() else {
+                continue;
+            };
+            let Place { ports, number, .. } = &packet.place;
+            let bytes = &self.bytes[packet.place.bytes.clone()];
+            if ports.socket_across(*number).send(to, bytes).is_err() {
+                failed.push(ports.name(across(*number)));
+            }
+        }
+    }
+}
+
 const fn told_as(place: usize, number: PortNumber) -> u64 {
     (place * PORTS + number) as u64
 }
@@ -234,9 +310,9 @@ const fn told_as(place: usize, number: PortNumber) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::Component;
     use std::net::{IpAddr, Ipv4Addr};
-    use std::time::Duration;
-    use tunnel_io::media_port::ReadyPorts;
+    use wire::relay_control::Side;
 
     const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 

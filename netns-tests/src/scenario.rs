@@ -239,6 +239,11 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::drain,
     },
     Scenario {
+        name: "internet-drain-audio",
+        about: "an edge is drained in a call whose audio passes its relay",
+        run: internet::drain_audio,
+    },
+    Scenario {
         name: "internet-power-off",
         about: "an edge loses its power; BFD finds out; calls begun meanwhile succeed by retransmission",
         run: internet::power_off,

@@ -363,8 +363,7 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         Err(error) => ("failed", format!("{error:#}")),
     };
     println!("{name:<31}{verdict} in {seconds:.1} s: {figures}");
-    fs::write(verdict_file(out, name), format!("{figures}
-"))?;
+    fs::write(verdict_file(out, name), format!("{figures}\n"))?;
     result
         .map(drop)
         .map_err(|_| anyhow::anyhow!("{name} failed; its files are in {}", folder.display()))

@@ -44,7 +44,7 @@ enum What {
     },
     /// Run a scenario by its name, `all` of them, or `list` them
     Run {
-        /// The name, `all` or `list`
+        /// The name, `all`, `internet-all` or `list`
         scenario: String,
     },
     /// Run a benchmark by its name, or `list` them; results are JSON lines on standard output

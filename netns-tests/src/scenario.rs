@@ -239,6 +239,11 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::drain,
     },
     Scenario {
+        name: "internet-drain-audio",
+        about: "an edge is drained in a call whose audio passes its relay",
+        run: internet::drain_audio,
+    },
+    Scenario {
         name: "internet-power-off",
         about: "an edge loses its power; BFD finds out; calls begun meanwhile succeed by retransmission",
         run: internet::power_off,
@@ -358,13 +363,7 @@ pub(crate) fn run(name: &str, out: &Path) -> Result<()> {
         Err(error) => ("failed", format!("{error:#}")),
     };
     println!("{name:<31}{verdict} in {seconds:.1} s: {figures}");
-    fs::write(
-        verdict_file(out, name),
-        format!(
-            "{figures}
-"
-        ),
-    )?;
+    fs::write(verdict_file(out, name), format!("{figures}\n"))?;
     result
         .map(drop)
         .map_err(|_| anyhow::anyhow!("{name} failed; its files are in {}", folder.display()))

@@ -168,6 +168,11 @@ fn tunnel_rows() -> Vec<Row> {
         (EDGE1, gre(KEY2, &good), "wrong_key"),
         (EDGE1, gre(KEY1 + 100, &good), "wrong_key"),
         (EDGE2, gre(OLD_KEY1, &udp(PHONE, SERVICE, 2)), "wrong_key"),
+        (
+            EDGE1,
+            gre(KEY1, &udp(PHONE, "10.0.9.2:7061", 1)),
+            "probe_source",
+        ),
     ]
 }
 

@@ -89,71 +89,52 @@ fn each_mistake_is_reported_under_its_key() {
             "tunnel.device",
         ),
         ("key = 0x1001", "key = 0x1_0000_0000", "line 5"),
-        (
-            "[tunnel]",
-            "[probes]\ninterval_ms = 19\n[tunnel]",
-            "probes.interval_ms: 19",
-        ),
-        (
-            "[tunnel]",
-            "[probes]\nmisses = 1\n[tunnel]",
-            "probes.misses: 1",
-        ),
-        (
-            "[tunnel]",
-            "[probes]\npad_every = 1\n[tunnel]",
-            "probes.pad_every: 1",
-        ),
-        ("[tunnel]", "[probes]\nport = 0\n[tunnel]", "probes.port: 0"),
-        (
-            "[tunnel]",
-            "[announcement]\nprefixes = [\"198.51.100.1/24\"]\n[tunnel]",
-            "announcement.prefixes: 198.51.100.1/24 has bits behind its length",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nprefixes = [\"198.51.101.0/24\"]\n[tunnel]",
-            "no service address in 198.51.101.0/24",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nprefixes = []\n[tunnel]",
-            "198.51.100.1 is in none of them",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nprotocol = 4\n[tunnel]",
-            "announcement.protocol: 4 is the kernel's own",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\ntable = 254\n[tunnel]",
-            "announcement.table: 254",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nmetric = 0\n[tunnel]",
-            "announcement.metric: 0",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nmetric = 200\n[tunnel]",
-            "announcement.drain_metric: it must differ",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nhold_down_s = 301\n[tunnel]",
-            "announcement.hold_down_max_s",
-        ),
-        (
-            "[tunnel]",
-            "[announcement]\nlinger_s = 100000\n[tunnel]",
-            "announcement.linger_s",
-        ),
     ];
     for (good, bad, expected) in cases {
         let error = check(&GOOD.replace(good, bad)).unwrap_err();
         assert!(error.starts_with("ingress.toml: "), "{error}");
+        assert!(error.contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[test]
+fn each_mistake_in_the_optional_sections_is_reported_under_its_key() {
+    let cases = [
+        ("[probes]\ninterval_ms = 19", "probes.interval_ms: 19"),
+        ("[probes]\nmisses = 1", "probes.misses: 1"),
+        ("[probes]\npad_every = 1", "probes.pad_every: 1"),
+        ("[probes]\nport = 0", "probes.port: 0"),
+        (
+            "[announcement]\nprefixes = [\"198.51.100.1/24\"]",
+            "announcement.prefixes: 198.51.100.1/24 has bits behind its length",
+        ),
+        (
+            "[announcement]\nprefixes = [\"198.51.101.0/24\"]",
+            "no service address in 198.51.101.0/24",
+        ),
+        (
+            "[announcement]\nprefixes = []",
+            "198.51.100.1 is in none of them",
+        ),
+        (
+            "[announcement]\nprotocol = 4",
+            "announcement.protocol: 4 is the kernel's own",
+        ),
+        ("[announcement]\ntable = 254", "announcement.table: 254"),
+        ("[announcement]\nmetric = 0", "announcement.metric: 0"),
+        (
+            "[announcement]\nmetric = 200",
+            "announcement.drain_metric: it must differ",
+        ),
+        (
+            "[announcement]\nhold_down_s = 301",
+            "announcement.hold_down_max_s",
+        ),
+        ("[announcement]\nlinger_s = 100000", "announcement.linger_s"),
+    ];
+    for (section, expected) in cases {
+        let text = GOOD.replace("[tunnel]", &format!("{section}\n[tunnel]"));
+        let error = check(&text).unwrap_err();
         assert!(error.contains(expected), "{expected:?} is not in {error}");
     }
 }

@@ -365,6 +365,7 @@ impl World {
                     threads: 1,
                     gather: Duration::from_millis(1),
                 },
+                sockets: rtp_agent::config::Sockets::PerPort,
             },
             control: Some(rtp_agent::config::Control {
                 concentrators: vec![self.address],

@@ -127,6 +127,11 @@ impl TunnelEnd {
         self.gre.recv_batch(&mut self.batch).await
     }
 
+    /// The same without waiting: `None` where there is none.
+    pub fn receive_now(&mut self) -> io::Result<Option<usize>> {
+        self.gre.recv_batch_now(&mut self.batch)
+    }
+
     /// True when there may be more packets than the `received` ones.
     pub const fn has_more(received: usize) -> bool {
         received == BATCH

@@ -7,6 +7,8 @@
 //! 2. wait: shutdown, relay control (a new INVITE needs fresh leases), the DNS, the tunnel, the
 //!    other transports, the earliest deadline, somebody who asks for `/status`, the next snapshot for the gauges
 //! 3. feed what came, at most [`BATCH`] messages before the next flush
+//!
+//! Under load, when packets gather in the tunnel, most turns ask nobody else.
 
 mod gathering;
 mod pressure;
@@ -43,8 +45,14 @@ use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
 
+const TUNNEL_FAILED: &str = "the tunnel's end failed";
+
 /// Messages taken from the transports before the queues are flushed again.
 const BATCH: usize = 64;
+
+/// Turns in a row in which only the tunnel is asked, while its packets gather: to ask everybody costs a
+/// wake-up of the runtime. So the others wait for as many pauses at most.
+const TURNS_FOR_THE_TUNNEL: u32 = 4;
 
 /// Transactions on each side: each call makes two, which last 32 s over UDP (64 * T1), so that this
 /// is room for some 6,000 calls a second; one costs one to two kilobytes.
@@ -110,35 +118,45 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
     worker.keep_records(cdr);
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
+    let mut turns_for_the_tunnel = 0;
     loop {
         worker.flush();
+        let deadline = worker.deadline();
+        let mut received_now = None;
         if let Some(pause) = worker.pause.take() {
             // Not an await: whatever arrives would wake us.
             std::thread::sleep(pause);
+            turns_for_the_tunnel = (turns_for_the_tunnel + 1) % TURNS_FOR_THE_TUNNEL;
+            if turns_for_the_tunnel != 0 {
+                received_now = tunnel.receive_now().context(TUNNEL_FAILED)?;
+            }
         }
-        let deadline = worker.deadline().min(next_snapshot);
-        tokio::select! {
-            biased;
-            _ = shutdown.wait_for(|stop| *stop) => {
-                worker.finish();
-                return Ok(());
+        if let Some(received) = received_now {
+            worker.handle_tunnel(received, &mut tunnel);
+        } else {
+            tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|stop| *stop) => {
+                    worker.finish();
+                    return Ok(());
+                }
+                Some(input) = relay_inputs.recv() => worker.handle_relay(input),
+                Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
+                Some(event) = transport_events.recv() => worker.handle_transport(event),
+                Some(users) = users.recv() => worker.replace_users(users),
+                Some(asked) = status_asked.recv() => worker.show(&status, asked),
+                received = tunnel.receive() => {
+                    let received = received.context(TUNNEL_FAILED)?;
+                    worker.handle_tunnel(received, &mut tunnel);
+                    // A flood in the tunnel must not silence the other transports.
+                    worker.handle_waiting(&mut incoming);
+                }
+                received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
+                    anyhow::ensure!(received > 0, "the transports have ended");
+                    worker.handle_batch(&mut batch);
+                }
+                () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
-            Some(input) = relay_inputs.recv() => worker.handle_relay(input),
-            Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
-            Some(event) = transport_events.recv() => worker.handle_transport(event),
-            Some(users) = users.recv() => worker.replace_users(users),
-            Some(asked) = status_asked.recv() => worker.show(&status, asked),
-            received = tunnel.receive() => {
-                let received = received.context("the tunnel's end failed")?;
-                worker.handle_tunnel(received, &mut tunnel);
-                // A flood in the tunnel must not silence the other transports.
-                worker.handle_waiting(&mut incoming);
-            }
-            received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
-                anyhow::ensure!(received > 0, "the transports have ended");
-                worker.handle_batch(&mut batch);
-            }
-            () = tokio::time::sleep_until(deadline.into()) => {}
         }
         let now = now();
         // Nor may it stop the clock. What was set since then is not due yet.

@@ -138,6 +138,14 @@ impl GreSocket {
             )
             .await
     }
+
+    /// Receives what is there without waiting: `None` where there is nothing.
+    pub fn recv_batch_now(&self, batch: &mut GreBatch) -> io::Result<Option<usize>> {
+        match batch.0.receive(self.socket.get().as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            received => received.map(Some),
+        }
+    }
 }
 
 /// Buffers for one receive call.

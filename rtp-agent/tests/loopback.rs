@@ -46,6 +46,7 @@ async fn two_phones_exchange_200_packets_each_way_and_none_is_lost() {
 }
 
 #[tokio::test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 async fn they_do_so_through_few_sockets_for_all_ports() {
     let at = Location {
         addresses: &[IpAddr::from(Ipv4Addr::LOCALHOST)],

@@ -60,17 +60,18 @@ impl From<EbpfError> for SteeringError {
 
 impl From<ProgramError> for SteeringError {
     fn from(error: ProgramError) -> Self {
-        match error {
-            ProgramError::LoadError {
-                io_error,
-                verifier_log,
-            } => {
-                debug!(%verifier_log, "the BPF program is refused");
-                Self::Attach(io_error)
-            }
-            ProgramError::SyscallError(error) => Self::Attach(error.io_error),
-            other => Self::Attach(io::Error::other(other)),
+        if let ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } = error
+        {
+            debug!(%verifier_log, "the BPF program is refused");
+            return Self::Attach(io_error);
         }
+        if let ProgramError::SyscallError(error) = error {
+            return Self::Attach(error.io_error);
+        }
+        Self::Attach(io::Error::other(error))
     }
 }
 

@@ -14,7 +14,7 @@ use super::network::{Network, PHONES, RELAY};
 use super::ng::Client;
 use crate::process::Process;
 use crate::service::{MEDIA_SOCKETS, start_program};
-use crate::{certs, command, rtpengine, wait};
+use crate::{certs, rtpengine, wait};
 
 /// Sessions whose set-up is under way at a time.
 pub(super) const IN_FLIGHT: usize = 64;

@@ -402,88 +402,91 @@ mod tests {
         assert!(error.contains("sipcast-lab certs"), "{error}");
     }
 
+    /// What stands in the example, what shall stand there instead, and what is said to that.
+    const WRONG: &[(&str, &str, &str)] = &[
+        ("name = \"relay1\"", "name = \"\"", "name: give the agent"),
+        (
+            "30000-39999",
+            "30001-30002",
+            "media.ports: \"30001-30002\" holds no",
+        ),
+        ("[\"10.0.1.2\"]", "[]", "media.addresses: give exactly one"),
+        (
+            "[\"10.0.1.2\"]",
+            "[\"10.0.1.2\", \"10.0.1.3\"]",
+            "media.addresses: give exactly one address, or one of IPv4",
+        ),
+        (
+            "[\"10.0.1.2\"]",
+            "[\"10.0.1.2\", \"::\"]",
+            "media.addresses: :: cannot",
+        ),
+        (
+            "[\"10.0.1.2\"]",
+            "[\"0.0.0.0\"]",
+            "media.addresses: 0.0.0.0 cannot",
+        ),
+        (
+            "idle_timeout_s = 60",
+            "idle_timeout_s = 0",
+            "media.idle_timeout_s: 0 is out",
+        ),
+        (
+            "linger_ms = 2000",
+            "linger_ms = 9999999",
+            "media.linger_ms: 9999999 is out",
+        ),
+        (
+            "one_way_timeout_s = 300",
+            "one_way_timeout_s = 90000",
+            "media.one_way_timeout_s: 90000 is out",
+        ),
+        (
+            "held_timeout_s = 3600",
+            "held_timeout_s = 0",
+            "media.held_timeout_s: 0 is out",
+        ),
+        (
+            "[\"10.0.9.2:7060\"]",
+            "[]",
+            "control.concentrators: name at least",
+        ),
+        (
+            "server_name = \"c1\"",
+            "server_name = \"a b\"",
+            "control.server_name: \"a b\"",
+        ),
+        (
+            "listen = []  ",
+            "listen = [\"10.0.1.2:2223\"]  ",
+            "ng.allow: name the networks",
+        ),
+        (
+            "delete_delay_s = 30",
+            "delete_delay_s = 3601",
+            "ng.delete_delay_s: out of range",
+        ),
+        (
+            "sockets = \"auto\"",
+            "sockets = \"many\"",
+            "unknown variant `many`, expected one of `auto`, `shared`, `per-port`",
+        ),
+        ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
+        (
+            "gather_us = 1000",
+            "gather_us = 9999",
+            "media.gather_us: 9999",
+        ),
+        (
+            "gather_us = 1000",
+            "gather_us = 1000\nthreads = 0",
+            "media.threads: 0 is out",
+        ),
+    ];
+
     #[test]
     fn what_cannot_work_is_named_with_its_key_and_what_to_change() {
-        for (good, bad, expected) in [
-            ("name = \"relay1\"", "name = \"\"", "name: give the agent"),
-            (
-                "30000-39999",
-                "30001-30002",
-                "media.ports: \"30001-30002\" holds no",
-            ),
-            ("[\"10.0.1.2\"]", "[]", "media.addresses: give exactly one"),
-            (
-                "[\"10.0.1.2\"]",
-                "[\"10.0.1.2\", \"10.0.1.3\"]",
-                "media.addresses: give exactly one address, or one of IPv4",
-            ),
-            (
-                "[\"10.0.1.2\"]",
-                "[\"10.0.1.2\", \"::\"]",
-                "media.addresses: :: cannot",
-            ),
-            (
-                "[\"10.0.1.2\"]",
-                "[\"0.0.0.0\"]",
-                "media.addresses: 0.0.0.0 cannot",
-            ),
-            (
-                "idle_timeout_s = 60",
-                "idle_timeout_s = 0",
-                "media.idle_timeout_s: 0 is out",
-            ),
-            (
-                "linger_ms = 2000",
-                "linger_ms = 9999999",
-                "media.linger_ms: 9999999 is out",
-            ),
-            (
-                "one_way_timeout_s = 300",
-                "one_way_timeout_s = 90000",
-                "media.one_way_timeout_s: 90000 is out",
-            ),
-            (
-                "held_timeout_s = 3600",
-                "held_timeout_s = 0",
-                "media.held_timeout_s: 0 is out",
-            ),
-            (
-                "[\"10.0.9.2:7060\"]",
-                "[]",
-                "control.concentrators: name at least",
-            ),
-            (
-                "server_name = \"c1\"",
-                "server_name = \"a b\"",
-                "control.server_name: \"a b\"",
-            ),
-            (
-                "listen = []  ",
-                "listen = [\"10.0.1.2:2223\"]  ",
-                "ng.allow: name the networks",
-            ),
-            (
-                "delete_delay_s = 30",
-                "delete_delay_s = 3601",
-                "ng.delete_delay_s: out of range",
-            ),
-            (
-                "sockets = \"auto\"",
-                "sockets = \"many\"",
-                "unknown variant `many`, expected one of `auto`, `shared`, `per-port`",
-            ),
-            ("linger_ms", "lingre_ms", "unknown field `lingre_ms`"),
-            (
-                "gather_us = 1000",
-                "gather_us = 9999",
-                "media.gather_us: 9999",
-            ),
-            (
-                "gather_us = 1000",
-                "gather_us = 1000\nthreads = 0",
-                "media.threads: 0 is out",
-            ),
-        ] {
+        for (good, bad, expected) in WRONG {
             let text = include_str!("../../configs/rtp-agent.toml");
             assert!(text.contains(good), "{good}");
             let error = check(&text.replacen(good, bad, 1)).unwrap_err();

@@ -220,6 +220,10 @@ fn calls(net: &TwoEdges) -> Result<Vec<String>> {
         .collect())
 }
 
+/// `ng` is UDP: what gets no answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+const ASK_TIMES: usize = 10;
+
 /// Asks rtpengine on its own host, and gives the answer without its cookie.
 fn ask(net: &TwoEdges, fill: impl FnOnce(&mut DictionaryWriter<'_>) + Send) -> Result<Vec<u8>> {
     // rtpengine answers a cookie that it knows with what it answered before.
@@ -230,12 +234,14 @@ fn ask(net: &TwoEdges, fill: impl FnOnce(&mut DictionaryWriter<'_>) + Send) -> R
         let cookie = request.clone();
         bencode::write_dictionary(&mut request, fill);
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        socket.send_to(&request, SocketAddr::from((EDGE1, NG_PORT)))?;
+        socket.set_read_timeout(Some(ASK_AGAIN))?;
         let mut buffer = vec![0; 64 * 1024];
-        let length = socket
-            .recv(&mut buffer)
-            .context("rtpengine does not answer")?;
+        let mut once = || {
+            socket.send_to(&request, SocketAddr::from((EDGE1, NG_PORT)))?;
+            socket.recv(&mut buffer)
+        };
+        let length = (0..ASK_TIMES).find_map(|_| once().ok());
+        let length = length.context("rtpengine does not answer")?;
         let answer = buffer[..length].strip_prefix(cookie.as_slice());
         Ok(answer.context("an answer to another question")?.to_vec())
     })

@@ -40,6 +40,7 @@ mod relay_fallback;
 mod restart;
 mod rig;
 mod rtpengine_relay;
+mod shared_sockets;
 mod standby;
 mod stranger_rtp;
 mod torture;
@@ -107,6 +108,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "relay-fallback",
         about: "relay killed, its control link cut, concentrator killed: at set-up and in mid-call",
         run: relay_fallback::run,
+    },
+    Scenario {
+        name: "shared-sockets",
+        about: "relays whose ports share sockets: side by side, killed, refused, beside a foreign listener",
+        run: shared_sockets::run,
     },
     Scenario {
         name: "standby",

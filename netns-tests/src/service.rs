@@ -356,11 +356,14 @@ pub(crate) fn start_program(
 /// Which `media.sockets` the relays of the lab have: those of this variable, if it is set.
 pub(crate) const MEDIA_SOCKETS: &str = "SIPCAST_LAB_MEDIA_SOCKETS";
 
-/// The file of a relay with [`MEDIA_SOCKETS`].
+/// The file of a relay with [`MEDIA_SOCKETS`], unless it has its own.
 pub(crate) fn with_media_sockets(config: &str) -> String {
     let Ok(sockets) = std::env::var(MEDIA_SOCKETS) else {
         return config.to_owned();
     };
+    if config.contains("\nsockets = ") {
+        return config.to_owned();
+    }
     let with = format!("[media]\nsockets = \"{sockets}\"\n");
     config.replacen("[media]\n", &with, 1)
 }

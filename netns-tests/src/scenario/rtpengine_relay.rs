@@ -220,29 +220,30 @@ fn calls(net: &TwoEdges) -> Result<Vec<String>> {
         .collect())
 }
 
-/// `ng` is UDP: what gets no answer is asked again.
+/// rtpengine leaves a question now and then without an answer, as when its call ends meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 const ASK_TIMES: usize = 10;
 
 /// Asks rtpengine on its own host, and gives the answer without its cookie.
 fn ask(net: &TwoEdges, fill: impl FnOnce(&mut DictionaryWriter<'_>) + Send) -> Result<Vec<u8>> {
-    // rtpengine answers a cookie that it knows with what it answered before.
+    // rtpengine answers a cookie that it knows with what it answered before, or not again.
     static ASKED: AtomicU32 = AtomicU32::new(0);
     net.edge1.inside(|| {
-        let number = ASKED.fetch_add(1, Ordering::Relaxed);
-        let mut request = format!("lab{number} ").into_bytes();
-        let cookie = request.clone();
-        bencode::write_dictionary(&mut request, fill);
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.set_read_timeout(Some(ASK_AGAIN))?;
+        let mut question = Vec::new();
+        bencode::write_dictionary(&mut question, fill);
         let mut buffer = vec![0; 64 * 1024];
-        let mut once = || {
+        let mut once = || -> Result<Vec<u8>> {
+            let number = ASKED.fetch_add(1, Ordering::Relaxed);
+            let cookie = format!("lab{number} ").into_bytes();
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.set_read_timeout(Some(ASK_AGAIN))?;
+            let request = [cookie.as_slice(), question.as_slice()].concat();
             socket.send_to(&request, SocketAddr::from((EDGE1, NG_PORT)))?;
-            socket.recv(&mut buffer)
+            let length = socket.recv(&mut buffer)?;
+            let answer = buffer[..length].strip_prefix(cookie.as_slice());
+            Ok(answer.context("an answer to another question")?.to_vec())
         };
-        let length = (0..ASK_TIMES).find_map(|_| once().ok());
-        let length = length.context("rtpengine does not answer")?;
-        let answer = buffer[..length].strip_prefix(cookie.as_slice());
-        Ok(answer.context("an answer to another question")?.to_vec())
+        let answer = (0..ASK_TIMES).find_map(|_| once().ok());
+        answer.context("rtpengine does not answer")
     })
 }

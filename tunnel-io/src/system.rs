@@ -97,6 +97,34 @@ pub fn require_no_tos_reflection() -> Result<(), SystemError> {
     )
 }
 
+/// Keeps the kernel from giving these ports to programs that ask for any one (IPv4 and IPv6). What is
+/// reserved already stays so; these stay so after the program's end.
+pub fn reserve_local_ports(first: u16, last: u16) -> Result<(), SystemError> {
+    let setting = "net.ipv4.ip_local_reserved_ports";
+    let reserved = get(setting).unwrap_or_default();
+    if is_reserved(&reserved, first, last) {
+        return Ok(());
+    }
+    let separator = if reserved.is_empty() { "" } else { "," };
+    let all = format!("{reserved}{separator}{first}-{last}");
+    set(setting, &all).map_err(|error| SystemError {
+        setting: setting.to_owned(),
+        found: format!("{reserved:?} and not writable ({error})"),
+        consequence: "the kernel may give one of our ports to another program, which would hear \
+                      nothing there",
+        remedy: format!("set it beforehand: sysctl -w {setting}={all}"),
+    })
+}
+
+/// The kernel shows ranges that touch as one.
+fn is_reserved(reserved: &str, first: u16, last: u16) -> bool {
+    reserved.split(',').any(|range| {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        let bounds = from.parse::<u16>().ok().zip(to.parse::<u16>().ok());
+        bounds.is_some_and(|(from, to)| from <= first && last <= to)
+    })
+}
+
 fn require(
     setting: &str,
     is_good: impl Fn(&str) -> bool,
@@ -145,6 +173,18 @@ mod tests {
     fn an_address_is_local_when_an_interface_has_it() {
         assert!(is_local_address("127.0.0.1".parse().unwrap()).unwrap());
         assert!(!is_local_address("192.0.2.77".parse().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn ports_are_reserved_when_one_range_has_all_of_them() {
+        let reserved = "123,30000-39999";
+        for (first, last) in [(30_000, 39_999), (31_000, 31_999), (123, 123)] {
+            assert!(is_reserved(reserved, first, last), "{first}-{last}");
+        }
+        for (first, last) in [(29_999, 30_001), (39_999, 40_000), (122, 123)] {
+            assert!(!is_reserved(reserved, first, last), "{first}-{last}");
+        }
+        assert!(!is_reserved("", 1, 1));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tracing::warn;
 use tunnel_io::media_port::{MediaPort, PortPoller, ReadyPorts};
 use tunnel_io::shared_ports::{Family, PortDatagram, PortSender, SharedReceiver};
 use tunnel_io::steering::{self, Plan, Steering, SteeringDrops, include_bytes_aligned};
-use tunnel_io::{DatagramBatch, MAX_BATCH};
+use tunnel_io::{DatagramBatch, MAX_BATCH, system};
 use wire::relay_control::SideAddr;
 
 use super::four::{NEIGHBOURS, PORTS, across, addresses, name};
@@ -102,6 +102,10 @@ impl SharedPorts {
             ports: range.bounds(),
             pair_limit: PAIR_LIMIT,
         };
+        let (first, last) = range.bounds();
+        if let Err(error) = system::reserve_local_ports(first, last) {
+            warn!(%error, "media.ports are not reserved");
+        }
         check_free(&plan)?;
         let claims = claim(local, range, freebind)?;
         let senders = Senders::open(local)?;

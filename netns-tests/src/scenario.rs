@@ -46,6 +46,9 @@ mod stranger_rtp;
 mod torture;
 mod websocket;
 
+/// Characters of what fell short that are shown again at the end.
+const SUMMARY: usize = 600;
+
 /// A scenario: name, what it shows, how. The folder is its own and empty.
 struct Scenario {
     name: &'static str,
@@ -330,7 +333,8 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
     // Again, where whoever looks at the end of a long output sees it.
     for name in &failed {
         let why = fs::read_to_string(verdict_file(out, name)).unwrap_or_default();
-        println!("failed: {name}: {}", why.trim_end());
+        let beginning: String = why.trim_end().chars().take(SUMMARY).collect();
+        println!("failed: {name}: {beginning}");
     }
     let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     let good = failed.is_empty() && (skipped == 0 || !in_ci);

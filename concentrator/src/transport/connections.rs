@@ -14,10 +14,14 @@ use tokio::sync::mpsc;
 
 use crate::config::TcpLimits;
 
-/// Messages that may wait for a slow phone.
-const QUEUE_MESSAGES: usize = 64;
-/// Their bytes.
-const QUEUE_BYTES: usize = 256 << 10;
+/// Bytes that may wait for a slow reader. A trunk's connection carries many calls: after a second
+/// in which packets were lost, all that came meanwhile goes to it at once.
+const QUEUE_BYTES: usize = 1 << 20;
+/// The same while more than [`TOTAL_BYTES`] wait for all.
+const CROWDED_QUEUE_BYTES: usize = 64 << 10;
+const TOTAL_BYTES: usize = 256 << 20;
+/// What a message in a queue takes beside its bytes.
+const OVERHEAD: usize = 128;
 
 /// Why a message was not taken for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,18 +44,65 @@ impl SendRefusal {
 
 /// What waits for a connection's writing half.
 #[derive(Debug)]
-pub(super) enum Queued {
+pub(super) struct Queued {
+    pub(super) what: Outbound,
+    pub(super) weight: Weight,
+}
+
+/// What goes out.
+#[derive(Debug)]
+pub(super) enum Outbound {
     /// A SIP message, still to be framed.
     Message(Bytes),
     /// The answer to a keepalive, as it goes out.
     Answer(Bytes),
 }
 
-impl Queued {
-    pub(super) fn len(&self) -> usize {
+impl Outbound {
+    fn len(&self) -> usize {
         match self {
             Self::Message(bytes) | Self::Answer(bytes) => bytes.len(),
         }
+    }
+}
+
+/// Bytes that wait, for one connection and for all.
+#[derive(Debug, Clone, Default)]
+struct Waiting {
+    own: Arc<AtomicUsize>,
+    total: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    /// Adds to both, unless that is too much.
+    fn add(&self, bytes: usize) -> Option<Weight> {
+        let limit = if self.total.load(Ordering::Relaxed) > TOTAL_BYTES {
+            CROWDED_QUEUE_BYTES
+        } else {
+            QUEUE_BYTES
+        };
+        let before = self.own.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+        let weight = Weight {
+            bytes,
+            waiting: self.clone(),
+        };
+        // A message that is longer than that has to go out on its own.
+        (before + bytes <= limit.max(bytes)).then_some(weight)
+    }
+}
+
+/// The share of one message, until it is written or given up.
+#[derive(Debug)]
+pub(super) struct Weight {
+    bytes: usize,
+    waiting: Waiting,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.waiting.own.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.waiting.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -67,6 +118,8 @@ pub(super) enum Crowded {
 pub(crate) struct Connections {
     limits: TcpLimits,
     next: AtomicU64,
+    /// Bytes that wait in all queues.
+    waiting: Arc<AtomicUsize>,
     open: Mutex<Open>,
 }
 
@@ -82,8 +135,8 @@ struct Open {
 struct Outlet {
     peer: SocketAddr,
     names: Option<Arc<[String]>>,
-    queue: mpsc::Sender<Queued>,
-    queued: Arc<AtomicUsize>,
+    queue: mpsc::UnboundedSender<Queued>,
+    waiting: Waiting,
 }
 
 impl Connections {
@@ -91,6 +144,7 @@ impl Connections {
         Arc::new(Self {
             limits,
             next: AtomicU64::new(1),
+            waiting: Arc::default(),
             open: Mutex::default(),
         })
     }
@@ -109,7 +163,7 @@ impl Connections {
         peer: SocketAddr,
         message: Bytes,
     ) -> Result<(), SendRefusal> {
-        self.queue(id, Some(peer), Queued::Message(message))
+        self.queue(id, Some(peer), Outbound::Message(message))
     }
 
     /// The names in the certificate that the peer has proved to hold; `None` where it showed none.
@@ -121,17 +175,20 @@ impl Connections {
         &self,
         id: ConnectionId,
         peer: Option<SocketAddr>,
-        queued: Queued,
+        what: Outbound,
     ) -> Result<(), SendRefusal> {
         let mut open = self.lock();
         let outlet = open.outlets.get(&id).ok_or(SendRefusal::Gone)?;
         if peer.is_some_and(|peer| peer != outlet.peer) {
             return Err(SendRefusal::Gone);
         }
-        let length = queued.len();
-        let waiting = outlet.queued.fetch_add(length, Ordering::Relaxed);
-        if waiting + length <= QUEUE_BYTES.max(length) && outlet.queue.try_send(queued).is_ok() {
-            return Ok(());
+        let weight = outlet.waiting.add(what.len() + OVERHEAD);
+        let taken = weight.map(|weight| outlet.queue.send(Queued { what, weight }));
+        match taken {
+            Some(Ok(())) => return Ok(()),
+            // Its task is ending.
+            Some(Err(_)) => return Err(SendRefusal::Gone),
+            None => {}
         }
         // Without a sender the writing half ends, and with it the connection.
         open.outlets.remove(&id);
@@ -162,13 +219,15 @@ impl Connections {
         open.admitted += 1;
         *open.per_source.entry(source).or_default() += 1;
         let id = ConnectionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES);
-        let queued = Arc::new(AtomicUsize::new(0));
+        let (queue, outgoing) = mpsc::unbounded_channel();
         let outlet = Outlet {
             peer,
             names: None,
             queue,
-            queued: Arc::clone(&queued),
+            waiting: Waiting {
+                own: Arc::default(),
+                total: Arc::clone(&self.waiting),
+            },
         };
         open.outlets.insert(id, outlet);
         Admission {
@@ -176,10 +235,7 @@ impl Connections {
             id,
             peer,
             source,
-            outgoing: Some(Outgoing {
-                queue: receiver,
-                queued,
-            }),
+            outgoing: Some(outgoing),
         }
     }
 
@@ -203,13 +259,8 @@ pub(super) struct Admission {
     pub(super) id: ConnectionId,
     pub(super) peer: SocketAddr,
     source: IpAddr,
-    pub(super) outgoing: Option<Outgoing>,
-}
-
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) queue: mpsc::Receiver<Queued>,
-    pub(super) queued: Arc<AtomicUsize>,
+    /// Bounded by the weight of what is in it.
+    pub(super) outgoing: Option<mpsc::UnboundedReceiver<Queued>>,
 }
 
 impl Admission {
@@ -229,7 +280,8 @@ impl Admission {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.connections.queue(self.id, None, Queued::Answer(bytes))
+        self.connections
+            .queue(self.id, None, Outbound::Answer(bytes))
     }
 }
 

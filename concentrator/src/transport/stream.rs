@@ -11,7 +11,6 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::ready;
 use std::time::Duration;
 
@@ -19,9 +18,10 @@ use bytes::Bytes;
 use sip::hop::{Flow, Hop};
 use sip::message::{FrameError, Framer, MAX_MESSAGE, Message, StreamItem};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connections::{Admission, Outgoing, Queued};
+use super::connections::{Admission, Outbound, Queued};
 use super::{Incoming, Inlet, Payload};
 use crate::flows::FlowProtocol;
 use crate::metrics::transport;
@@ -256,7 +256,7 @@ async fn receive_into(
 
 struct Writer<W> {
     to: W,
-    outgoing: Outgoing,
+    outgoing: mpsc::UnboundedReceiver<Queued>,
     /// A message is partly written: nothing else may follow but its rest.
     in_message: bool,
 }
@@ -265,8 +265,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     async fn run<F: Framing>(&mut self, flow: Flow, inlet: &Inlet) -> End {
         let via = transport(flow.transport);
         let sent = inlet.metrics.sip_sent.get_or_create_owned(&via);
-        while let Some(queued) = self.outgoing.queue.recv().await {
-            let is_message = matches!(queued, Queued::Message(_));
+        while let Some(queued) = self.outgoing.recv().await {
+            let is_message = matches!(queued.what, Outbound::Message(_));
             match timeout(WRITE_TIMEOUT, self.write::<F>(queued)).await {
                 Err(_) => return End::SlowReader,
                 Ok(Err(_)) => return End::Broken,
@@ -278,24 +278,24 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     }
 
     async fn write<F: Framing>(&mut self, queued: Queued) -> io::Result<()> {
-        let length = queued.len();
-        let bytes = match queued {
-            Queued::Message(message) => F::frame(message),
-            Queued::Answer(bytes) => bytes,
+        let Queued { what, weight } = queued;
+        let bytes = match what {
+            Outbound::Message(message) => F::frame(message),
+            Outbound::Answer(bytes) => bytes,
         };
         self.in_message = true;
         self.to.write_all(&bytes).await?;
         // TLS may hold something back.
         self.to.flush().await?;
         self.in_message = false;
-        self.outgoing.queued.fetch_sub(length, Ordering::Relaxed);
+        drop(weight);
         Ok(())
     }
 
     /// What was queued before the end, and the end itself.
     async fn farewell<F: Framing>(&mut self) -> io::Result<()> {
         while !self.in_message
-            && let Ok(queued) = self.outgoing.queue.try_recv()
+            && let Ok(queued) = self.outgoing.try_recv()
         {
             self.write::<F>(queued).await?;
         }

@@ -316,6 +316,23 @@ async fn a_phone_that_does_not_read_is_given_up() {
     panic!("the queue never filled");
 }
 
+#[tokio::test]
+async fn a_burst_to_one_connection_arrives_whole_and_in_order() {
+    let mut rig = Rig::new(limits());
+    let mut phone = rig.connect().await;
+    phone.write_all(OPTIONS.as_bytes()).await.unwrap();
+    let flow = rig.incoming().await.hop.flow;
+    // Nobody writes in between: the tasks of this runtime run when this one waits.
+    let burst: Vec<String> = (0..1_000).map(|number| format!("{number:0300}")).collect();
+    for message in &burst {
+        rig.transports.send(transmit(flow, message));
+    }
+    let mut heard = vec![0; 300 * burst.len()];
+    phone.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, burst.concat().as_bytes());
+    assert!(rig.events.try_recv().is_err());
+}
+
 struct Rig {
     transports: Transports,
     incoming: mpsc::Receiver<Incoming>,

@@ -62,13 +62,14 @@ async fn what_waits_for_a_connection_is_bounded() {
     let next_hop = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let flow = rig.to(&next_hop, Transport::Tcp);
     // The task that connects has had no turn yet.
-    for _ in 0..1_000 {
-        rig.transports.send(transmit(flow, "x"));
+    let message = "x".repeat(1_000);
+    for _ in 0..2_000 {
+        rig.transports.send(transmit(flow, &message));
         if rig.events.try_recv().is_ok() {
             return;
         }
     }
-    panic!("1,000 messages waited");
+    panic!("2 MB waited");
 }
 
 #[tokio::test]

@@ -8,13 +8,14 @@ use std::net::IpAddr;
 
 use wire::error::DecodeError;
 use wire::gre::Protocol;
+use wire::icmp;
 use wire::ip::Packet;
 
 /// What to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Mark it and send it through the tunnel, with this protocol type in the GRE header.
-    Forward(Protocol),
+    /// Mark it and send it through the tunnel, with this protocol type in the GRE header; and whose it is.
+    Forward(Protocol, IpAddr),
     /// Drop it and count why.
     Drop(DropReason),
 }
@@ -71,11 +72,22 @@ pub fn classify(bytes: &[u8], service_addresses: &[IpAddr]) -> Verdict {
     if packet.is_tunnel() {
         return Verdict::Drop(DropReason::NestedTunnel);
     }
-    Verdict::Forward(if packet.is_ipv4() {
+    let protocol = if packet.is_ipv4() {
         Protocol::Ipv4
     } else {
         Protocol::Ipv6
-    })
+    };
+    Verdict::Forward(protocol, user_agent(&packet, service_addresses))
+}
+
+/// Who sent it; of an ICMP error about a packet of ours, to whom that one went: a router on the way
+/// has sent the error, and it is the business of whoever has sent the packet.
+fn user_agent(packet: &Packet<'_>, service_addresses: &[IpAddr]) -> IpAddr {
+    let quoted = icmp::Error::parse(packet).and_then(|error| error.quoted());
+    match quoted {
+        Ok(quoted) if service_addresses.contains(&quoted.src) => quoted.dst,
+        Ok(_) | Err(_) => packet.src(),
+    }
 }
 
 #[expect(
@@ -87,5 +99,32 @@ fn reason_of(error: DecodeError) -> DropReason {
         DecodeError::IpVersion => DropReason::NotIp,
         DecodeError::Truncated => DropReason::Truncated,
         _ => DropReason::Malformed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use wire::icmp::{Kind, Repr};
+    use wire::ip;
+
+    use super::*;
+
+    #[test]
+    fn an_error_about_our_packet_belongs_to_whom_that_went() {
+        let [service, phone, router]: [IpAddr; 3] =
+            ["198.51.100.1", "192.0.2.7", "203.0.113.1"].map(|text| text.parse().unwrap());
+        let port = |address| SocketAddr::new(address, 5060);
+        let owner = |from: IpAddr, to: IpAddr| {
+            let quote = ip::udp(port(from), port(to), 0, b"SIP/2.0 200 OK").unwrap();
+            let (src, dst, kind) = (router, service, Kind::TooBig { mtu: 1_400 });
+            let error = Repr { src, dst, kind }.build(&quote).unwrap();
+            classify(&error, &[service])
+        };
+        let forward = |user_agent| Verdict::Forward(Protocol::Ipv4, user_agent);
+        assert_eq!(owner(service, phone), forward(phone));
+        // Not ours: whoever says so speaks for itself only.
+        assert_eq!(owner(phone, router), forward(router));
     }
 }

@@ -3,6 +3,7 @@
 mod announcement;
 mod probes;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -17,6 +18,10 @@ use announcement::AnnouncementSection;
 pub use probes::Probes;
 use probes::ProbesSection;
 
+/// The weight of a concentrator that has none of its own.
+const DEFAULT_WEIGHT: u16 = 100;
+/// More would make every packet's choice long.
+const MAX_CONCENTRATORS: usize = 16;
 /// The port of the admin pages when the file names none.
 const DEFAULT_ADMIN_PORT: u16 = 9101;
 /// Every IPv4 link carries this much (RFC 791 section 3.1).
@@ -51,13 +56,34 @@ pub struct Tunnel {
     /// Our outer address.
     pub source: IpAddr,
     /// The far ends; there is one at least.
-    pub concentrators: Vec<IpAddr>,
+    pub concentrators: Vec<Concentrator>,
+    /// The same on every edge; of no importance with one concentrator.
+    pub hash_key: HashKey,
     /// The largest inner packet.
     pub mtu: u16,
     /// The DSCP of the outer header, 0..=63.
     pub outer_dscp: u8,
     /// The TUN device's name.
     pub device: String,
+}
+
+/// A far end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concentrator {
+    /// The outer destination.
+    pub address: IpAddr,
+    /// Its share of the user agents; 0 is a standby.
+    pub weight: u16,
+}
+
+/// What keeps strangers from choosing addresses that all go to one concentrator.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct HashKey(pub [u8; 16]);
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey")
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,12 +107,45 @@ struct File {
 struct TunnelSection {
     key: u32,
     source: IpAddr,
-    concentrators: Vec<IpAddr>,
+    concentrators: Vec<ConcentratorEntry>,
+    hash_key: Option<String>,
     mtu: Option<u16>,
     #[serde(default)]
     outer_dscp: u8,
     #[serde(default = "default_device")]
     device: String,
+}
+
+/// An address, or an address with its weight.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "an address such as \"10.0.9.2\", or { address = \"10.0.9.2\", weight = 100 }"
+)]
+enum ConcentratorEntry {
+    Address(IpAddr),
+    Weighted(WeightedEntry),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WeightedEntry {
+    address: IpAddr,
+    weight: u16,
+}
+
+impl From<ConcentratorEntry> for Concentrator {
+    fn from(entry: ConcentratorEntry) -> Self {
+        match entry {
+            ConcentratorEntry::Address(address) => Self {
+                address,
+                weight: DEFAULT_WEIGHT,
+            },
+            ConcentratorEntry::Weighted(WeightedEntry { address, weight }) => {
+                Self { address, weight }
+            }
+        }
+    }
 }
 
 fn default_device() -> String {
@@ -168,20 +227,14 @@ impl Tunnel {
         service_addresses: &[IpAddr],
     ) -> Result<Self, (&'static str, String)> {
         let source = section.source;
-        let [concentrator] = section.concentrators[..] else {
-            let count = section.concentrators.len();
-            let message = format!("name exactly one concentrator, there are {count}");
-            return Err(("tunnel.concentrators", message));
-        };
         check_end("tunnel.source", source, service_addresses)?;
-        check_end("tunnel.concentrators[0]", concentrator, service_addresses)?;
-        if source.is_ipv4() != concentrator.is_ipv4() || source == concentrator {
-            let message = format!(
-                "{concentrator} must be another machine's address of the same IP version as \
-                 tunnel.source, {source}"
-            );
-            return Err(("tunnel.concentrators[0]", message));
-        }
+        let concentrators: Vec<Concentrator> = section
+            .concentrators
+            .into_iter()
+            .map(Concentrator::from)
+            .collect();
+        check_concentrators(&concentrators, source, service_addresses)?;
+        let hash_key = check_hash_key(section.hash_key.as_deref(), &concentrators)?;
         let (ipv4, ipv6) = DEFAULT_MTU;
         let mtu = section
             .mtu
@@ -200,11 +253,67 @@ impl Tunnel {
         }
         Ok(Self {
             source,
-            concentrators: section.concentrators,
+            concentrators,
+            hash_key,
             mtu,
             outer_dscp: section.outer_dscp,
             device: section.device,
         })
+    }
+}
+
+fn check_concentrators(
+    concentrators: &[Concentrator],
+    source: IpAddr,
+    service_addresses: &[IpAddr],
+) -> Result<(), (&'static str, String)> {
+    let wrong = |message: String| Err(("tunnel.concentrators", message));
+    if !(1..=MAX_CONCENTRATORS).contains(&concentrators.len()) {
+        let count = concentrators.len();
+        return wrong(format!(
+            "name 1 to {MAX_CONCENTRATORS} concentrators, there are {count}"
+        ));
+    }
+    for (index, Concentrator { address, .. }) in concentrators.iter().enumerate() {
+        check_end("tunnel.concentrators", *address, service_addresses)?;
+        if source.is_ipv4() != address.is_ipv4() || source == *address {
+            return wrong(format!(
+                "{address} must be another machine's address of the same IP version as \
+                 tunnel.source, {source}"
+            ));
+        }
+        let before = &concentrators[..index];
+        if before.iter().any(|other| other.address == *address) {
+            return wrong(format!("{address} is named twice; remove one"));
+        }
+    }
+    if concentrators.iter().all(|one| one.weight == 0) {
+        return wrong("all are standbys; give one a weight of more than 0".to_owned());
+    }
+    Ok(())
+}
+
+/// 32 hexadecimal digits, needed where packets are shared out.
+fn check_hash_key(
+    text: Option<&str>,
+    concentrators: &[Concentrator],
+) -> Result<HashKey, (&'static str, String)> {
+    let key = "tunnel.hash_key";
+    let Some(text) = text else {
+        if concentrators.len() < 2 {
+            return Ok(HashKey::default());
+        }
+        let message = "name 32 hexadecimal digits, the same on every edge (openssl rand -hex 16), \
+                       since there are several concentrators";
+        return Err((key, message.to_owned()));
+    };
+    let number = u128::from_str_radix(text, 16);
+    match number {
+        Ok(number) if text.len() == 32 => Ok(HashKey(number.to_be_bytes())),
+        Ok(_) | Err(_) => Err((
+            key,
+            "not 32 hexadecimal digits; make some with openssl rand -hex 16".to_owned(),
+        )),
     }
 }
 

@@ -9,6 +9,7 @@
 //! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
 //! network: what the kernel does not take is dropped and counted.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,7 +61,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         relay = %config.relay,
         device = tunnel.device.name(),
         source = %config.tunnel.source,
-        concentrators = ?config.tunnel.concentrators,
+        concentrators = ?addresses(&config),
         mtu = config.tunnel.mtu,
         "forwarding"
     );
@@ -73,7 +74,9 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             biased;
             () = shutdown.requested(), if !announcer.is_ending() => announcer.end(now()),
             Ok(()) = drain.changed() => announcer.set_draining(*drain.borrow_and_update(), now()),
-            () = watch.wait() => serving = watch.step(&tunnel.socket, now()),
+            () = watch.wait() => {
+                serving = watch.step(&tunnel.socket, forwarder.choice(), now());
+            }
             () = announcer.wait(now()) => {}
             read = tunnel.device.read_batch(&mut batch) => {
                 read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
@@ -216,12 +219,17 @@ fn describe(config: &Config) -> Value {
         "tunnel": {
             "key": config.relay.key.0,
             "source": config.tunnel.source,
-            "concentrators": config.tunnel.concentrators,
+            "concentrators": addresses(config),
             "mtu": config.tunnel.mtu,
             "outer_dscp": config.tunnel.outer_dscp,
             "device": config.tunnel.device,
         },
     })
+}
+
+fn addresses(config: &Config) -> Vec<IpAddr> {
+    let concentrators = config.tunnel.concentrators.iter();
+    concentrators.map(|one| one.address).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the event loop")]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use wire::gre::{HEADER_LEN, Protocol, Repr};
 use wire::mark::{Mark, stamp};
 
+use crate::choice::Choice;
 use crate::classify::{DropReason, Verdict, classify};
 use crate::config::Config;
 
@@ -39,7 +40,7 @@ impl Counts {
 pub struct Forwarder {
     service_addresses: Vec<IpAddr>,
     mark: Mark,
-    concentrator: IpAddr,
+    choice: Choice,
     /// Ready-made, as only the inner version varies.
     header_ipv4: [u8; HEADER_LEN],
     header_ipv6: [u8; HEADER_LEN],
@@ -54,7 +55,7 @@ impl Forwarder {
         Self {
             service_addresses: config.service_addresses.clone(),
             mark: config.relay.mark,
-            concentrator: config.tunnel.concentrators[0],
+            choice: Choice::new(&config.tunnel.concentrators, config.tunnel.hash_key),
             header_ipv4: header(Protocol::Ipv4),
             header_ipv6: header(Protocol::Ipv6),
             counts: Counts::default(),
@@ -67,12 +68,13 @@ impl Forwarder {
         let verdict = classify(packet, &self.service_addresses);
         let marked = match verdict {
             // It cannot fail for a packet whose headers have been read.
-            Verdict::Forward(protocol) => stamp(packet, self.mark)
-                .map(|()| protocol)
+            Verdict::Forward(protocol, from) => stamp(packet, self.mark)
+                .map(|()| (protocol, from))
                 .map_err(|_| DropReason::Truncated),
             Verdict::Drop(reason) => Err(reason),
         };
-        let protocol = marked.inspect_err(|reason| self.counts.dropped[*reason as usize] += 1)?;
+        let (protocol, from) =
+            marked.inspect_err(|reason| self.counts.dropped[*reason as usize] += 1)?;
         self.counts.forwarded_packets += 1;
         self.counts.forwarded_bytes += packet.len() as u64;
         let header = match protocol {
@@ -80,9 +82,14 @@ impl Forwarder {
             Protocol::Ipv6 => self.header_ipv6,
         };
         Ok(Encapsulation {
-            concentrator: self.concentrator,
+            concentrator: self.choice.take(from),
             header,
         })
+    }
+
+    /// Where packets go to.
+    pub fn choice(&mut self) -> &mut Choice {
+        &mut self.choice
     }
 
     /// The counts since the last call.

@@ -1,7 +1,8 @@
 //! sipcast-ingress: captures the packets to the service address, marks them and tunnels them.
 //!
 //! A packet's way: the kernel routes it into the TUN device; [`eventloop`] reads it;
-//! [`classify`] looks at its header; [`forwarder`] stamps the mark and adds the tunnel header;
+//! [`classify`] looks at its header; [`forwarder`] stamps the mark and adds the tunnel header, and
+//! [`choice`] says which concentrator gets it;
 //! [`eventloop`] sends both. [`probes`] know whether somebody is at the other end, and
 //! [`announcer`] has the route there that the BGP speaker redistributes. There is no state about calls, connections or
 //! senders. Replies do not come back this way: the concentrator sends them directly, from the
@@ -10,6 +11,7 @@
 
 pub mod announcement;
 pub mod announcer;
+pub mod choice;
 pub mod classify;
 pub mod config;
 pub mod eventloop;

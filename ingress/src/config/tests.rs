@@ -59,12 +59,32 @@ fn each_mistake_is_reported_under_its_key() {
         (
             "[\"10.0.9.2\"]",
             "[\"10.0.9.2\", \"10.0.9.3\"]",
-            "exactly one concentrator",
+            "tunnel.hash_key: name 32 hexadecimal digits",
+        ),
+        (
+            "[\"10.0.9.2\"]",
+            "[\"10.0.9.2\", \"10.0.9.3\"]\nhash_key = \"0011\"",
+            "tunnel.hash_key: not 32 hexadecimal digits",
+        ),
+        (
+            "[\"10.0.9.2\"]",
+            "[\"10.0.9.2\", \"10.0.9.2\"]",
+            "10.0.9.2 is named twice",
+        ),
+        (
+            "[\"10.0.9.2\"]",
+            "[{ address = \"10.0.9.2\", weight = 0 }]",
+            "all are standbys",
+        ),
+        (
+            "[\"10.0.9.2\"]",
+            "[{ addres = \"10.0.9.2\" }]",
+            "or { address = ",
         ),
         (
             "[\"10.0.9.2\"]",
             "[]",
-            "exactly one concentrator, there are 0",
+            "name 1 to 16 concentrators, there are 0",
         ),
         ("[\"10.0.9.2\"]", "[\"2001:db8::2\"]", "same IP version"),
         (
@@ -148,4 +168,20 @@ fn an_ipv6_service_address_needs_an_mtu_of_1280() {
         )
         .replace("key = 0x1001", "key = 0x1001\nmtu = 1279");
     assert!(check(&text).unwrap_err().contains("at least 1280"));
+}
+
+#[test]
+fn several_concentrators_have_their_weights_and_one_key() {
+    let several = r#"["10.0.9.2", { address = "10.0.9.3", weight = 0 }]
+    hash_key = "00112233445566778899AAbbccddeeff""#;
+    let config = check(&GOOD.replace("[\"10.0.9.2\"]", several)).unwrap();
+    let weights: Vec<u16> = config
+        .tunnel
+        .concentrators
+        .iter()
+        .map(|one| one.weight)
+        .collect();
+    assert_eq!(weights, [100, 0]);
+    assert_eq!(config.tunnel.hash_key.0[..3], [0x00, 0x11, 0x22]);
+    assert_eq!(format!("{:?}", config.tunnel.hash_key), "HashKey");
 }

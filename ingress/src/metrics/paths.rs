@@ -1,6 +1,5 @@
 //! What is counted and shown of the ways to the concentrators.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use wire::probe::State as Standing;
 
+use crate::choice::Share;
 use crate::probes::path::{Counts, Rejection, Report, State};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +46,8 @@ pub struct PathMetrics {
     load: Family<PathLabels, Ratio>,
     mtu_too_small: Family<PathLabels, Gauge>,
     probes: Family<ProbeLabels, Counter>,
+    chosen: Family<PathLabels, Gauge>,
+    packets: Family<PathLabels, Counter>,
     unsent: Counter,
     rejected: Family<ReasonLabels, Counter>,
 }
@@ -76,6 +78,16 @@ impl PathMetrics {
             "sipcast_ingress_path_mtu_too_small",
             "1 where packets of full length get lost and short ones do not",
             metrics.mtu_too_small.clone(),
+        );
+        registry.register(
+            "sipcast_ingress_path_chosen",
+            "1 where packets of user agents go to this concentrator, or a share of them",
+            metrics.chosen.clone(),
+        );
+        registry.register(
+            "sipcast_ingress_path_packets",
+            "Packets of user agents that have gone to this concentrator",
+            metrics.packets.clone(),
         );
         registry.register(
             "sipcast_ingress_probes",
@@ -109,8 +121,8 @@ impl PathMetrics {
     }
 
     /// Brings one path up to date.
-    pub fn set(&self, concentrator: IpAddr, report: &Report) {
-        let concentrator = concentrator.to_string();
+    pub fn set(&self, share: &Share, report: &Report) {
+        let concentrator = share.concentrator.address.to_string();
         let name = state_name(report);
         for state in STATES {
             let labels = StateLabels {
@@ -129,6 +141,10 @@ impl PathMetrics {
             counter.inner().store(total, Ordering::Relaxed);
         }
         let labels = PathLabels { concentrator };
+        let chosen = self.chosen.get_or_create(&labels);
+        chosen.set(share.is_chosen.into());
+        let packets = self.packets.get_or_create(&labels);
+        packets.inner().store(share.packets, Ordering::Relaxed);
         let too_small = report.mtu_fits == Some(false);
         let gauge = self.mtu_too_small.get_or_create(&labels);
         gauge.set(i64::from(too_small));
@@ -143,11 +159,14 @@ impl PathMetrics {
 }
 
 /// One path for the status page.
-pub fn status(concentrator: IpAddr, report: &Report, now: Instant) -> Value {
+pub fn status(share: &Share, report: &Report, now: Instant) -> Value {
     let results = results(&report.counts).map(|(name, total)| (name.to_owned(), total.into()));
     let milliseconds = |round_trip: std::time::Duration| round_trip.as_secs_f64() * 1000.0;
     json!({
-        "concentrator": concentrator,
+        "concentrator": share.concentrator.address,
+        "weight": share.concentrator.weight,
+        "chosen": share.is_chosen,
+        "packets": share.packets,
         "state": state_name(report),
         "for_s": now.saturating_duration_since(report.since).as_secs_f64(),
         "round_trip_ms": report.round_trip.map(milliseconds),
@@ -196,6 +215,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Concentrator;
 
     #[test]
     fn a_path_shows_its_state_and_its_figures() {
@@ -214,8 +234,15 @@ mod tests {
                 padded_missed: 1,
             },
         };
-        let concentrator = "10.0.9.2".parse().unwrap();
-        metrics.set(concentrator, &report);
+        let share = Share {
+            concentrator: Concentrator {
+                address: "10.0.9.2".parse().unwrap(),
+                weight: 100,
+            },
+            is_chosen: true,
+            packets: 12,
+        };
+        metrics.set(&share, &report);
         metrics.count_rejected(Rejection::Duplicate, 2);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -225,13 +252,15 @@ mod tests {
             "path_round_trip_seconds{concentrator=\"10.0.9.2\"} 0.04",
             "path_load_ratio{concentrator=\"10.0.9.2\"} 1.0",
             "path_mtu_too_small{concentrator=\"10.0.9.2\"} 1",
+            "path_chosen{concentrator=\"10.0.9.2\"} 1",
+            "path_packets_total{concentrator=\"10.0.9.2\"} 12",
             "probes_total{concentrator=\"10.0.9.2\",result=\"answered\"} 7",
             "probe_answers_rejected_total{reason=\"duplicate\"} 2",
             "probe_answers_rejected_total{reason=\"stranger\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        let page = status(concentrator, &report, report.since);
+        let page = status(&share, &report, report.since);
         assert_eq!(page["state"], "draining");
         assert_eq!(page["mtu"], "too small");
         assert_eq!(page["round_trip_ms"], 40.0);

@@ -160,7 +160,29 @@ pub struct Report {
     pub counts: Counts,
 }
 
+/// What a concentrator is fit for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fitness {
+    /// It takes what comes.
+    Serving,
+    /// It takes what comes, and asks to be left alone.
+    Draining,
+    /// It does not answer, or is not ready.
+    Unfit,
+}
+
 impl Report {
+    /// What it is fit for, as far as it has said.
+    pub fn fitness(&self) -> Fitness {
+        match (self.state, self.said) {
+            (State::Up, None | Some((Standing::Serving, _))) => Fitness::Serving,
+            (State::Up, Some((Standing::Draining, _))) => Fitness::Draining,
+            (State::Up, Some((Standing::NotReady, _))) | (State::Starting | State::Down, _) => {
+                Fitness::Unfit
+            }
+        }
+    }
+
     /// Packets sent there are served.
     pub fn serves(&self) -> bool {
         let refuses = matches!(self.said, Some((Standing::NotReady, _)));

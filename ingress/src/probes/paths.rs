@@ -42,7 +42,7 @@ impl Paths {
         let (tunnel, key) = (&config.tunnel, config.relay.key);
         let paths = tunnel.concentrators.iter().map(|concentrator| {
             let path = Path::new(key, config.probes.settings, random(), now);
-            (*concentrator, path)
+            (concentrator.address, path)
         });
         let protocol = if tunnel.source.is_ipv4() {
             Protocol::Ipv4

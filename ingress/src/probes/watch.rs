@@ -12,6 +12,7 @@ use tunnel_io::gre_socket::{GrePacket, GreSocket};
 use super::path::Event;
 use super::paths::Paths;
 use super::socket::AnswerSocket;
+use crate::choice::Choice;
 use crate::config::Config;
 use crate::metrics::paths::{PathMetrics, status};
 
@@ -89,8 +90,8 @@ impl Watch {
         }
     }
 
-    /// Handles what has come and what is due. True while some concentrator serves.
-    pub fn step(&mut self, tunnel: &GreSocket, now: Instant) -> bool {
+    /// Handles what has come and what is due, and tells `choice` what is known of each. True while some concentrator serves.
+    pub fn step(&mut self, tunnel: &GreSocket, choice: &mut Choice, now: Instant) -> bool {
         let Self {
             paths,
             socket,
@@ -103,7 +104,8 @@ impl Watch {
                 metrics.count_rejected(reason, 1);
             }
         });
-        if paths.poll_timeout().is_some_and(|due| due <= now) {
+        let mut due = false;
+        if paths.poll_timeout().is_some_and(|at| at <= now) {
             let clock = now.saturating_duration_since(self.started).as_micros();
             let probes = paths.handle_timeout(now, u64::try_from(clock).unwrap_or(u64::MAX));
             let packets: Vec<_> = probes
@@ -116,19 +118,27 @@ impl Watch {
                 .collect();
             let report = tunnel.send_batch(&packets);
             metrics.count_unsent(packets.len() as u64 - report.sent);
-            self.publish(now);
+            due = true;
         }
         while let Some((concentrator, event)) = self.paths.poll_event() {
             self.log(concentrator, event);
-            self.publish(now);
+            due = true;
+        }
+        for (concentrator, report) in self.paths.reports() {
+            choice.set(concentrator, report.fitness());
+        }
+        if due {
+            self.publish(choice, now);
         }
         self.paths.is_any_serving()
     }
 
-    fn publish(&self, now: Instant) {
-        let paths = self.paths.reports().map(|(concentrator, report)| {
-            self.metrics.set(concentrator, &report);
-            status(concentrator, &report, now)
+    fn publish(&self, choice: &Choice, now: Instant) {
+        // Both are in the order of the config.
+        let paths = self.paths.reports().zip(choice.shares());
+        let paths = paths.map(|((_, report), share)| {
+            self.metrics.set(&share, &report);
+            status(&share, &report, now)
         });
         self.page.set(Shown {
             paths: paths.collect(),

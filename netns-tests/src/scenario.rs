@@ -40,6 +40,7 @@ mod relay_fallback;
 mod restart;
 mod rig;
 mod rtpengine_relay;
+mod second_concentrator;
 mod shared_sockets;
 mod standby;
 mod stranger_rtp;
@@ -126,6 +127,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "restart-in-call",
         about: "the concentrator crashes and starts again in mid-call; the media go on, the BYE arrives",
         run: restart::in_mid_call,
+    },
+    Scenario {
+        name: "second-concentrator",
+        about: "the concentrator is killed in mid-call; a standby takes the rest of the call and new ones",
+        run: second_concentrator::run,
     },
     Scenario {
         name: "lease-burst",

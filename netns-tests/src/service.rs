@@ -101,7 +101,10 @@ impl Service {
         let folder = folder.join(FOLDER);
         let own = |name: &'static str| (name, vec![name.to_owned()]);
         let sip = ("sip", vec!["example.com".to_owned(), SERVICE.to_string()]);
-        certs::write_all(&folder, &[own("c1"), own("relay1"), own("relay2"), sip])?;
+        certs::write_all(
+            &folder,
+            &[own("c1"), own("c2"), own("relay1"), own("relay2"), sip],
+        )?;
         let start = |namespace: &Namespace, name: &str, binary: &str, port: u16, config: String| {
             start_program(namespace, name, binary, port, &edit(config), &folder)
         };

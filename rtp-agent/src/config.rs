@@ -82,16 +82,23 @@ pub enum Sockets {
 /// The `[control]` section.
 #[derive(Debug, Clone)]
 pub struct Control {
-    /// Where to dial.
-    pub concentrators: Vec<SocketAddr>,
-    /// The name that must be in the concentrator's certificate.
-    pub server_name: String,
+    /// Whom to dial.
+    pub concentrators: Vec<Concentrator>,
     /// PEM, this agent's certificate and its chain.
     pub certificate: PathBuf,
     /// PEM, its private key.
     pub private_key: PathBuf,
     /// PEM, the authorities whose concentrators are believed.
     pub ca: PathBuf,
+}
+
+/// The other end of a control link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Concentrator {
+    /// Where to dial.
+    pub address: SocketAddr,
+    /// The name that must be in its certificate, and is its own.
+    pub server_name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -143,11 +150,29 @@ struct MediaFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ControlFile {
-    concentrators: Vec<SocketAddr>,
-    server_name: String,
+    concentrators: Vec<ConcentratorFile>,
+    server_name: Option<String>,
     certificate: PathBuf,
     private_key: PathBuf,
     ca: PathBuf,
+}
+
+/// An address, for which the section's `server_name` holds, or an address with its own.
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "an address such as \"10.0.9.2:7060\", or { address = \"10.0.9.2:7060\", server_name = \"c1\" }"
+)]
+enum ConcentratorFile {
+    Address(SocketAddr),
+    Named(NamedFile),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedFile {
+    address: SocketAddr,
+    server_name: String,
 }
 
 const fn idle_timeout_s() -> u64 {
@@ -261,12 +286,30 @@ fn check_control(path: &Path, file: ControlFile) -> Result<Control, ConfigError>
         let message = "name at least one concentrator, as \"address:port\"";
         return wrong("control.concentrators", message.to_owned());
     }
-    if ServerName::try_from(file.server_name.as_str()).is_err() {
-        let message = format!(
-            "{:?} is no host name; use the DNS name in the concentrator's certificate",
-            file.server_name
-        );
-        return wrong("control.server_name", message);
+    let mut concentrators: Vec<Concentrator> = Vec::new();
+    for entry in file.concentrators {
+        let (address, server_name) = match entry {
+            ConcentratorFile::Address(address) => (address, file.server_name.clone()),
+            ConcentratorFile::Named(named) => (named.address, Some(named.server_name)),
+        };
+        let Some(server_name) = server_name else {
+            let message = format!("name the concentrator at {address}, as in its certificate");
+            return wrong("control.server_name", message);
+        };
+        if ServerName::try_from(server_name.as_str()).is_err() {
+            let message = format!(
+                "{server_name:?} is no host name; use the DNS name in the concentrator's certificate"
+            );
+            return wrong("control.server_name", message);
+        }
+        if concentrators.iter().any(|other| other.address == address) {
+            let message = format!("{address} is named twice; remove one");
+            return wrong("control.concentrators", message);
+        }
+        concentrators.push(Concentrator {
+            address,
+            server_name,
+        });
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     let certificate = folder.join(&file.certificate);
@@ -280,8 +323,7 @@ fn check_control(path: &Path, file: ControlFile) -> Result<Control, ConfigError>
     };
     Credentials::load(&files, &provider).map_err(|error| error.in_section(path, "control"))?;
     Ok(Control {
-        concentrators: file.concentrators,
-        server_name: file.server_name,
+        concentrators,
         certificate,
         private_key,
         ca,

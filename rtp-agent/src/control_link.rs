@@ -49,8 +49,8 @@ impl std::fmt::Debug for Dialler {
 }
 
 impl Dialler {
-    /// Reads the certificates.
-    pub fn new(control: &Control) -> anyhow::Result<Self> {
+    /// Reads the certificates; the other end must have this name.
+    pub fn new(control: &Control, server_name: &str) -> anyhow::Result<Self> {
         let files = Files {
             certificate: &control.certificate,
             private_key: &control.private_key,
@@ -64,7 +64,7 @@ impl Dialler {
             .with_client_auth_cert(credentials.certificates, credentials.private_key)?;
         Ok(Self {
             connector: TlsConnector::from(Arc::new(tls)),
-            server_name: ServerName::try_from(control.server_name.clone())?,
+            server_name: ServerName::try_from(server_name.to_owned())?,
         })
     }
 

@@ -148,10 +148,10 @@ fn dial_concentrators(
     pair: Option<&SharedPair>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<()> {
-    let dialler = Dialler::new(control)?;
-    for (index, &address) in control.concentrators.iter().enumerate() {
-        let concentrator = ConcentratorId(index);
-        let (dialler, engine) = (dialler.clone(), engine.clone());
+    for (index, far) in control.concentrators.iter().enumerate() {
+        let (concentrator, address) = (ConcentratorId(index), far.address);
+        let dialler = Dialler::new(control, &far.server_name)?;
+        let engine = engine.clone();
         let dial = {
             let engine = engine.clone();
             move || dial_forever(dialler.clone(), address, concentrator, engine.clone())
@@ -166,9 +166,10 @@ fn dial_concentrators(
     Ok(())
 }
 
-fn concentrators(config: &Config) -> &[SocketAddr] {
-    let control = config.control.as_ref();
-    control.map_or(&[], |control| &control.concentrators)
+fn concentrators(config: &Config) -> Vec<SocketAddr> {
+    let control = config.control.iter();
+    let concentrators = control.flat_map(|control| &control.concentrators);
+    concentrators.map(|far| far.address).collect()
 }
 
 fn ng_server(config: &Config, started_unix: u64, engine: SharedEngine) -> SharedServer {
@@ -195,7 +196,7 @@ async fn start_standby(
             media_addresses: config.media.addresses.clone(),
             ports: config.media.ports.bounds(),
             heartbeat: standby.heartbeat,
-            concentrators: concentrators(config).to_vec(),
+            concentrators: concentrators(config),
         };
         Pair::new(shared, relay.epoch(), now())
     });
@@ -266,7 +267,7 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
     let control = config.control.iter();
     let names = control.flat_map(|control| {
         let concentrators = control.concentrators.iter();
-        concentrators.map(|_| control.server_name.clone())
+        concentrators.map(|far| far.server_name.clone())
     });
     Ok(RelayConfig {
         name: config.name.clone(),

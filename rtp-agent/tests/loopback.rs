@@ -19,7 +19,7 @@ use std::time::Duration;
 use admin::config::LogSection;
 use admin::run::Shutdown;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rtp_agent::config::{Config, Control, Media, Sockets};
+use rtp_agent::config::{Concentrator, Config, Control, Media, Sockets};
 use rtp_agent::ports::PortRange;
 use rtp_agent::session::Limits;
 use rtp_agent::sockets::{Location, MediaPorts, MediaThreads};
@@ -240,8 +240,10 @@ impl Agent {
                 sockets,
             },
             control: Some(Control {
-                concentrators: vec![listener.local_addr().unwrap()],
-                server_name: server_name.to_owned(),
+                concentrators: vec![Concentrator {
+                    address: listener.local_addr().unwrap(),
+                    server_name: server_name.to_owned(),
+                }],
                 certificate: folder.path("relay1.pem"),
                 private_key: folder.path("relay1.key"),
                 ca: folder.path("ca.pem"),

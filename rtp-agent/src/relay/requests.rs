@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use wire::relay_control::{ErrorCode, FromAgent, Gate, GateMode, Side, ToAgent};
 
-use super::{ConcentratorId, Entry, Relay, SessionId};
+use super::{ConcentratorId, Entry, Relay, SessionId, Stocked};
 use crate::latch::other_relay;
 use crate::session::Context;
 
@@ -89,7 +89,7 @@ impl Relay {
         if !(self.is_usable(&a) && self.is_usable(&b)) {
             return Err(ErrorCode::BadRequest);
         }
-        let entry = owned(&mut self.sessions, concentrator, session)?;
+        let entry = usable(&mut self.sessions, &self.links, concentrator, session)?;
         let was_lease = entry.session.is_lease();
         let mut context = Context {
             hold: &mut self.hold,
@@ -118,7 +118,7 @@ impl Relay {
         if !self.is_usable(&gate) {
             return Err(ErrorCode::BadRequest);
         }
-        let entry = owned(&mut self.sessions, concentrator, session)?;
+        let entry = usable(&mut self.sessions, &self.links, concentrator, session)?;
         if entry.session.is_lease() {
             return Err(ErrorCode::BadRequest);
         }
@@ -133,13 +133,7 @@ impl Relay {
         session: SessionId,
         now: Instant,
     ) -> Result<(), ErrorCode> {
-        let entry = self
-            .sessions
-            .get_mut(&session)
-            .ok_or(ErrorCode::UnknownSession)?;
-        if entry.owner != concentrator {
-            return Err(ErrorCode::NotYourSession);
-        }
+        let entry = changeable(&mut self.sessions, &self.links, concentrator, session)?;
         let was_lease = entry.session.is_lease();
         entry.session.handle_release(now);
         let combination = entry.combination;
@@ -158,11 +152,13 @@ impl Relay {
         now: Instant,
     ) {
         let answer = match self.sessions.get(&session) {
-            Some(entry) if entry.owner == concentrator => FromAgent::Statistics {
-                request,
-                session: session.0,
-                stats: entry.statistics(now),
-            },
+            Some(entry) if entry.owner == concentrator || !entry.session.is_lease() => {
+                FromAgent::Statistics {
+                    request,
+                    session: session.0,
+                    stats: entry.statistics(now),
+                }
+            }
             Some(_) => failed(request, ErrorCode::NotYourSession),
             None => failed(request, ErrorCode::UnknownSession),
         };
@@ -170,21 +166,45 @@ impl Relay {
     }
 }
 
-/// A session that this concentrator may change.
-fn owned(
-    sessions: &mut HashMap<SessionId, Entry>,
+/// A session that this concentrator may change: its own, or one in use. All concentrators are believed
+/// alike, and who has the session's number has it from a call. When its owner is away the session is
+/// this one's from now on, which hears of its end.
+fn changeable<'s>(
+    sessions: &'s mut HashMap<SessionId, Entry>,
+    links: &[Stocked],
     concentrator: ConcentratorId,
     session: SessionId,
-) -> Result<&mut Entry, ErrorCode> {
+) -> Result<&'s mut Entry, ErrorCode> {
     let entry = sessions
         .get_mut(&session)
-        .filter(|entry| !entry.opening && !entry.session.is_lingering())
         .ok_or(ErrorCode::UnknownSession)?;
     if entry.owner == concentrator {
-        Ok(entry)
-    } else {
-        Err(ErrorCode::NotYourSession)
+        return Ok(entry);
     }
+    if entry.session.is_lease() {
+        return Err(ErrorCode::NotYourSession);
+    }
+    if !links
+        .get(entry.owner.0)
+        .is_some_and(|owner| owner.link.is_up())
+    {
+        entry.owner = concentrator;
+    }
+    Ok(entry)
+}
+
+/// The same, open and not released.
+fn usable<'s>(
+    sessions: &'s mut HashMap<SessionId, Entry>,
+    links: &[Stocked],
+    concentrator: ConcentratorId,
+    session: SessionId,
+) -> Result<&'s mut Entry, ErrorCode> {
+    let entry = changeable(sessions, links, concentrator, session)?;
+    if entry.opening || entry.session.is_lingering() {
+        return Err(ErrorCode::UnknownSession);
+    }
+    Ok(entry)
 }
 
 pub(super) fn failed(request: u64, code: ErrorCode) -> FromAgent {

@@ -61,7 +61,50 @@ fn a_repeated_request_is_answered_again_and_carried_out_once() {
 }
 
 #[test]
-fn a_session_of_another_concentrator_or_of_nobody_is_not_touched() {
+fn a_session_in_use_is_every_concentrators_and_goes_over_when_its_owner_is_away() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    rig.connect(C2, 1);
+    let query = |request| ToAgent::Query {
+        request,
+        session: lease.session,
+    };
+    let said = rig.control(C2, query(1));
+    assert!(
+        matches!(said[..], [FromAgent::Statistics { .. }]),
+        "{said:?}"
+    );
+    let release = |request| ToAgent::Release {
+        request,
+        session: lease.session,
+    };
+    rig.relay.handle_disconnected(C1, rig.now);
+    assert_eq!(
+        rig.control(C2, release(2)),
+        [FromAgent::Done { request: 2 }]
+    );
+    rig.advance(2_000);
+    assert_eq!(rig.ended_to, [C2]);
+}
+
+#[test]
+fn the_end_of_a_session_is_told_to_its_owner_while_it_is_there() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    rig.connect(C2, 1);
+    let release = ToAgent::Release {
+        request: 2,
+        session: lease.session,
+    };
+    assert_eq!(rig.control(C2, release), [FromAgent::Done { request: 2 }]);
+    rig.advance(2_000);
+    assert_eq!(rig.ended_to, [C1]);
+}
+
+#[test]
+fn a_lease_of_another_concentrator_or_a_session_of_nobody_is_not_touched() {
     let mut rig = Rig::new();
     let lease = rig.connect(C1, 1)[0];
     rig.connect(C2, 1);
@@ -382,6 +425,8 @@ struct Rig {
     transmitted: Vec<(RelayPort, SocketAddr)>,
     closed: Vec<SessionId>,
     faults: Vec<Fault>,
+    /// Who was told of the end of each session.
+    ended_to: Vec<ConcentratorId>,
 }
 
 impl Rig {
@@ -422,6 +467,7 @@ impl Rig {
             transmitted: Vec::new(),
             closed: Vec::new(),
             faults: Vec::new(),
+            ended_to: Vec::new(),
         }
     }
 
@@ -481,7 +527,15 @@ impl Rig {
                 Command::Open { session, .. } => self.relay.handle_opened(session, self.now),
                 Command::Close { session } => self.closed.push(session),
                 Command::Transmit { port, to, .. } => self.transmitted.push((port, to)),
-                Command::Send { message, .. } => said.push(*message),
+                Command::Send {
+                    concentrator,
+                    message,
+                } => {
+                    if matches!(*message, FromAgent::Ended { .. }) {
+                        self.ended_to.push(concentrator);
+                    }
+                    said.push(*message);
+                }
                 Command::CloseLink { fault, .. } => self.faults.push(fault),
             }
         }

@@ -136,11 +136,7 @@ pub enum Way {
 pub async fn open(config: &Config, standby: &Standby) -> anyhow::Result<Way> {
     let control = config.control.as_ref().context("no [control]")?;
     if standby.listen.cmp(&standby.peer) == Ordering::Less {
-        let control = Control {
-            server_name: config.name.clone(),
-            ..control.clone()
-        };
-        return Ok(Way::Dial(Dialler::new(&control)?));
+        return Ok(Way::Dial(Dialler::new(control, &config.name)?));
     }
     let listener = TcpListener::bind(standby.listen).await.with_context(|| {
         format!(

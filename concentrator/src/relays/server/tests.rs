@@ -368,8 +368,10 @@ impl World {
                 sockets: rtp_agent::config::Sockets::PerPort,
             },
             control: Some(rtp_agent::config::Control {
-                concentrators: vec![self.address],
-                server_name: "c1".to_owned(),
+                concentrators: vec![rtp_agent::config::Concentrator {
+                    address: self.address,
+                    server_name: "c1".to_owned(),
+                }],
                 certificate: self.folder.path("relay1.pem"),
                 private_key: self.folder.path("relay1.key"),
                 ca: self.folder.path("ca.pem"),

@@ -134,6 +134,11 @@ const SCENARIOS: &[Scenario] = &[
         run: second_concentrator::run,
     },
     Scenario {
+        name: "second-concentrator-rings",
+        about: "it is killed while the callee rings; answered and hung up through the standby",
+        run: second_concentrator::ringing,
+    },
+    Scenario {
         name: "lease-burst",
         about: "60 calls at once on a relay with 4 leases: they wait for more, or take the next relay",
         run: lease_burst::run,

@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::restart::{KEY, write_key};
+use crate::capture::Capture;
+use crate::frame::Packet;
 use crate::link::{self, End, Shape};
 use crate::namespace::Namespace;
 use crate::phone::{self, Script, Transport};
@@ -22,31 +24,111 @@ const SECOND: &str = "10.0.10.2";
 const SECONDS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn run(folder: &Path) -> Result<String> {
-    let net = TwoEdges::build()?;
-    let second = wire_second(&net)?;
-    write_key(folder)?;
-    let mut service = Service::start_edited(&net, folder, KEY, |config| with_both(&config))?;
-    let mut other = start_second(&second, folder)?;
-    let first = CONCENTRATOR.to_string();
-    wait_for_choice(&net, &service, &first)?;
+struct Rig {
+    net: TwoEdges,
+    service: Service,
+    other: Program,
+    second: Namespace,
+}
 
-    let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, SECONDS, folder)?;
-    wait_for_binding(&service.concentrator, &net.concentrator, &mut callee)?;
-    let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, SECONDS, 0, folder)?;
-    let relayed = |service: &Service| {
+impl Rig {
+    /// With both, and the first one chosen.
+    fn start(folder: &Path) -> Result<Self> {
+        let net = TwoEdges::build()?;
+        let second = wire_second(&net)?;
+        write_key(folder)?;
+        let service = Service::start_edited(&net, folder, KEY, |config| with_both(&config))?;
+        let other = start_second(&second, folder)?;
+        wait_for_choice(&net, &service, &CONCENTRATOR.to_string())?;
+        Ok(Self {
+            net,
+            service,
+            other,
+            second,
+        })
+    }
+
+    /// Kills the first one, and waits until the edges send everything to the second.
+    fn kill_first(&mut self) -> Result<Duration> {
+        let killed = Instant::now();
+        self.service.concentrator.process.kill()?;
+        wait_for_choice(&self.net, &self.service, SECOND)?;
+        Ok(killed.elapsed())
+    }
+
+    fn wait_for_the_end(&self) -> Result<()> {
+        wait::until("the session to end", PATIENCE, || {
+            Ok((self.service.sessions(&self.net)? == [0, 0]).then_some(()))
+        })
+    }
+}
+
+/// The callee rings, the first concentrator is killed, and then the callee answers. That call has no
+/// audio until a re-INVITE: the second one does not know the ports that the relay has for it.
+pub(super) fn ringing(folder: &Path) -> Result<String> {
+    const RING_MS: u32 = 4_000;
+    let mut rig = Rig::start(folder)?;
+    let (ua1, ua2) = (&rig.net.ua1, &rig.net.ua2);
+    let mut callee = phone::slow_callee(ua2, RING_MS, 2, folder)?;
+    wait_for_binding(
+        &rig.service.concentrator,
+        &rig.net.concentrator,
+        &mut callee,
+    )?;
+    let capture = Capture::start(ua1, "eth0", folder)?;
+    let mut caller = phone::caller(ua1, Transport::Udp, Script::Plain, 2, 0, folder)?;
+    wait::until("the caller to hear 180", PATIENCE, || {
+        caller.check_alive()?;
+        Ok(answers(&capture.so_far()?, "SIP/2.0 180")
+            .gt(&0)
+            .then_some(()))
+    })?;
+    let moved = rig.kill_first()?;
+    ensure!(
+        answers(&capture.so_far()?, "SIP/2.0 200 OK") == 1,
+        "more than the REGISTER was answered before the edges had moved"
+    );
+    let ended = caller.wait(PATIENCE)?;
+    let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
+    ensure!(ended.success(), "the call failed: {complaints}");
+    rig.wait_for_the_end()?;
+    callee.stop()?;
+    rig.other.process.check_alive()?;
+    Ok(format!(
+        "killed while the callee rang, both edges moved within {} ms; answered, hung up, the session ended",
+        moved.as_millis()
+    ))
+}
+
+/// Answers that a phone has received.
+fn answers(packets: &[Packet], beginning: &str) -> usize {
+    let received = packets.iter().filter(|packet| packet.source == SERVICE);
+    received
+        .filter_map(|packet| packet.transport()?.sip_start_line())
+        .filter(|line| line.starts_with(beginning))
+        .count()
+}
+
+pub(super) fn run(folder: &Path) -> Result<String> {
+    let mut rig = Rig::start(folder)?;
+    let mut callee = phone::callee(&rig.net.ua2, Transport::Udp, Script::Plain, SECONDS, folder)?;
+    wait_for_binding(
+        &rig.service.concentrator,
+        &rig.net.concentrator,
+        &mut callee,
+    )?;
+    let ua1 = &rig.net.ua1;
+    let mut caller = phone::caller(ua1, Transport::Udp, Script::Plain, SECONDS, 0, folder)?;
+    let relayed = |rig: &Rig| {
         let name = "sipcast_relay_rtp_packets_sent_total";
-        service.relay1.gauge(&net.edge1, name)
+        rig.service.relay1.gauge(&rig.net.edge1, name)
     };
     wait::until("RTP through relay 1", PATIENCE, || {
         caller.check_alive()?;
-        Ok((relayed(&service)? > 50).then_some(()))
+        Ok((relayed(&rig)? > 50).then_some(()))
     })?;
-    let killed = Instant::now();
-    service.concentrator.process.kill()?;
-    wait_for_choice(&net, &service, SECOND)?;
-    let moved = killed.elapsed();
-    let before = relayed(&service)?;
+    let moved = rig.kill_first()?;
+    let before = relayed(&rig)?;
     ensure!(
         caller.ended()?.is_none(),
         "the call was over before the edges had moved"
@@ -54,13 +136,17 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let ended = caller.wait(PATIENCE)?;
     let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
     ensure!(ended.success(), "the call failed: {complaints}");
-    let after = relayed(&service)? - before;
+    let after = relayed(&rig)? - before;
     ensure!(after > 50, "{after} RTP packets passed after the kill");
-    wait::until("the session to end", PATIENCE, || {
-        Ok((service.sessions(&net)? == [0, 0]).then_some(()))
-    })?;
+    rig.wait_for_the_end()?;
     callee.stop()?;
 
+    let Rig {
+        net,
+        mut service,
+        mut other,
+        second,
+    } = rig;
     let again = folder.join("again");
     let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, 1, &again)?;
     wait_for_binding(&other, &second, &mut callee)?;
@@ -74,7 +160,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         &["--config", "concentrator.toml"],
         service.folder(),
     )?;
-    wait_for_choice(&net, &service, &first)?;
+    wait_for_choice(&net, &service, &CONCENTRATOR.to_string())?;
     let back = folder.join("back");
     let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, 1, &back)?;
     wait_for_binding(&service.concentrator, &net.concentrator, &mut callee)?;

@@ -20,6 +20,7 @@ dumpcap|wireshark-common|captures in the lab
 mergecap|wireshark-common|captures in the lab
 tshark|tshark|independent decoder in the tests
 sipp|sip-tester|the phones (SIPp)
+stunnel4|stunnel4|TLS for the phones of the lab that have none
 baresip|baresip-core|a phone that speaks TLS, in the lab
 linphonec|linphone-cli|another phone in the lab
 /usr/bin/python3|python3|runs the WebSocket phone of the lab

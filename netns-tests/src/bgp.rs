@@ -54,9 +54,12 @@ impl Timers {
     fn apply(self, config: &str) -> String {
         let bfd = if self.bfd { "bfd on;" } else { "bfd off;" };
         let hold = format!("hold time {};", self.hold_s);
+        // A third of it at most (RFC 4271 section 4.4).
+        let keepalive = format!("keepalive time {};", (self.hold_s / 4).max(1));
         config
             .replace("bfd on;", bfd)
             .replace("hold time 9;", &hold)
+            .replace("keepalive time 3;", &keepalive)
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use crate::audio;
 use crate::capture::Capture;
@@ -108,7 +109,7 @@ pub(crate) fn place(
         ..
     } = plan;
     let mut callee = phone::callee(&net.ua2, transport, script, seconds, folder)?;
-    wait_for_registration(&captures.ua2, &mut callee)
+    wait_for_binding(net, service, &mut callee)
         .with_context(|| complaints(folder, "ua2"))
         .context("ua2 does not register")?;
     progress("ua2 is registered through edge 2");
@@ -152,7 +153,9 @@ fn during_the_call(
     caller: &mut Process,
     progress: &dyn Fn(&str),
 ) -> Result<(Option<u64>, Holdings)> {
-    wait_for_registration(&captures.ua1, caller).context("ua1 does not register")?;
+    if plan.transport != Transport::Tls {
+        wait_for_registration(&captures.ua1, caller).context("ua1 does not register")?;
+    }
     progress("ua1 is registered through edge 1, and calls ua2");
     let half = plan.seconds * audio::PACKETS_PER_SECOND / 2;
     wait_for_audio(&captures.ua1, caller, 1)?;
@@ -241,6 +244,18 @@ fn wait_for_audio(capture: &Capture, caller: &mut Process, packets: usize) -> Re
     )
 }
 
+/// Waits until somebody is registered.
+fn wait_for_binding(net: &TwoEdges, service: &Service, phone: &mut Process) -> Result<()> {
+    wait::until("a binding", Duration::from_secs(15), || {
+        phone.check_alive()?;
+        let status = service.concentrator.status(&net.concentrator)?;
+        let bindings = status.get("bindings").and_then(Value::as_array);
+        let is_there = bindings.is_some_and(|bindings| !bindings.is_empty());
+        Ok(is_there.then_some(()))
+    })
+}
+
+/// Sees it in what is not encrypted.
 pub(crate) fn wait_for_registration(capture: &Capture, phone: &mut Process) -> Result<()> {
     wait::until("an answer to REGISTER", Duration::from_secs(15), || {
         phone.check_alive()?;

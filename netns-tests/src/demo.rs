@@ -162,7 +162,7 @@ fn sentence(record: &CallRecord, figures: &Figures, good: bool) -> String {
     }
     let connection = match record.plan.transport {
         Transport::Udp => "",
-        Transport::Tcp => ". The caller used one TCP connection for all of it",
+        Transport::Tcp | Transport::Tls => ". The caller used one connection for all of it",
     };
     format!(
         "Shown: two phones behind NATs at the same private address called each other through one \

@@ -31,10 +31,11 @@ impl Edges {
     pub(crate) fn start(net: &Internet, announcement: &str, folder: &Path) -> Result<Self> {
         let folder = folder.join("service");
         let names = ["c1", "relay1", "relay2", "relay3"];
-        let certificates: Vec<_> = names
+        let mut certificates: Vec<_> = names
             .iter()
             .map(|name| (*name, vec![(*name).to_owned()]))
             .collect();
+        certificates.push(("sip", vec!["example.com".to_owned(), SERVICE.to_string()]));
         certs::write_all(&folder, &certificates)?;
         let concentrator = start_program(
             &net.concentrator,
@@ -194,6 +195,9 @@ listen = "{TUNNEL_END}"
 mtu = 1472
 [registrar]
 ping_interval_s = 0
+[sip.tls]
+certificate = "sip.pem"
+private_key = "sip.key"
 {edges}
 [relay_control]
 listen = "{TUNNEL_END}:7060"

@@ -6,13 +6,16 @@ use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::audio;
 use crate::namespace::Namespace;
 use crate::process::Process;
+use crate::service::FOLDER;
 use crate::topology::two_edges::{PHONE, SERVICE};
+use crate::wait;
 
 const CALLER: &str = include_str!("../scenarios/caller.xml");
 const CALLEE: &str = include_str!("../scenarios/callee.xml");
@@ -59,6 +62,8 @@ const SILENCE_MS: u32 = 2_000;
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    /// By a stunnel beside the SIPp, since Debian's SIPp has no TLS.
+    Tls,
 }
 
 impl fmt::Display for Transport {
@@ -66,6 +71,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
         })
     }
 }
@@ -299,7 +305,32 @@ pub(crate) fn alive(namespace: &Namespace, folder: &Path) -> Result<Process> {
     sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
 }
 
+/// Starts the phone that registers as `user`, over UDP, and answers.
+pub(crate) fn named_callee(
+    namespace: &Namespace,
+    place: Place,
+    user: &str,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let scripts = [CALLEE, ANSWER];
+    let over = Transport::Udp;
+    answering_as(user, namespace, place, over, seconds, scripts, folder)
+}
+
 fn answering(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: u32,
+    scripts: [&str; 2],
+    folder: &Path,
+) -> Result<Process> {
+    answering_as("ua2", namespace, place, transport, seconds, scripts, folder)
+}
+
+fn answering_as(
+    user: &str,
     namespace: &Namespace,
     place: Place,
     transport: Transport,
@@ -317,7 +348,7 @@ fn answering(
         "answer.xml",
         "-key",
         "user",
-        "ua2",
+        user,
     ];
     sipp(namespace, place, transport, &scenario, &folder)
 }
@@ -364,8 +395,35 @@ pub(crate) fn caller_at(
     )
 }
 
+/// Starts the phone that registers as the first user, over UDP, calls the second and hangs up after
+/// `seconds` of audio.
+pub(crate) fn named_caller(
+    namespace: &Namespace,
+    place: Place,
+    users: [&str; 2],
+    seconds: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let call = CALLER.replace("@PADDING@", "");
+    let (over, seconds) = (Transport::Udp, (seconds, seconds));
+    calling_as(users, namespace, place, over, seconds, &call, folder)
+}
+
 /// A call of so many seconds, and of so many with audio.
 fn calling(
+    namespace: &Namespace,
+    place: Place,
+    transport: Transport,
+    seconds: (u32, u32),
+    call: &str,
+    folder: &Path,
+) -> Result<Process> {
+    let users = ["ua1", "ua2"];
+    calling_as(users, namespace, place, transport, seconds, call, folder)
+}
+
+fn calling_as(
+    [user, peer]: [&str; 2],
     namespace: &Namespace,
     place: Place,
     transport: Transport,
@@ -381,10 +439,10 @@ fn calling(
         "caller.xml",
         "-key",
         "user",
-        "ua1",
+        user,
         "-key",
         "peer",
-        "ua2",
+        peer,
         "-d",
         &talk,
     ];
@@ -489,11 +547,19 @@ fn sipp(
     scenario: &[&str],
     folder: &Path,
 ) -> Result<Process> {
-    let target = SocketAddr::new(place.service, 5060).to_string();
+    let stunnel = match transport {
+        Transport::Udp | Transport::Tcp => None,
+        Transport::Tls => Some(tls_client(namespace, place, folder)?),
+    };
+    let target = match transport {
+        Transport::Udp | Transport::Tcp => SocketAddr::new(place.service, 5060),
+        Transport::Tls => SocketAddr::new(place.own, STUNNEL_PORT),
+    };
+    let target = target.to_string();
     let address = place.own.to_string();
     let transport = match transport {
         Transport::Udp => "u1",
-        Transport::Tcp => "t1",
+        Transport::Tcp | Transport::Tls => "t1",
     };
     let mut arguments = scenario.to_vec();
     arguments.extend([
@@ -519,7 +585,47 @@ fn sipp(
     if !scenario.contains(&"-m") {
         arguments.extend(["-m", "1"]);
     }
-    Process::start(namespace, "sipp", "sipp", &arguments, folder)
+    let sipp = Process::start(namespace, "sipp", "sipp", &arguments, folder)?;
+    Ok(sipp.beside(stunnel))
+}
+
+/// Where the stunnel of a phone listens, on the phone's own address.
+const STUNNEL_PORT: u16 = 5999;
+
+/// Makes the phone's scripts speak of TLS, and starts what carries them over it. The service must have
+/// the certificate `sip` of its lab, whose authority is the service's.
+fn tls_client(namespace: &Namespace, place: Place, folder: &Path) -> Result<Process> {
+    for file in fs::read_dir(folder)? {
+        let file = file?.path();
+        if file.extension().is_some_and(|extension| extension == "xml") {
+            let script = fs::read_to_string(&file)?;
+            let script = script
+                .replace("transport=[transport]", "transport=tls")
+                .replace("[transport]", "TLS");
+            fs::write(&file, script)?;
+        }
+    }
+    let listen = SocketAddr::new(place.own, STUNNEL_PORT);
+    let service = SocketAddr::new(place.service, 5061);
+    let authority = folder
+        .ancestors()
+        .map(|above| above.join(FOLDER).join("ca.pem"))
+        .find(|file| file.is_file())
+        .context("no service has made an authority")?;
+    let config = format!(
+        "foreground = yes\npid =\n[sip]\nclient = yes\naccept = {listen}\nconnect = {service}\n\
+         CAfile = {}\nverifyChain = yes\ncheckHost = example.com\n",
+        authority.display()
+    );
+    fs::write(folder.join("stunnel.conf"), config)?;
+    let mut stunnel = Process::start(namespace, "stunnel", "stunnel4", &["stunnel.conf"], folder)?;
+    let listening = format!("ss -Hltn sport = :{STUNNEL_PORT}");
+    wait::until("stunnel to listen", Duration::from_secs(10), || {
+        stunnel.check_alive()?;
+        let sockets = namespace.run(&listening)?;
+        Ok((!sockets.trim().is_empty()).then_some(()))
+    })?;
+    Ok(stunnel)
 }
 
 #[cfg(test)]

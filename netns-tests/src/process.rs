@@ -22,6 +22,8 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// What it needs for as long as it runs.
+    beside: Option<Box<Self>>,
 }
 
 impl Process {
@@ -52,7 +54,14 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            beside: None,
         })
+    }
+
+    /// The same program, with another one that ends when it does.
+    pub(crate) fn beside(mut self, other: Option<Self>) -> Self {
+        self.beside = other.map(Box::new);
+        self
     }
 
     /// Its process number.
@@ -78,6 +87,9 @@ impl Process {
 
     /// An error with the end of its log when it has ended before it should.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
+        if let Some(other) = &mut self.beside {
+            other.check_alive()?;
+        }
         if let Some(status) = self.ended()? {
             bail!(
                 "{} has ended ({status}):\n{}",

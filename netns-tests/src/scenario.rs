@@ -244,6 +244,11 @@ const SCENARIOS: &[Scenario] = &[
         run: alternate::tcp,
     },
     Scenario {
+        name: "alternate-tls",
+        about: "the same over TLS",
+        run: alternate::tls,
+    },
+    Scenario {
         name: "alternate-cancel",
         about: "the same, and each call is given up while it rings: CANCEL by another edge than its INVITE",
         run: alternate::cancel,
@@ -255,13 +260,23 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "internet-drain",
-        about: "an edge is drained at 100 calls a second: GRACEFUL_SHUTDOWN, then withdrawn, then back",
+        about: "an edge is drained at 100 calls a second and two with audio: 0 failed, no RTP lost",
         run: internet::drain,
     },
     Scenario {
-        name: "internet-drain-audio",
-        about: "an edge is drained in a call whose audio passes its relay",
-        run: internet::drain_audio,
+        name: "internet-drain-tcp",
+        about: "an edge is drained at 50 calls a second over TCP",
+        run: internet::drain_tcp,
+    },
+    Scenario {
+        name: "internet-drain-tls",
+        about: "the same over TLS",
+        run: internet::drain_tls,
+    },
+    Scenario {
+        name: "internet-drain-two",
+        about: "GRACEFUL_SHUTDOWN from BIRD and from FRR, withdrawn, back; an ingress that ends",
+        run: internet::drain_two,
     },
     Scenario {
         name: "internet-power-off",
@@ -274,9 +289,34 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::power_off_tcp,
     },
     Scenario {
-        name: "internet-slow",
-        about: "the same without BFD: packets vanish for 12 s, until the hold time is over",
-        run: internet::slow,
+        name: "internet-power-off-tls",
+        about: "the same over TLS",
+        run: internet::power_off_tls,
+    },
+    Scenario {
+        name: "internet-slow-5",
+        about: "the same without BFD: packets vanish for about 5 s, until the hold time is over",
+        run: internet::slow_5,
+    },
+    Scenario {
+        name: "internet-slow-10",
+        about: "the same for about 10 s",
+        run: internet::slow_10,
+    },
+    Scenario {
+        name: "internet-slow-10-tcp",
+        about: "the same with calls over TCP",
+        run: internet::slow_10_tcp,
+    },
+    Scenario {
+        name: "internet-slow-10-tls",
+        about: "the same with calls over TLS",
+        run: internet::slow_10_tls,
+    },
+    Scenario {
+        name: "internet-slow-20",
+        about: "the same for about 20 s, over UDP",
+        run: internet::slow_20,
     },
     Scenario {
         name: "internet-concentrator-loss",
@@ -287,6 +327,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "internet-concentrator-loss-tcp",
         about: "the same with calls over TCP",
         run: internet::concentrator_loss_tcp,
+    },
+    Scenario {
+        name: "internet-concentrator-loss-tls",
+        about: "the same over TLS",
+        run: internet::concentrator_loss_tls,
     },
     Scenario {
         name: "internet-flapping",
@@ -313,7 +358,9 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
     let chosen: Vec<&Scenario> = SCENARIOS
         .iter()
         .filter(|scenario| {
-            let is_internet = scenario.name.starts_with("internet-");
+            let is_internet = ["internet-", "alternate-"]
+                .iter()
+                .any(|kind| scenario.name.starts_with(kind));
             name == "all" || name == scenario.name || name == "internet-all" && is_internet
         })
         .collect();

@@ -181,7 +181,7 @@ fn signalling_criteria(record: &CallRecord, figures: &Figures) -> Vec<Criterion>
             show(first("BYE")),
         ));
     }
-    if record.plan.transport == Transport::Tcp {
+    if record.plan.transport != Transport::Udp {
         list.push(criterion(
             "the caller kept its one TCP connection",
             figures.connections == 1,

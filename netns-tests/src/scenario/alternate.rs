@@ -12,7 +12,7 @@ use super::baresip::bindings;
 use crate::call::{self, Middle, Plan};
 use crate::capture::Capture;
 use crate::phone::{self, Script, Transport};
-use crate::service::{KEY1, KEY2, Service};
+use crate::service::{ALL_TRANSPORTS, KEY1, KEY2, Service};
 use crate::topology::two_edges::{NAT_A, TwoEdges};
 use crate::verdict;
 use crate::wait;
@@ -26,12 +26,16 @@ pub(super) fn udp(folder: &Path) -> Result<String> {
 }
 
 pub(super) fn tcp(folder: &Path) -> Result<String> {
-    run(folder, Transport::Tcp, Script::Plain)
+    run(folder, Transport::Tcp, Script::Offers)
+}
+
+pub(super) fn tls(folder: &Path) -> Result<String> {
+    run(folder, Transport::Tls, Script::Offers)
 }
 
 fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
     let net = TwoEdges::build()?;
-    let mut service = Service::start(&net, folder)?;
+    let mut service = Service::start_with(&net, folder, ALL_TRANSPORTS)?;
     net.alternate_packets()?;
     let plan = Plan {
         transport,
@@ -52,7 +56,7 @@ fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
         record.after
     );
     let figures = verdict::figures(&record);
-    if transport == Transport::Tcp {
+    if transport != Transport::Udp {
         ensure!(
             figures.connections == 1,
             "{} connections were opened",

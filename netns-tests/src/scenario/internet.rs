@@ -14,9 +14,10 @@ mod accidents;
 mod drain;
 
 pub(super) use accidents::{
-    bad_hands, concentrator_loss, concentrator_loss_tcp, flapping, power_off, power_off_tcp, slow,
+    bad_hands, concentrator_loss, concentrator_loss_tcp, concentrator_loss_tls, flapping,
+    power_off, power_off_tcp, power_off_tls, slow_5, slow_10, slow_10_tcp, slow_10_tls, slow_20,
 };
-pub(super) use drain::{drain, drain_audio};
+pub(super) use drain::{drain, drain_tcp, drain_tls, drain_two};
 
 use crate::bgp::{Speakers, Timers};
 use crate::edges::Edges;
@@ -116,7 +117,7 @@ impl Rig {
     /// ua3 answers all calls of ua1; these are `calls`, `rate` a second.
     fn load(&mut self, transport: Transport, calls: u32, rate: u32) -> Result<Load> {
         let mut callee = phone::patient_callee(&self.net.uas[2], transport, &self.folder)?;
-        self.wait_for_binding(&mut callee)?;
+        self.wait_for_user("ua2@", &mut callee)?;
         let caller = phone::patient_caller(&self.net.uas[0], transport, calls, rate, &self.folder)?;
         Ok(Load {
             caller,
@@ -125,14 +126,17 @@ impl Rig {
         })
     }
 
-    /// Waits until somebody is registered.
-    fn wait_for_binding(&self, callee: &mut Process) -> Result<()> {
-        wait::until("ua3 to register", PATIENCE, || {
+    /// Waits until this user is registered.
+    fn wait_for_user(&self, user: &str, callee: &mut Process) -> Result<()> {
+        wait::until(&format!("{user} to register"), PATIENCE, || {
             callee.check_alive()?;
             let status = self.edges.concentrator.status(&self.net.concentrator)?;
             let bindings = status.get("bindings").and_then(Value::as_array);
-            let is_there = bindings.is_some_and(|bindings| !bindings.is_empty());
-            Ok(is_there.then_some(()))
+            let mut users = bindings
+                .into_iter()
+                .flatten()
+                .filter_map(|binding| binding.get("user")?.as_str());
+            Ok(users.any(|found| found.contains(user)).then_some(()))
         })
     }
 

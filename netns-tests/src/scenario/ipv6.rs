@@ -215,7 +215,7 @@ fn judge_tunnel(seen: &[Packet], caller: Party) -> Result<()> {
     }
     let protocol = match caller.over {
         Transport::Udp => UDP,
-        Transport::Tcp => TCP,
+        Transport::Tcp | Transport::Tls => TCP,
     };
     let through = |key: u32| {
         let inner = seen.iter().filter_map(inner_v6);

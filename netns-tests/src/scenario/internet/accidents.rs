@@ -33,21 +33,41 @@ pub(crate) fn power_off_tcp(folder: &Path) -> Result<String> {
     dead_edge(folder, Transport::Tcp, Timers::FAST)
 }
 
-/// The same with a neighbour that does without BFD: packets vanish until the hold time is over.
-pub(crate) fn slow(folder: &Path) -> Result<String> {
-    dead_edge(
-        folder,
-        Transport::Udp,
-        Timers {
-            bfd: false,
-            hold_s: 12,
-        },
-    )
+pub(crate) fn power_off_tls(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tls, Timers::FAST)
 }
 
+/// The same with a neighbour that does without BFD: packets vanish until the hold time is over.
+const fn without_bfd(hold_s: u32) -> Timers {
+    Timers { bfd: false, hold_s }
+}
+
+pub(crate) fn slow_5(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Udp, without_bfd(6))
+}
+
+pub(crate) fn slow_10(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Udp, without_bfd(12))
+}
+
+pub(crate) fn slow_10_tcp(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tcp, without_bfd(12))
+}
+
+pub(crate) fn slow_10_tls(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tls, without_bfd(12))
+}
+
+pub(crate) fn slow_20(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Udp, without_bfd(24))
+}
+
+/// Calls begin before, while and after packets vanish.
 fn dead_edge(folder: &Path, transport: Transport, timers: Timers) -> Result<String> {
+    const RATE: u32 = 10;
+    let calls = RATE * (timers.hold_s + 4);
     let mut rig = Rig::start_with(timers, folder)?;
-    let load = rig.load(transport, 200, 20)?;
+    let load = rig.load(transport, calls, RATE)?;
     let own = SocketAddr::from((address_of(1), 5070));
     let (edge1, ua1) = (&rig.net.edges[0], &rig.net.uas[0]);
     let watched = Duration::from_secs(6) + Duration::from_secs(u64::from(timers.hold_s));
@@ -57,7 +77,7 @@ fn dead_edge(folder: &Path, transport: Transport, timers: Timers) -> Result<Stri
     rig.net.edges[0].run("nft delete table inet dead")?;
     rig.wait_for_way(&rig.net.t1, Some("edge"))?;
     Ok(format!(
-        "200 calls over {transport}, 0 failed; the longest gap of ua1 was {} ms ({timers:?})",
+        "{calls} calls over {transport}, 0 failed; the longest gap of ua1 was {} ms ({timers:?})",
         gap.as_millis()
     ))
 }
@@ -69,6 +89,10 @@ pub(crate) fn concentrator_loss(folder: &Path) -> Result<String> {
 
 pub(crate) fn concentrator_loss_tcp(folder: &Path) -> Result<String> {
     hung_concentrator(folder, Transport::Tcp)
+}
+
+pub(crate) fn concentrator_loss_tls(folder: &Path) -> Result<String> {
+    hung_concentrator(folder, Transport::Tls)
 }
 
 fn hung_concentrator(folder: &Path, transport: Transport) -> Result<String> {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::baresip::bindings;
 use crate::call::{self, Middle, Plan};
 use crate::capture::Capture;
+use crate::frame::Packet;
 use crate::phone::{self, Script, Transport};
 use crate::service::{ALL_TRANSPORTS, KEY1, KEY2, Service};
 use crate::topology::two_edges::{NAT_A, TwoEdges};
@@ -64,17 +65,13 @@ fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
         );
     }
     // Over TCP a segment with a message may be anywhere among acknowledgements: any packet counts.
-    let packets = record.seen.concentrator.iter().filter_map(|packet| {
-        let (key, inner) = packet.gre()?;
-        (inner.source == NAT_A).then_some(key)
-    });
-    let keys: Vec<u32> = packets.collect();
+    let keys = keys_of(&record.seen.concentrator);
     let ways: BTreeSet<u32> = keys.iter().copied().collect();
     ensure!(
         ways == BTreeSet::from([KEY1, KEY2]),
         "ua1's packets came with the keys {ways:x?}"
     );
-    let flips = keys.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    let flips = flips(&keys);
     ensure!(
         flips * 2 > keys.len(),
         "{flips} flips between {} packets",
@@ -101,7 +98,7 @@ fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
 /// Calls that are cancelled while they ring.
 pub(super) fn cancel(folder: &Path) -> Result<String> {
     let mut figures = Vec::new();
-    for transport in [Transport::Udp, Transport::Tcp] {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Tls] {
         figures.push(cancelled(&folder.join(transport.to_string()), transport)?);
     }
     Ok(figures.join("; "))
@@ -110,7 +107,7 @@ pub(super) fn cancel(folder: &Path) -> Result<String> {
 fn cancelled(folder: &Path, transport: Transport) -> Result<String> {
     std::fs::create_dir_all(folder)?;
     let net = TwoEdges::build()?;
-    let mut service = Service::start(&net, folder)?;
+    let mut service = Service::start_with(&net, folder, ALL_TRANSPORTS)?;
     net.alternate_packets()?;
     let mut callee = phone::cancelled_callee(&net.ua2, transport, folder)?;
     wait::until("ua2 to register", Duration::from_secs(10), || {
@@ -129,11 +126,40 @@ fn cancelled(folder: &Path, transport: Transport) -> Result<String> {
     wait::until("no call to be left", Duration::from_secs(12), || {
         Ok((service.calls(&net)? == 0).then_some(()))
     })?;
+    let packets = capture.stop()?;
+    if transport == Transport::Tls {
+        let keys = keys_of(&packets);
+        let flips = flips(&keys);
+        ensure!(flips > 0, "all of {} packets came by one edge", keys.len());
+        return Ok(format!(
+            "{transport}: {CANCELLED} calls cancelled, {flips} flips between {} packets",
+            keys.len()
+        ));
+    }
+    let crossed = crossed(&packets);
+    ensure!(crossed > 0, "every CANCEL came by the edge of its INVITE");
+    Ok(format!(
+        "{transport}: {CANCELLED} calls cancelled, {crossed} by another edge than their INVITE"
+    ))
+}
+
+/// The edges that ua1's packets came by.
+fn keys_of(packets: &[Packet]) -> Vec<u32> {
+    let tunnelled = packets.iter().filter_map(Packet::gre);
+    tunnelled
+        .filter(|(_, inner)| inner.source == NAT_A)
+        .map(|(key, _)| key)
+        .collect()
+}
+
+fn flips(keys: &[u32]) -> usize {
+    keys.windows(2).filter(|pair| pair[0] != pair[1]).count()
+}
+
+/// CANCELs that came by another edge than their INVITE.
+fn crossed(packets: &[Packet]) -> usize {
     let (mut invites, mut crossed) = (HashMap::new(), 0);
-    for packet in capture.stop()? {
-        let Some((key, inner)) = packet.gre() else {
-            continue;
-        };
+    for (key, inner) in packets.iter().filter_map(Packet::gre) {
         let Some(segment) = inner.transport() else {
             continue;
         };
@@ -147,8 +173,5 @@ fn cancelled(folder: &Path, transport: Transport) -> Result<String> {
             crossed += 1;
         }
     }
-    ensure!(crossed > 0, "every CANCEL came by the edge of its INVITE");
-    Ok(format!(
-        "{transport}: {CANCELLED} calls cancelled, {crossed} by another edge than their INVITE"
-    ))
+    crossed
 }

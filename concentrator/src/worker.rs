@@ -142,7 +142,11 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 }
                 Some(input) = relay_inputs.recv() => worker.handle_relay(input),
                 Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
-                Some(event) = transport_events.recv() => worker.handle_transport(event),
+                Some(event) = transport_events.recv() => {
+                    // What a phone has said before it closed its connection comes first.
+                    worker.handle_all_waiting(&mut incoming);
+                    worker.handle_transport(event);
+                }
                 Some(users) = users.recv() => worker.replace_users(users),
                 Some(asked) = status_asked.recv() => worker.show(&status, asked),
                 received = tunnel.receive() => {
@@ -369,6 +373,13 @@ impl Worker {
                 return;
             };
             self.handle_incoming(incoming, now);
+        }
+    }
+
+    /// All that is there now: no more than the queue holds.
+    fn handle_all_waiting(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
+        for _ in 0..incoming.len().div_ceil(BATCH) {
+            self.handle_waiting(incoming);
         }
     }
 

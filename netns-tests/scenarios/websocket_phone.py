@@ -2,7 +2,10 @@
 `websockets`, plain RTP beside it.
 
     websocket_phone.py URL CA USER ADDRESS call PEER    registers, calls, talks, hangs up
+    websocket_phone.py URL CA USER ADDRESS again PEER   the same, with a re-INVITE after half of the talk
+    websocket_phone.py URL CA USER ADDRESS cancel PEER  registers, calls, gives up while it rings
     websocket_phone.py URL CA USER ADDRESS wait         registers, answers, talks until the BYE
+    websocket_phone.py URL CA USER ADDRESS ring         registers, rings until the CANCEL
 
 It knows its private ADDRESS only, for media; its Contact has a host that does not exist, as a
 browser's has. The last line it prints is JSON: how many RTP packets it has heard.
@@ -85,7 +88,7 @@ class Phone:
         await self.send(f"{method} {uri} SIP/2.0", fields, body)
         while True:
             message = await self.receive()
-            if (message.status() or 0) >= 200:
+            if (message.status() or 0) >= 200 and message.one("CSeq").endswith(method):
                 if message.status() != 200:
                     sys.exit(f"{method}: {message.start}")
                 return message
@@ -109,7 +112,7 @@ class Phone:
         await self.ask("REGISTER", f"sip:{DOMAIN}", fields)
         print("registered", flush=True)
 
-    async def call(self, peer):
+    async def call(self, peer, again=False):
         me, call_id = ("From", f"<{self.aor}>;tag={token()}"), ("Call-ID", token())
         uri = f"sip:{peer}@{DOMAIN}"
         fields = [me, ("To", f"<{uri}>"), call_id, ("Contact", self.contact)]
@@ -120,7 +123,52 @@ class Phone:
         ack = [self.via()] + dialog + [("CSeq", "1 ACK")]
         await self.send(f"ACK {target} SIP/2.0", ack)
         await self.talk(answer.body, PACKETS)
-        await self.ask("BYE", target, dialog[:-1] + [("CSeq", "2 BYE")])
+        number = 2
+        if again:
+            fields = dialog[:-1] + [("Contact", self.contact), ("CSeq", f"{number} INVITE")]
+            answer = await self.ask("INVITE", target, fields, self.sdp())
+            ack = [self.via()] + dialog + [("CSeq", f"{number} ACK")]
+            await self.send(f"ACK {target} SIP/2.0", ack)
+            await self.talk(answer.body, PACKETS)
+            number += 1
+        await self.ask("BYE", target, dialog[:-1] + [("CSeq", f"{number} BYE")])
+
+    async def cancel(self, peer):
+        uri = f"sip:{peer}@{DOMAIN}"
+        via, fields = self.via(), [
+            ("Max-Forwards", "70"),
+            ("From", f"<{self.aor}>;tag={token()}"),
+            ("To", f"<{uri}>"),
+            ("Call-ID", token()),
+        ]
+        invite = [via] + fields + [("Contact", self.contact), ("CSeq", "1 INVITE")]
+        await self.send(f"INVITE {uri} SIP/2.0", invite, self.sdp())
+        while (await self.receive()).status() != 180:
+            pass
+        await self.send(f"CANCEL {uri} SIP/2.0", [via] + fields + [("CSeq", "1 CANCEL")])
+        answers = {}
+        while len(answers) < 2:
+            message = await self.receive()
+            answers[message.one("CSeq")] = message
+        expected = {"1 CANCEL": 200, "1 INVITE": 487}
+        if {cseq: message.status() for cseq, message in answers.items()} != expected:
+            sys.exit(f"CANCEL: {[message.start for message in answers.values()]}")
+        fields[2] = ("To", answers["1 INVITE"].one("To"))
+        await self.send(f"ACK {uri} SIP/2.0", [via] + fields + [("CSeq", "1 ACK")])
+
+    async def ring(self):
+        tag, invite = token(), None
+        while True:
+            request = await self.receive()
+            method = request.start.split()[0]
+            if method == "INVITE":
+                invite = request
+                await self.answer(request, "180 Ringing", tag)
+            elif method == "CANCEL":
+                await self.answer(request, "200 OK", tag)
+                await self.answer(invite, "487 Request Terminated", tag)
+            elif method == "ACK":
+                return
 
     async def wait(self):
         tag, talking = token(), None
@@ -128,7 +176,10 @@ class Phone:
             request = await self.receive()
             method = request.start.split()[0]
             if method == "INVITE":
-                await self.answer(request, "180 Ringing", tag)
+                if not talking:
+                    await self.answer(request, "180 Ringing", tag)
+                else:
+                    talking.cancel()
                 await self.answer(request, "200 OK", tag, self.sdp())
                 talking = asyncio.create_task(self.talk(request.body, 60 * 50))
             elif method == "BYE":
@@ -162,7 +213,14 @@ async def main():
         assert ws.subprotocol == "sip"
         phone = Phone(ws, user, address)
         await phone.register()
-        await (phone.call(*peer) if what == "call" else phone.wait())
+        todo = {
+            "call": phone.call,
+            "again": lambda peer: phone.call(peer, again=True),
+            "cancel": phone.cancel,
+            "wait": phone.wait,
+            "ring": phone.ring,
+        }
+        await todo[what](*peer)
         print(json.dumps({"heard": phone.heard}))
 
 

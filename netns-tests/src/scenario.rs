@@ -249,6 +249,11 @@ const SCENARIOS: &[Scenario] = &[
         run: alternate::tls,
     },
     Scenario {
+        name: "alternate-ws",
+        about: "the same over WebSocket, with a re-INVITE; and a call that is given up while it rings",
+        run: alternate::ws,
+    },
+    Scenario {
         name: "alternate-cancel",
         about: "the same, and each call is given up while it rings: CANCEL by another edge than its INVITE",
         run: alternate::cancel,

@@ -9,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::baresip::bindings;
+use super::websocket::{self, Stack};
 use crate::call::{self, Middle, Plan};
 use crate::capture::Capture;
 use crate::frame::Packet;
 use crate::phone::{self, Script, Transport};
-use crate::service::{ALL_TRANSPORTS, KEY1, KEY2, Service};
-use crate::topology::two_edges::{NAT_A, TwoEdges};
+use crate::service::{ALL_TRANSPORTS, KEY1, KEY2, Service, WS_PORT};
+use crate::topology::two_edges::{NAT_A, SERVICE, TwoEdges};
 use crate::verdict;
 use crate::wait;
 
@@ -93,6 +94,45 @@ fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
         "{flips} flips between {} packets of the caller",
         keys.len()
     ))
+}
+
+/// Browsers' transport: a call with a re-INVITE, and one that is given up while it rings, both between
+/// two phones on WebSocket.
+pub(super) fn ws(folder: &Path) -> Result<String> {
+    websocket::write_scripts(folder)?;
+    let net = TwoEdges::build()?;
+    let mut service = Service::start_with(&net, folder, ALL_TRANSPORTS)?;
+    net.alternate_packets()?;
+    let url = format!("ws://{SERVICE}:{WS_PORT}");
+    let mut figures = Vec::new();
+    for (caller_does, callee_does) in [("again", "wait"), ("cancel", "ring")] {
+        let folder = folder.join(caller_does);
+        std::fs::create_dir_all(&folder)?;
+        let start = |namespace, user: &str, what: &[&str]| {
+            let stack = Stack::Websockets;
+            websocket::start(stack, namespace, &service, &url, user, what, &folder)
+        };
+        let mut callee = start(&net.ua2, "ua2", &[callee_does])?;
+        websocket::wait_for_binding(&net, &service, "ua2", "WS")
+            .with_context(|| callee.last_lines(15))?;
+        let capture = Capture::start(&net.concentrator, "eth0", &folder)?;
+        let mut caller = start(&net.ua1, "ua1", &[caller_does, "ua2"])?;
+        for phone in [&mut caller, &mut callee] {
+            let status = phone.wait(Duration::from_secs(30))?;
+            ensure!(status.success(), "{caller_does}: {}", phone.last_lines(15));
+        }
+        websocket::wait_for_the_end(&net, &service)?;
+        let keys = keys_of(&capture.stop()?);
+        let flips = flips(&keys);
+        ensure!(flips > 0, "all of {} packets came by one edge", keys.len());
+        let heard = caller.last_lines(1);
+        figures.push(format!(
+            "{caller_does}: {flips} flips between {} packets, {heard}",
+            keys.len()
+        ));
+    }
+    service.check_alive()?;
+    Ok(figures.join("; "))
 }
 
 /// Calls that are cancelled while they ring.

@@ -27,7 +27,7 @@ const PYTHON: &str = "/usr/bin/python3";
 
 /// What the phone is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stack {
+pub(super) enum Stack {
     /// `websockets` of PyPI, with SIP of our own.
     Websockets,
     /// JsSIP and `ws` of npm.
@@ -51,7 +51,8 @@ fn npm_modules() -> Result<PathBuf> {
 }
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn run(folder: &Path) -> Result<String> {
+/// Writes the phones' scripts into the folder above theirs.
+pub(super) fn write_scripts(folder: &Path) -> Result<()> {
     let library = Command::new(PYTHON)
         .args(["-c", "import websockets"])
         .output();
@@ -64,7 +65,11 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         "JsSIP is missing (npm packages jssip and ws); scripts/setup.sh installs it"
     );
     fs::write(folder.join("phone.py"), PHONE_SCRIPT)?;
-    fs::write(folder.join("phone.cjs"), JSSIP_SCRIPT)?;
+    Ok(fs::write(folder.join("phone.cjs"), JSSIP_SCRIPT)?)
+}
+
+pub(super) fn run(folder: &Path) -> Result<String> {
+    write_scripts(folder)?;
     let net = TwoEdges::build()?;
     let mut service = Service::start_with(&net, folder, ALL_TRANSPORTS)?;
     let mut figures = Vec::new();
@@ -112,7 +117,7 @@ fn is_called(net: &TwoEdges, service: &Service, stack: Stack, folder: &Path) -> 
     Ok(heard)
 }
 
-fn start(
+pub(super) fn start(
     stack: Stack,
     namespace: &Namespace,
     service: &Service,

@@ -194,6 +194,8 @@ listen = "{TUNNEL_END}"
 mtu = 1472
 [registrar]
 ping_interval_s = 0
+[sip]
+reveal_edge_to = ["100.64.0.0/15"]
 {edges}
 [relay_control]
 listen = "{TUNNEL_END}:7060"

@@ -11,11 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 mod accidents;
+mod catchment_tool;
 mod drain;
 
 pub(super) use accidents::{
     bad_hands, concentrator_loss, concentrator_loss_tcp, flapping, power_off, power_off_tcp, slow,
 };
+pub(super) use catchment_tool::catchment_tool;
 pub(super) use drain::{drain, drain_audio};
 
 use crate::bgp::{Speakers, Timers};

@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::media::Calls;
 use ledger::Ledger;
 pub use ledger::LedgerCounters;
+pub use time::rfc3339;
 use writer::Job;
 
 /// Records on their way to the writer: some 8 MB at most.

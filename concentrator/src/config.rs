@@ -17,6 +17,7 @@ use std::time::Duration;
 use admin::config::{ConfigError, LogSection};
 use admin::credentials::{Credentials, Files};
 use ipnetwork::IpNetwork;
+use sip::proxy::routing::Network;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 use wire::relay_control::GateMode;
@@ -168,6 +169,8 @@ pub struct Sip {
     pub outbound_address: IpAddr,
     /// Limits of the connections.
     pub limits: TcpLimits,
+    /// Who is told by which edge an OPTIONS came.
+    pub reveal_edge_to: Vec<Network>,
 }
 
 /// TLS for phones and trunks.
@@ -473,6 +476,16 @@ impl Config {
             pins: self.pins.clone(),
             ..Plan::new(self.media.anchor, self.media.relay)
         }
+    }
+
+    /// The names of the edges, by their keys, old ones included.
+    pub fn edge_names(&self) -> HashMap<TunnelKey, String> {
+        let edges = self.edges.iter();
+        let keys = edges.flat_map(|edge| {
+            let keys = [Some(edge.key), edge.old_key].into_iter().flatten();
+            keys.map(|key| (key, edge.name.clone()))
+        });
+        keys.collect()
     }
 
     /// The relays of all edges, with the index of their edge.

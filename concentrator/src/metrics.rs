@@ -28,6 +28,10 @@ pub struct Metrics {
     pub flows: Gauge,
     /// Path changes of live flows: route flips.
     pub path_drift: Counter,
+    /// Bindings, by the edge that they were seen with last.
+    pub edge_bindings: Family<Label, Gauge>,
+    /// Bindings that came to an edge from another path.
+    pub binding_path_changes: Family<Label, Counter>,
     /// Flows that gave way to newer ones because the table is full.
     pub flows_evicted: Counter,
     /// SIP messages received, by transport.
@@ -108,6 +112,16 @@ impl Metrics {
             "path_drift",
             "Live flows whose edge or mark changed",
             self.path_drift.clone(),
+        );
+        registry.register(
+            "edge_bindings",
+            "Bindings, by the edge that they were seen with last",
+            self.edge_bindings.clone(),
+        );
+        registry.register(
+            "binding_path_changes",
+            "Bindings that came to this edge from another edge or mark",
+            self.binding_path_changes.clone(),
         );
         registry.register(
             "flows_evicted",

@@ -13,6 +13,7 @@
 mod gathering;
 mod pressure;
 mod report;
+mod sightings;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use sip::cookie::{Keys, Owner};
 use sip::digest::Users;
 use sip::hop::Hop;
 use sip::proxy::media::SessionRef;
+use sip::proxy::reveal::Reveal;
 use sip::proxy::{Proxy, TIMER_C};
 use sip::timer::Timers;
 use tokio::sync::{mpsc, watch};
@@ -44,6 +46,7 @@ use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
+use crate::worker::sightings::EdgeNames;
 
 const TUNNEL_FAILED: &str = "the tunnel's end failed";
 
@@ -187,6 +190,8 @@ struct Worker {
     silent: HashMap<SessionRef, Silence>,
     pressure: Pressure,
     gathering: Gathering,
+    /// Of the edges, for whoever looks at the pages.
+    names: EdgeNames,
     /// Before the next read.
     pause: Option<Duration>,
 }
@@ -221,6 +226,10 @@ impl Worker {
         calls.set_patience(config.leases.map_or(Duration::ZERO, |leases| leases.wait));
         let mut proxy = Proxy::new(proxy_config(config)?);
         authenticate(&mut proxy, config)?;
+        proxy.reveal_edges(Reveal {
+            to: config.sip.reveal_edge_to.clone(),
+            names: config.edge_names(),
+        });
         if config.media.end_on_timeout {
             proxy.remember_dialogs(MAX_RELAYED_CALLS);
         }
@@ -235,6 +244,7 @@ impl Worker {
             silent: HashMap::new(),
             pressure: Pressure::default(),
             gathering: Gathering::default(),
+            names: EdgeNames::new(config.edge_names()),
             pause: None,
         })
     }
@@ -273,6 +283,7 @@ impl Worker {
 
     fn publish(&self, metrics: &Metrics) {
         report::publish(&self.proxy, &self.calls, metrics);
+        sightings::publish(self.proxy.registrar(), &self.names, metrics);
         if let Some(location) = &self.location {
             report::publish_location(location, metrics);
         }
@@ -283,6 +294,9 @@ impl Worker {
 
     fn show(&self, status: &Status, asked: Asked) {
         report::show(&self.proxy, &self.calls, status, now());
+        let clock = (now(), unix_time());
+        let bindings = sightings::list(self.proxy.registrar(), &self.names, clock);
+        status.set("bindings", bindings);
         if let Some(location) = &self.location {
             status.set("location", location.status());
         }

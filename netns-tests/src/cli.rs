@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::topology::two_edges::TwoEdges;
-use crate::{bench, certs, command, demo, sandbox, scenario, service};
+use crate::{bench, catchment, certs, command, demo, sandbox, scenario, service};
 
 /// Networks of namespaces, real phones, the demo, the scenarios and the benchmarks of sipcast.
 ///
@@ -52,6 +52,9 @@ enum What {
         /// The name, or `list`
         what: String,
     },
+    /// Ask from this host, or from others, which edge the routers lead them to; needs neither root nor
+    /// the lab, and that the service has their addresses in `sip.reveal_edge_to`
+    Catchment(catchment::Options),
     /// Make a certificate authority, and a certificate for each name
     Certs {
         /// The folder to write to
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
 fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.what {
         What::Certs { folder, names } => certs::write(folder, names)?,
+        What::Catchment(options) => return catchment::run(options),
         What::Bench { what } if what == "list" => print!("{}", bench::list()),
         What::Run { scenario } if scenario == "list" => print!("{}", scenario::list()),
         What::Run { scenario } if !sandbox::is_inside() => {
@@ -102,7 +106,7 @@ fn inside(arguments: &Arguments) -> Result<()> {
         What::Up { network_only } => up(arguments, *network_only),
         What::Run { scenario } => scenario::run(scenario, &arguments.out),
         What::Bench { what } => bench::run(what, &arguments.out),
-        What::Certs { .. } => Ok(()),
+        What::Certs { .. } | What::Catchment(_) => Ok(()),
     }
 }
 

@@ -195,6 +195,8 @@ listen = "{TUNNEL_END}"
 mtu = 1472
 [registrar]
 ping_interval_s = 0
+[sip]
+reveal_edge_to = ["100.64.0.0/15"]
 [sip.tls]
 certificate = "sip.pem"
 private_key = "sip.key"

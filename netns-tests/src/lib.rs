@@ -4,7 +4,7 @@
 //! in), `namespace`, `link` and `topology` (the network), `process`, `capture`, `http` and `wait`
 //! (what acts in it and what is seen of it), `service` (the programs under test), `phone` and
 //! `call` (what the phones do), `verdict` (what counts as a good call), `ladder` and `demo` (how
-//! it is shown), `bgp` and `edges` (the same in the topology `internet`), `scenario` and `bench`.
+//! it is shown), `catchment` (a tool for operators, which runs outside as well), `bgp` and `edges` (the same in the topology `internet`), `scenario` and `bench`.
 //!
 //! Every wait has a limit and a condition; no result depends on a sleep.
 #![expect(
@@ -25,6 +25,7 @@ mod bench;
 mod bgp;
 mod call;
 mod capture;
+mod catchment;
 mod certs;
 mod command;
 mod demo;

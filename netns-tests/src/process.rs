@@ -64,6 +64,16 @@ impl Process {
         self
     }
 
+    /// One that was started elsewhere; what it writes does not come to its log.
+    pub(crate) fn adopt(name: &str, child: Child, folder: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            child,
+            log: folder.join(format!("{name}.log")),
+            beside: None,
+        }
+    }
+
     /// Its process number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

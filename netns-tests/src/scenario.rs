@@ -264,6 +264,11 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::catchments,
     },
     Scenario {
+        name: "internet-catchment-tool",
+        about: "`sipcast-lab catchment` asks from six access networks, UDP and TCP; strangers; it watches a drain",
+        run: internet::catchment_tool,
+    },
+    Scenario {
         name: "internet-drain",
         about: "an edge is drained at 100 calls a second and two with audio: 0 failed, no RTP lost",
         run: internet::drain,

@@ -25,7 +25,7 @@
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
 //! * `stateless`: messages of transactions that another core has, or had (16.11)
-//! * `uas`: what is answered here (8.2)
+//! * `uas`: what is answered here (8.2); `reveal`: by which edge it came, for those who may know
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
 //! Contact behind a NAT claims; nothing about a dialog is kept here, but where relayed calls are to
@@ -52,6 +52,7 @@ mod next_hop;
 mod overload;
 mod probes;
 mod response;
+pub mod reveal;
 mod route;
 pub mod routing;
 mod stateless;
@@ -216,6 +217,7 @@ pub struct Proxy {
     tcp_peers: TcpPeers,
     dialogs: hang_up::Dialogs,
     journal: calls::Journal,
+    reveal: reveal::Reveal,
 }
 
 impl Proxy {
@@ -241,6 +243,7 @@ impl Proxy {
             overloaded: false,
             dialogs: hang_up::Dialogs::default(),
             journal: calls::Journal::default(),
+            reveal: reveal::Reveal::default(),
         }
     }
 
@@ -377,7 +380,7 @@ impl Proxy {
     }
 
     fn handle_request(&mut self, request: Message, hop: &Hop, media: &mut dyn Media, now: Instant) {
-        self.registrar.seen(&hop.flow, hop.relay);
+        self.registrar.seen(&hop.flow, hop.relay, now);
         // It is judged as it came: the stamped Via may be without a fault that it had.
         let judged = request.check();
         let request = validate::with_source(request, hop);

@@ -4,7 +4,7 @@
 //! gives the [`Binding`]s of an [`AddressOfRecord`], the best first. A binding keeps the flow that
 //! its REGISTER came by, and requests go there, not to what the Contact claims. The mark belongs
 //! to the flow: [`Registrar::seen`] notes it for all bindings of a flow at once, so that a trunk
-//! with ten thousand users on one flow costs no more than one phone.
+//! with ten thousand users on one flow costs no more than one phone; [`sighting`] is how it drifts.
 //!
 //! The caller has done steps 1 to 5: it serves the domain, has checked Require and the user's
 //! credentials, and made the address-of-record from To. Here are steps 6 to 8. An update is all
@@ -29,6 +29,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
+use wire::gre::TunnelKey;
 use wire::mark::RelayId;
 
 use crate::cookie::Keys;
@@ -43,6 +44,7 @@ mod ids;
 mod path;
 pub(crate) mod ping;
 pub mod record;
+pub mod sighting;
 mod update;
 
 pub use address::{AddressOfRecord, same_uri};
@@ -51,6 +53,7 @@ pub use path::Path;
 use answer::Refusal;
 use bindings::{Bindings, Entry};
 use ping::Wheel;
+use sighting::{OfEdge, Sighting};
 use update::{Change, Update};
 
 /// Lifetimes and bounds.
@@ -250,7 +253,7 @@ impl Registrar {
         match update {
             Ok(Update { changes, outbound }) => {
                 self.commit(aor, changes);
-                self.bindings.seen(&hop.flow, hop.relay);
+                self.bindings.seen(&hop.flow, hop.relay, now);
                 self.answer_ok(request, aor, outbound, hop, now)
             }
             Err(refusal) => {
@@ -298,8 +301,20 @@ impl Registrar {
     }
 
     /// A message came by this flow: its bindings now have this relay.
-    pub fn seen(&mut self, flow: &Flow, relay: Option<RelayId>) {
-        self.bindings.seen(flow, relay);
+    pub fn seen(&mut self, flow: &Flow, relay: Option<RelayId>, now: Instant) {
+        self.bindings.seen(flow, relay, now);
+    }
+
+    /// How a flow was seen last, and how its path has drifted; `None` where no binding has it. A
+    /// binding that moves to another flow takes this along, unless others stay behind.
+    pub fn sighting(&self, flow: &Flow) -> Option<&Sighting> {
+        self.bindings.sighting(flow)
+    }
+
+    /// How many bindings were seen by each edge last and how many came to it from elsewhere. The key
+    /// is `None` for those that came without a tunnel or without a mark.
+    pub fn edges(&self) -> impl Iterator<Item = (Option<TunnelKey>, OfEdge)> {
+        self.bindings.edges()
     }
 
     /// True for a flow that some binding uses.
@@ -336,10 +351,10 @@ impl Registrar {
     }
 
     /// An answer to a ping, by its branch: whatever it says, somebody is there.
-    pub fn handle_ping_answer(&mut self, branch: &[u8], hop: &Hop) {
+    pub fn handle_ping_answer(&mut self, branch: &[u8], hop: &Hop, now: Instant) {
         if ping::is_own(&self.keys, branch, &hop.flow, self.bindings.round()) {
             self.totals.pings_answered += 1;
-            self.bindings.seen(&hop.flow, hop.relay);
+            self.bindings.seen(&hop.flow, hop.relay, now);
         } else {
             self.totals.pings_strange += 1;
         }

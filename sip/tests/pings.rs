@@ -50,6 +50,8 @@ fn a_phone_behind_a_nat_is_asked_once_in_an_interval_from_the_address_it_knows()
         Some(relay(7)),
         "its answers refresh the mark"
     );
+    let seen = rig.registrar.sighting(&udp(1)).unwrap();
+    assert_eq!(seen.changes(), 1, "and tell of the drift");
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn anything_that_the_phone_sends_says_that_it_is_there() {
     rig.register("bob", udp(1), "<sip:bob@192.168.1.2>", "");
     for _ in 0..5 {
         rig.advance(2 * INTERVAL);
-        rig.registrar.seen(&udp(1), Some(relay(1)));
+        rig.registrar.seen(&udp(1), Some(relay(1)), rig.now);
     }
     assert_eq!(rig.registrar.counts().bindings, 1);
 }
@@ -93,7 +95,7 @@ fn an_answer_that_is_forged_or_comes_from_elsewhere_is_none() {
                 relay: None,
             };
             rig.registrar
-                .handle_ping_answer(b"z9hG4bKping.0.00000000", &hop);
+                .handle_ping_answer(b"z9hG4bKping.0.00000000", &hop, rig.now);
         }
     }
     let counts = rig.registrar.counts();
@@ -222,7 +224,7 @@ impl Rig {
         let via = ping.top_via().unwrap();
         let hop = Hop { flow, relay };
         self.registrar
-            .handle_ping_answer(via.branch().unwrap(), &hop);
+            .handle_ping_answer(via.branch().unwrap(), &hop, self.now);
     }
 }
 

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use sip::cookie::Keys;
 use sip::hop::{ConnectionId, Flow, Hop, Transport};
 use sip::message::{HeaderName, Message};
+use sip::registrar::sighting::{KEPT, PathChange};
 use sip::registrar::{AddressOfRecord, Binding, Event, Limits, Registrar, same_uri};
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
@@ -285,7 +286,7 @@ fn a_later_message_of_the_flow_refreshes_the_mark_of_its_bindings_only() {
         relay: Some(relay(2)),
     };
     rig.register("b", 1, &["<sip:b@h>"]);
-    rig.registrar.seen(&udp(1), Some(relay(7)));
+    rig.registrar.seen(&udp(1), Some(relay(7)), rig.now);
     // A refresh by the other phone of the user does not bring the old mark back.
     rig.register("b", 2, &["<sip:b@h>"]);
     let relays = |rig: &Rig| -> Vec<_> {
@@ -296,8 +297,58 @@ fn a_later_message_of_the_flow_refreshes_the_mark_of_its_bindings_only() {
             .collect()
     };
     assert_eq!(relays(&rig), [Some(relay(7)), Some(relay(2))]);
-    rig.registrar.seen(&udp(1), None);
+    rig.registrar.seen(&udp(1), None, rig.now);
     assert_eq!(relays(&rig), [None, Some(relay(2))]);
+}
+
+#[test]
+fn a_flow_that_is_seen_by_another_edge_has_drifted_and_the_last_changes_are_known() {
+    let mut rig = Rig::new();
+    rig.register("a", 1, &["<sip:a@h>", "<sip:b@h>"]);
+    let start = rig.now;
+    rig.now += secs(5);
+    rig.registrar.seen(&udp(1), Some(relay(1)), rig.now);
+    let seen = rig.registrar.sighting(&udp(1)).unwrap();
+    assert_eq!((seen.since(), seen.last()), (start, rig.now));
+    assert_eq!((seen.changes(), seen.recent().count()), (0, 0));
+    for round in 0..10 {
+        rig.now += secs(1);
+        let next = [edge(2, 3), relay(1)][round % 2];
+        rig.registrar.seen(&udp(1), Some(next), rig.now);
+    }
+    let seen = rig.registrar.sighting(&udp(1)).unwrap();
+    assert_eq!((seen.relay(), seen.since()), (Some(relay(1)), rig.now));
+    assert_eq!(seen.changes(), 10);
+    let recent: Vec<_> = seen.recent().collect();
+    assert_eq!(recent.len(), KEPT);
+    let last = PathChange {
+        at: rig.now,
+        from: Some(edge(2, 3)),
+        to: Some(relay(1)),
+    };
+    assert_eq!(recent.last(), Some(&last));
+    assert_eq!(recent[0].at, rig.now - secs(7));
+    // Two bindings, five times each way.
+    assert_eq!(rig.edges(), [(Some(0x1001), 2, 10), (Some(2), 0, 10)]);
+}
+
+#[test]
+fn the_history_of_a_binding_goes_along_to_its_next_flow() {
+    let mut rig = Rig::new();
+    rig.register("a", 1, &["<sip:a@h>"]);
+    rig.registrar.seen(&udp(1), Some(relay(2)), rig.now);
+    rig.hop = Hop {
+        flow: udp(2),
+        relay: Some(edge(2, 3)),
+    };
+    rig.now += secs(9);
+    rig.register("a", 2, &["<sip:a@h>"]);
+    assert_eq!(rig.registrar.sighting(&udp(1)), None);
+    let seen = rig.registrar.sighting(&udp(2)).unwrap();
+    assert_eq!((seen.changes(), seen.since()), (2, rig.now));
+    assert_eq!(rig.edges(), [(Some(0x1001), 0, 1), (Some(2), 1, 1)]);
+    rig.register_with("a", 3, &["*"], "Expires: 0\r\n");
+    assert_eq!(rig.edges(), [(Some(0x1001), 0, 1), (Some(2), 0, 1)]);
 }
 
 #[test]
@@ -518,7 +569,10 @@ proptest! {
                     prop_assert_eq!(response.status(), Some(200));
                     model.retain(|(owner, _), _| *owner != user);
                 }
-                Step::Seen { peer, mark } => rig.registrar.seen(&udp(peer), Some(relay(mark))),
+                Step::Seen { peer, mark } => {
+                    let relay = edge(mark.into(), mark);
+                    rig.registrar.seen(&udp(peer), Some(relay), rig.now);
+                }
                 Step::Close { peer } => {
                     rig.registrar.connection_closed(ConnectionId(peer.into()));
                     model.retain(|_, (_, flow)| *flow != tcp_flow(peer));
@@ -533,6 +587,8 @@ proptest! {
             prop_assert_eq!(rig.found(), model.clone());
             let counts = rig.registrar.counts();
             prop_assert!(counts.bindings <= limits().max_bindings);
+            let by_edge: usize = rig.registrar.edges().map(|(_, of)| of.bindings).sum();
+            prop_assert_eq!(by_edge, counts.bindings);
             let next = model.values().map(|(at, _)| *at).min();
             if rig.registrar.poll_timeout().is_some_and(|(at, _)| at > now) || next.is_none() {
                 prop_assert_eq!(rig.registrar.poll_timeout().map(|(at, _)| at), next);
@@ -607,6 +663,16 @@ impl Rig {
         let aor = AddressOfRecord::from_uri(request.to().unwrap().uri).unwrap();
         self.registrar
             .handle_register(&request, &aor, &self.hop, self.now)
+    }
+
+    /// Key, bindings and arrivals of each edge.
+    fn edges(&self) -> Vec<(Option<u32>, usize, u64)> {
+        let edges = self.registrar.edges();
+        let mut edges: Vec<_> = edges
+            .map(|(key, of)| (key.map(|key| key.0), of.bindings, of.arrivals))
+            .collect();
+        edges.sort_by_key(|(key, ..)| std::cmp::Reverse(*key));
+        edges
     }
 
     fn only_binding(&self) -> Binding {
@@ -685,6 +751,13 @@ fn tcp_flow(peer: u8) -> Flow {
 fn relay(mark: u8) -> RelayId {
     RelayId {
         key: TunnelKey(0x1001),
+        mark: Mark::new(mark).unwrap(),
+    }
+}
+
+fn edge(key: u32, mark: u8) -> RelayId {
+    RelayId {
+        key: TunnelKey(key),
         mark: Mark::new(mark).unwrap(),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `2026-11-28T19:05:00.123Z` for a time since 1970.
-pub(super) fn rfc3339(since_1970: Duration) -> String {
+pub fn rfc3339(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);

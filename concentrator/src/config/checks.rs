@@ -11,6 +11,7 @@ use wire::mark::Mark;
 
 use super::file::{EdgeFile, File, SipFile, TunnelFile};
 use super::relay::check_relay;
+use super::routing::network;
 use super::{Edge, EdgeRelay, Problem, Sip, TcpLimits, Tls, Tunnel, problem};
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
@@ -259,6 +260,7 @@ pub(super) fn check_sip(file: &File, folder: &Path) -> Result<Sip, Problem> {
         }
     }
     check_stream_ports(sip)?;
+    check_networks(&sip.reveal_edge_to, "sip.reveal_edge_to")?;
     Ok(Sip {
         port: sip.port,
         udp: sip.udp,
@@ -266,6 +268,7 @@ pub(super) fn check_sip(file: &File, folder: &Path) -> Result<Sip, Problem> {
         tls: check_tls(sip, folder)?,
         ws_port: sip.ws_port,
         outbound_address: check_outbound_address(file)?,
+        reveal_edge_to: sip.reveal_edge_to.iter().map(network).collect(),
         limits: TcpLimits {
             connections: sip.max_tcp_connections,
             connections_per_source: sip.max_tcp_connections_per_source,

@@ -167,6 +167,8 @@ pub struct SipFile {
     pub outbound_address: Option<IpAddr>,
     /// TLS; none when missing.
     pub tls: Option<TlsFile>,
+    /// Who is told by which edge an OPTIONS came.
+    pub reveal_edge_to: Vec<IpNetwork>,
 }
 
 /// `[sip.tls]`
@@ -202,6 +204,7 @@ impl Default for SipFile {
             wss_port: None,
             outbound_address: None,
             tls: None,
+            reveal_edge_to: Vec::new(),
         }
     }
 }

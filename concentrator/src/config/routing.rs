@@ -386,7 +386,7 @@ fn check_destination(
     Ok(Destination::Group(groups.len() - 1))
 }
 
-fn network(network: &IpNetwork) -> Network {
+pub(super) fn network(network: &IpNetwork) -> Network {
     Network {
         address: network.network(),
         prefix: network.prefix(),

@@ -516,6 +516,29 @@ fn relays_without_relay_control_are_refused() {
 }
 
 #[test]
+fn edges_are_revealed_to_nobody_unless_the_file_says_to_whom() {
+    assert!(checked(GOOD).unwrap().sip.reveal_edge_to.is_empty());
+    let with = |networks: &str| checked(&format!("{GOOD}[sip]\nreveal_edge_to = {networks}\n"));
+    let config = with(r#"["192.0.2.0/24", "2001:db8::/32"]"#).unwrap();
+    let told = config.sip.reveal_edge_to;
+    let is_told = |address: &str| {
+        told.iter()
+            .any(|net| net.contains(address.parse().unwrap()))
+    };
+    assert!(is_told("192.0.2.7") && is_told("2001:db8::7") && !is_told("192.0.3.7"));
+    let error = with(r#"["192.0.2.7/24"]"#).unwrap_err();
+    assert!(error.contains("sip.reveal_edge_to[0]"), "{error}");
+}
+
+#[test]
+fn an_edge_is_named_by_its_old_key_too() {
+    let names = checked(GOOD).unwrap().edge_names();
+    let name = |key| names.get(&TunnelKey(key)).map(String::as_str);
+    assert_eq!((name(0x1001), name(0x0f01)), (Some("edge1"), Some("edge1")));
+    assert_eq!((name(0x1002), name(0x0f02)), (Some("edge2"), None));
+}
+
+#[test]
 fn records_of_calls_and_the_end_of_silent_ones_are_as_the_file_says() {
     let plain = checked(GOOD).unwrap();
     assert!(plain.cdr.is_none() && plain.media.end_on_timeout);

@@ -15,7 +15,7 @@ use crate::relays::rtpengine;
 use crate::status::Status;
 
 /// Calls and bindings listed in `/status`; the counts are always complete.
-const LISTED: usize = 1000;
+pub(super) const LISTED: usize = 1000;
 
 /// Brings the counters up to date.
 pub(super) fn publish(proxy: &Proxy, calls: &Calls, metrics: &Metrics) {
@@ -31,7 +31,6 @@ pub(super) fn publish(proxy: &Proxy, calls: &Calls, metrics: &Metrics) {
 /// Brings the page up to date.
 pub(super) fn show(proxy: &Proxy, calls: &Calls, status: &Status, now: Instant) {
     status.set("calls", list_calls(calls, now));
-    status.set("bindings", list_bindings(proxy, now));
     status.set("relays", list_relays(calls));
     status.set("authentication", show_authentication(proxy));
     status.set("groups", list_groups(proxy));
@@ -277,26 +276,6 @@ fn list_calls(calls: &Calls, now: Instant) -> Value {
         .collect()
 }
 
-fn list_bindings(proxy: &Proxy, now: Instant) -> Value {
-    proxy
-        .registrar()
-        .iter()
-        .take(LISTED)
-        .map(|(aor, binding)| {
-            json!({
-                "user": aor.to_string(),
-                "contact": String::from_utf8_lossy(&binding.contact_uri),
-                "flow": binding.flow.to_string(),
-                "mark": binding.relay.map(|relay| relay.mark.number()),
-                "tunnel_key": binding.relay.map(|relay| relay.key.to_string()),
-                "expires_in_ms": millis(binding.expires_at, now),
-                "path": binding.path.values().len(),
-                "reg_id": binding.reg_id,
-            })
-        })
-        .collect()
-}
-
 fn list_groups(proxy: &Proxy) -> Value {
     proxy
         .groups()
@@ -333,7 +312,7 @@ fn list_relays(calls: &Calls) -> Value {
         .collect()
 }
 
-fn millis(later: Instant, earlier: Instant) -> u64 {
+pub(super) fn millis(later: Instant, earlier: Instant) -> u64 {
     let between = later.saturating_duration_since(earlier).as_millis();
     u64::try_from(between).unwrap_or(u64::MAX)
 }

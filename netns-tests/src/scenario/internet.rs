@@ -11,12 +11,14 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 mod accidents;
+mod catchment_tool;
 mod drain;
 
 pub(super) use accidents::{
     bad_hands, concentrator_loss, concentrator_loss_tcp, concentrator_loss_tls, flapping,
     power_off, power_off_tcp, power_off_tls, slow_5, slow_10, slow_10_tcp, slow_10_tls, slow_20,
 };
+pub(super) use catchment_tool::catchment_tool;
 pub(super) use drain::{drain, drain_tcp, drain_tls, drain_two};
 
 use crate::bgp::{Speakers, Timers};

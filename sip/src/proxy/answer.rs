@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::Proxy;
+use super::{Proxy, reveal};
 use crate::hop::{Hop, Transmit};
 use crate::message::{Message, Method, ResponseBuilder};
 use crate::text::push_hex;
@@ -22,6 +22,10 @@ impl Proxy {
             .to_tag(self.to_tag(request))
             .header("Accept", "application/sdp")
             .header("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER");
+        let response = match self.revealed(hop) {
+            Some(edge) => response.header(reveal::HEADER, &edge),
+            None => response,
+        };
         // It came from anybody, and is answered as often as it comes.
         if self.authentication.is_some() {
             return self.answer_stranger(id, request, hop, response.bytes());

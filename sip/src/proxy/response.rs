@@ -31,7 +31,7 @@ impl Proxy {
             return;
         }
         if let Some(branch) = ping_branch(response) {
-            return self.registrar.handle_ping_answer(&branch, hop);
+            return self.registrar.handle_ping_answer(&branch, hop, now);
         }
         // "If the value of the "sent-by" parameter … does not correspond to a value that the client
         // transport is configured to insert into requests, the response MUST be silently discarded"

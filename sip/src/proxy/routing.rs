@@ -238,6 +238,6 @@ impl Config {
     }
 }
 
-fn is_in(networks: &[Network], address: IpAddr) -> bool {
+pub(super) fn is_in(networks: &[Network], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(address))
 }

@@ -14,10 +14,12 @@ use std::ops::Bound;
 use std::time::Instant;
 
 use hashbrown::HashMap;
+use wire::gre::TunnelKey;
 use wire::mark::RelayId;
 
 use super::ids::IdSet;
 use super::ping::{Health, Turn, Wheel, needs_ping};
+use super::sighting::{Census, OfEdge, Sighting};
 use super::{AddressOfRecord, Binding};
 use crate::hop::{ConnectionId, Flow};
 use crate::own_id::OwnIdMap;
@@ -38,6 +40,7 @@ pub(super) struct Bindings {
     flows: HashMap<FlowKey, FlowState>,
     names: HashMap<u64, IdSet>,
     wheel: Option<Wheel>,
+    census: Census,
     last_id: u64,
 }
 
@@ -55,9 +58,9 @@ impl FlowKey {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FlowState {
-    relay: Option<RelayId>,
+    sighting: Sighting,
     bindings: IdSet,
     health: Health,
 }
@@ -117,7 +120,7 @@ impl Bindings {
     /// The binding with the relay that its flow was last seen with.
     pub(super) fn current(&self, entry: &Entry) -> Binding {
         let flow = self.flows.get(&FlowKey::of(&entry.binding.flow));
-        let relay = flow.map_or(entry.binding.relay, |flow| flow.relay);
+        let relay = flow.map_or(entry.binding.relay, |flow| flow.sighting.relay());
         Binding {
             relay,
             ..entry.binding.clone()
@@ -165,8 +168,8 @@ impl Bindings {
         let before = std::mem::replace(&mut entry.binding, binding);
         if before.flow != entry.binding.flow {
             let (old, new) = (before.flow, entry.binding.clone());
-            self.leave_flow(&old, id);
-            self.join_flow(&new, id);
+            let before = self.leave_flow(&old, id);
+            self.join_flow(&new, id, before);
         }
     }
 
@@ -174,11 +177,24 @@ impl Bindings {
         self.flows.contains_key(&FlowKey::of(flow))
     }
 
-    pub(super) fn seen(&mut self, flow: &Flow, relay: Option<RelayId>) {
+    pub(super) fn seen(&mut self, flow: &Flow, relay: Option<RelayId>, now: Instant) {
         if let Some(state) = self.flows.get_mut(&FlowKey::of(flow)) {
-            state.relay = relay;
             state.health.alive();
+            if let Some(change) = state.sighting.again(relay, now) {
+                self.census.moved(change, state.bindings.len());
+            }
         }
+    }
+
+    /// How a flow was seen last.
+    pub(super) fn sighting(&self, flow: &Flow) -> Option<&Sighting> {
+        let state = self.flows.get(&FlowKey::of(flow));
+        state.map(|state| &state.sighting)
+    }
+
+    /// The sums by edge.
+    pub(super) fn edges(&self) -> impl Iterator<Item = (Option<TunnelKey>, OfEdge)> {
+        self.census.iter()
     }
 
     /// When the next flows are to be pinged.
@@ -306,40 +322,56 @@ impl Bindings {
     fn index(&mut self, entry: &Entry) {
         let Entry { id, name, binding } = entry;
         self.deadlines.insert((binding.expires_at, *id));
-        self.join_flow(binding, *id);
+        self.join_flow(binding, *id, None);
         note_name(&mut self.names, *name, *id);
     }
 
     fn unindex(&mut self, entry: &Entry) {
         let Entry { id, name, binding } = entry;
         self.deadlines.remove(&(binding.expires_at, *id));
-        self.leave_flow(&binding.flow, *id);
+        drop(self.leave_flow(&binding.flow, *id));
         forget_name(&mut self.names, *name, *id);
     }
 
-    fn join_flow(&mut self, binding: &Binding, id: u64) {
+    /// `history` is that of a binding that had another flow until now.
+    fn join_flow(&mut self, binding: &Binding, id: u64, history: Option<Sighting>) {
+        let (relay, at) = (binding.relay, binding.registered_at);
+        let mut change = None;
         let flow = self.flows.entry(FlowKey::of(&binding.flow));
-        let flow = flow.or_insert_with(|| FlowState {
-            relay: binding.relay,
-            bindings: IdSet::default(),
-            health: Health::default(),
+        let flow = flow.or_insert_with(|| {
+            let mut sighting = history.unwrap_or_else(|| Sighting::new(relay, at));
+            change = sighting.again(relay, at);
+            FlowState {
+                sighting,
+                bindings: IdSet::default(),
+                health: Health::default(),
+            }
         });
         flow.bindings.insert(id);
+        match change {
+            Some(change) => {
+                self.census.joined(change.from);
+                self.census.moved(change, 1);
+            }
+            None => self.census.joined(flow.sighting.relay()),
+        }
         if let Some(wheel) = &mut self.wheel
             && !flow.health.is_pinged()
             && needs_ping(binding)
         {
-            wheel.add(binding.flow, &mut flow.health, binding.registered_at);
+            wheel.add(binding.flow, &mut flow.health, at);
         }
     }
 
-    fn leave_flow(&mut self, flow: &Flow, id: u64) {
+    /// The flow's history, where this was its last binding.
+    fn leave_flow(&mut self, flow: &Flow, id: u64) -> Option<Sighting> {
         let key = FlowKey::of(flow);
-        if let Some(flow) = self.flows.get_mut(&key)
-            && flow.bindings.remove(id)
-        {
-            self.flows.remove(&key);
+        let state = self.flows.get_mut(&key)?;
+        self.census.left(state.sighting.relay());
+        if !state.bindings.remove(id) {
+            return None;
         }
+        self.flows.remove(&key).map(|state| state.sighting)
     }
 }
 

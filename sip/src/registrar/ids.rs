@@ -35,6 +35,14 @@ impl IdSet {
         true
     }
 
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::One(_) => 1,
+            Self::Many(many) => many.len(),
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
         let (one, many) = match self {
             Self::Empty => (None, None),

@@ -10,6 +10,7 @@ mod overload;
 #[path = "../common/phones.rs"]
 mod phones;
 mod relay_wait;
+mod reveal;
 #[path = "../common/world.rs"]
 mod world;
 

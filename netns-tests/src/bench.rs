@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+mod anycast;
 mod bindings;
 mod control_delay;
 mod ingress_tun;
@@ -27,6 +28,26 @@ struct Bench {
 }
 
 const BENCHES: &[Bench] = &[
+    Bench {
+        name: "anycast",
+        about: "in the topology `internet`: nearest edge or not, media paths, convergence; no peer; 20 minutes",
+        run: anycast::run,
+    },
+    Bench {
+        name: "anycast/proximity",
+        about: "its parts apart: round trips by anycast beside those to each edge, with and without each edge",
+        run: anycast::run_proximity,
+    },
+    Bench {
+        name: "anycast/media",
+        about: "one-way delay of media between all access networks, by the relay at the edge and otherwise",
+        run: anycast::run_media,
+    },
+    Bench {
+        name: "anycast/convergence",
+        about: "how long nobody answers when an edge is drained, loses power, is cut off: 60 accidents",
+        run: anycast::run_convergence,
+    },
     Bench {
         name: "bindings",
         about: "memory per binding at 200,000, and how long they take to be restored; no peer yet",

@@ -22,7 +22,7 @@ mod digest;
 mod dispatch;
 mod fragmented_invite;
 mod hostile_packets;
-mod internet;
+pub(crate) mod internet;
 mod ipv6;
 mod kamailio_registrar;
 mod large_requests;

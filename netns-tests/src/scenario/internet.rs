@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-mod accidents;
+pub(crate) mod accidents;
 mod catchment_tool;
 mod drain;
 
@@ -30,26 +30,38 @@ use crate::topology::internet::{CATCHMENTS, Internet, address_of};
 use crate::topology::two_edges::SERVICE;
 use crate::wait;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Short, so that a scenario is; the ratios are those of the defaults.
 const ANNOUNCEMENT: &str =
     "withdraw_after_ms = 500\nhold_down_s = 1\ngraceful_s = 1\nlinger_s = 1\n";
-struct Rig {
-    net: Internet,
-    speakers: Speakers,
-    edges: Edges,
-    folder: PathBuf,
+
+/// All of the topology, with everything announced.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) net: Internet,
+    pub(crate) speakers: Speakers,
+    pub(crate) edges: Edges,
+    pub(crate) folder: PathBuf,
 }
 
 impl Rig {
-    fn start(folder: &Path) -> Result<Self> {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
         Self::start_with(Timers::FAST, folder)
     }
 
     fn start_with(timers: Timers, folder: &Path) -> Result<Self> {
+        Self::start_announcing(timers, ANNOUNCEMENT, folder)
+    }
+
+    /// With other keys of the section `[announcement]`.
+    pub(crate) fn start_announcing(
+        timers: Timers,
+        announcement: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let net = Internet::build()?;
         let speakers = Speakers::start(&net, timers, folder)?;
-        let edges = Edges::start(&net, ANNOUNCEMENT, folder)?;
+        let edges = Edges::start(&net, announcement, folder)?;
         let rig = Self {
             net,
             speakers,
@@ -69,7 +81,11 @@ impl Rig {
         Ok(words.nth(1).map(str::to_owned))
     }
 
-    fn wait_for_way(&self, router: &Namespace, device: Option<&str>) -> Result<Duration> {
+    pub(crate) fn wait_for_way(
+        &self,
+        router: &Namespace,
+        device: Option<&str>,
+    ) -> Result<Duration> {
         let (start, mut last) = (Instant::now(), None);
         wait::until(
             &format!(
@@ -86,7 +102,7 @@ impl Rig {
         Ok(start.elapsed())
     }
 
-    fn wait_for_announcement(&self, edge: usize, state: &str) -> Result<()> {
+    pub(crate) fn wait_for_announcement(&self, edge: usize, state: &str) -> Result<()> {
         let what = format!("edge {edge} to be {state}");
         wait::until(&what, PATIENCE, || {
             Ok((self.edges.announcement(&self.net, edge)? == state).then_some(()))
@@ -139,6 +155,23 @@ impl Rig {
                 .flatten()
                 .filter_map(|binding| binding.get("user")?.as_str());
             Ok(users.any(|found| found.contains(user)).then_some(()))
+        })
+    }
+
+    /// Waits until the phone of an access network is the one who is registered.
+    pub(crate) fn wait_for_binding_at(&self, callee: &mut Process, access: usize) -> Result<()> {
+        // As the concentrator sees it: the NAT's, or its own where there is none.
+        let network = if access == 4 { "100.65" } else { "100.64" };
+        let wanted = format!("UDP:{network}.{access}.");
+        wait::until(&format!("ua{access} to register"), PATIENCE, || {
+            callee.check_alive()?;
+            let status = self.edges.concentrator.status(&self.net.concentrator)?;
+            let bindings = status.get("bindings").and_then(Value::as_array);
+            let mut flows = bindings
+                .into_iter()
+                .flatten()
+                .filter_map(|binding| binding.get("flow").and_then(Value::as_str));
+            Ok(flows.any(|flow| flow.starts_with(&wanted)).then_some(()))
         })
     }
 

@@ -57,8 +57,7 @@ enum Nat {
 #[derive(Debug)]
 pub(crate) struct Internet {
     pub(crate) uas: Vec<Namespace>,
-    /// Held for their drop.
-    _nats: Vec<Namespace>,
+    pub(crate) nats: Vec<Namespace>,
     pub(crate) t1: Namespace,
     pub(crate) t2: Namespace,
     pub(crate) r3: Namespace,
@@ -80,7 +79,7 @@ impl Internet {
                 .iter()
                 .map(|name| Namespace::new(name))
                 .collect::<Result<_>>()?,
-            _nats: numbered("nat", 6)
+            nats: numbered("nat", 6)
                 .iter()
                 .map(|name| Namespace::router(name))
                 .collect::<Result<_>>()?,
@@ -183,7 +182,7 @@ impl Internet {
     }
 
     fn access(&self, number: usize) -> Result<()> {
-        let (ua, nat) = (&self.uas[number - 1], &self._nats[number - 1]);
+        let (ua, nat) = (&self.uas[number - 1], &self.nats[number - 1]);
         let (router, milliseconds, kind) = ACCESS[number - 1];
         let router = self.router(router)?;
         let (phone, gateway) = match kind {

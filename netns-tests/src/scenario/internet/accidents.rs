@@ -16,13 +16,17 @@ use crate::topology::two_edges::SERVICE;
 use crate::wait;
 
 /// What nft does to a host that has lost its power: it is there, and neither hears nor speaks.
-const DEAD: &str = r#"
+pub(crate) const DEAD: &str = r#"
 table inet dead {
     chain in { type filter hook input priority -300; policy drop; }
     chain through { type filter hook forward priority -300; policy drop; }
     chain out { type filter hook output priority -300; policy drop; }
 }
 "#;
+
+/// The tunnel of an edge.
+pub(crate) const CUT: &str = "table ip cut {\n chain out {\n type filter hook output priority filter\n \
+                              ip protocol gre drop\n }\n}\n";
 
 /// An edge loses its power: nobody withdraws, BFD finds out.
 pub(crate) fn power_off(folder: &Path) -> Result<String> {
@@ -123,8 +127,6 @@ fn hung_concentrator(folder: &Path, transport: Transport) -> Result<String> {
 
 /// The tunnel of an edge comes and goes every two seconds: the hold-down keeps the route away.
 pub(crate) fn flapping(folder: &Path) -> Result<String> {
-    const CUT: &str = "table ip cut {\n chain out {\n type filter hook output priority filter\n \
-                       ip protocol gre drop\n }\n}\n";
     let mut rig = Rig::start(folder)?;
     let load = rig.load(Transport::Udp, 280, 20)?;
     for _ in 0..3 {

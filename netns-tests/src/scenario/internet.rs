@@ -12,13 +12,15 @@ use serde_json::Value;
 
 mod accidents;
 mod drain;
+mod routing;
 
 pub(super) use accidents::{
     bad_hands, concentrator_loss, concentrator_loss_tcp, flapping, power_off, power_off_tcp, slow,
 };
 pub(super) use drain::{drain, drain_audio};
+pub(super) use routing::{attributes, ecmp, ecmp_tcp, ibgp, relay_loss, two_of_a_kind};
 
-use crate::bgp::{Speakers, Timers};
+use crate::bgp::{Edit, Speakers, Timers};
 use crate::edges::Edges;
 use crate::namespace::Namespace;
 use crate::phone::{self, Transport};
@@ -44,8 +46,12 @@ impl Rig {
     }
 
     fn start_with(timers: Timers, folder: &Path) -> Result<Self> {
+        Self::start_edited(timers, &|_, config| Ok(config), folder)
+    }
+
+    fn start_edited(timers: Timers, edit: Edit<'_>, folder: &Path) -> Result<Self> {
         let net = Internet::build()?;
-        let speakers = Speakers::start(&net, timers, folder)?;
+        let speakers = Speakers::start(&net, timers, edit, folder)?;
         let edges = Edges::start(&net, ANNOUNCEMENT, folder)?;
         let rig = Self {
             net,

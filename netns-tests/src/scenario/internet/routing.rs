@@ -348,6 +348,13 @@ fn refused_at_start(namespace: &Namespace, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A line of frr.conf without its values.
+fn command_of(line: &str) -> &str {
+    let values = line.find(|letter: char| letter.is_ascii_digit());
+    let values = values.or_else(|| line.find("no-export"));
+    line[..values.unwrap_or(line.len())].trim_end()
+}
+
 fn start_again(
     process: &mut Process,
     namespace: &Namespace,
@@ -446,9 +453,10 @@ impl Rig {
         let commented = format!("!  {line}\n");
         let (from, to) = match before {
             None => (MAP.to_owned(), format!("{MAP} {line}\n")),
+            // It takes no values behind a `no`.
             Some(before) => (
                 format!("\n {before}\n"),
-                format!("\n no {before}\n {line}\n"),
+                format!("\n no {}\n {line}\n", command_of(before)),
             ),
         };
         let changes = [(commented.as_str(), ""), (from.as_str(), to.as_str())];

@@ -63,12 +63,21 @@ impl Timers {
     }
 }
 
+/// Makes the config of a router or an edge, by name, another one.
+pub(crate) type Edit<'a> = &'a dyn Fn(&str, String) -> Result<String>;
+
 impl Speakers {
     /// Starts all and waits until every router knows its way to the concentrator and to every edge.
-    pub(crate) fn start(net: &Internet, timers: Timers, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        net: &Internet,
+        timers: Timers,
+        edit: Edit<'_>,
+        folder: &Path,
+    ) -> Result<Self> {
         let folder = folder.join("bgp");
         fs::create_dir_all(&folder)?;
         let router = |namespace: &Namespace, config: String| {
+            let config = edit(namespace.name(), config)?;
             start_bird(namespace, namespace.name(), &config, &folder)
         };
         let routers = vec![
@@ -121,12 +130,21 @@ impl Speakers {
         let speakers = Self {
             _routers: routers,
             birds: [
-                start_bird(&net.edges[0], "edge1", &timers.apply(BIRD_RECIPE), &folder)?,
-                start_bird(&net.edges[2], "edge3", &local_recipe()?, &folder)?,
+                router(&net.edges[0], timers.apply(BIRD_RECIPE))?,
+                router(&net.edges[2], local_recipe()?)?,
             ],
-            _frr: Frr::start(&net.edges[1], FRR_RECIPE, &folder)?,
+            _frr: Frr::start(
+                &net.edges[1],
+                &edit("edge2", FRR_RECIPE.to_owned())?,
+                &folder,
+            )?,
             folder,
         };
+        Self::wait_for_ways(net)?;
+        Ok(speakers)
+    }
+
+    fn wait_for_ways(net: &Internet) -> Result<()> {
         for (router, network) in [
             (&net.r3, "10.0.9.0/24"),
             (&net.core, "10.0.3.0/24"),
@@ -139,7 +157,29 @@ impl Speakers {
                 Ok((!routes.trim().is_empty()).then_some(()))
             })?;
         }
-        Ok(speakers)
+        Ok(())
+    }
+
+    /// Changes the config of a BIRD while it runs.
+    pub(crate) fn change(&self, namespace: &Namespace, changes: &[(&str, &str)]) -> Result<()> {
+        let file = self.folder.join(format!("{}.conf", namespace.name()));
+        let config = changed(fs::read_to_string(&file)?, changes)?;
+        fs::write(&file, config)?;
+        let answer = self.ask(namespace, "configure")?;
+        ensure!(
+            answer.contains("Reconfigur"),
+            "{} does not take {changes:?}: {answer}",
+            namespace.name()
+        );
+        Ok(())
+    }
+
+    /// The same with the FRR of edge 2, which only forgets what is told to it with `no`.
+    pub(crate) fn change_frr(&self, net: &Internet, changes: &[(&str, &str)]) -> Result<()> {
+        let file = self.folder.join("frr.conf");
+        let config = changed(fs::read_to_string(&file)?, changes)?;
+        fs::write(&file, config)?;
+        load_frr(&net.edges[1], &file)
     }
 
     /// Starts the BIRD of edge 1 again, which was killed.
@@ -162,8 +202,7 @@ impl Speakers {
 
 /// The recipe as it is for a local node at r3.
 fn local_recipe() -> Result<String> {
-    let mut recipe = BIRD_RECIPE.to_owned();
-    for (from, to) in [
+    let changes = [
         ("ROUTER_ID = 10.0.1.2;", "ROUTER_ID = 10.0.3.2;"),
         ("OUR_AS = 65001;", "OUR_AS = 65003;"),
         ("PROVIDER_AS = 64501;", "PROVIDER_AS = 64503;"),
@@ -171,16 +210,23 @@ fn local_recipe() -> Result<String> {
         ("LOCAL_NODE = 0;", "LOCAL_NODE = 1;"),
         ("MARK_AS = 0;", "MARK_AS = 64503;"),
         ("MARK_VALUE = 0;", "MARK_VALUE = 120;"),
-    ] {
-        ensure!(recipe.contains(from), "configs/bird.conf has no `{from}`");
-        recipe = recipe.replacen(from, to, 1);
-    }
+    ];
+    let mut recipe = changed(BIRD_RECIPE.to_owned(), &changes)?;
     // There is no IPv6 between edge 3 and r3.
     let begin = recipe
         .find("protocol bgp provider6")
         .context("no provider6")?;
     recipe.truncate(begin);
     Ok(recipe)
+}
+
+/// A config with each of these replaced where it is first.
+pub(crate) fn changed(mut config: String, changes: &[(&str, &str)]) -> Result<String> {
+    for (from, to) in changes {
+        ensure!(config.contains(from), "a config has no `{from}`");
+        config = config.replacen(from, to, 1);
+    }
+    Ok(config)
 }
 
 /// A transit router: everything to everybody, and who shuts down gracefully is the last choice.
@@ -208,6 +254,7 @@ filter heard {{
 }}
 template bgp speaker {{
 	local as {asn};
+	direct;
 	hold time 9;
 	keepalive time 3;
 	connect delay time 1;
@@ -258,13 +305,17 @@ impl Frr {
                 Ok(socket.exists().then_some(()))
             })?;
         }
-        let mut vtysh = namespace.command("vtysh");
-        vtysh.args(["--vty_socket", FRR_SOCKETS, "-f"]).arg(&script);
-        command::finish(namespace.name(), "vtysh -f frr.conf", vtysh, "")?;
+        load_frr(namespace, &script)?;
         // bgpd first: its peers hear of the end.
         daemons.reverse();
         Ok(Self { _daemons: daemons })
     }
+}
+
+fn load_frr(namespace: &Namespace, script: &Path) -> Result<()> {
+    let mut vtysh = namespace.command("vtysh");
+    vtysh.args(["--vty_socket", FRR_SOCKETS, "-f"]).arg(script);
+    command::finish(namespace.name(), "vtysh -f frr.conf", vtysh, "").map(drop)
 }
 
 /// FRR insists that its user is in the group of its sockets. In the daemon's own view of /etc/group

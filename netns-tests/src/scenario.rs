@@ -353,6 +353,36 @@ const SCENARIOS: &[Scenario] = &[
         about: "the route removed by hand, BIRD killed, the ingress killed, a foreign route in the way",
         run: internet::bad_hands,
     },
+    Scenario {
+        name: "internet-ecmp",
+        about: "t1 hashes flows over two equal ways; one of them goes under load, over UDP, and comes back",
+        run: internet::ecmp,
+    },
+    Scenario {
+        name: "internet-ecmp-tcp",
+        about: "the same over TCP",
+        run: internet::ecmp_tcp,
+    },
+    Scenario {
+        name: "internet-relay-loss",
+        about: "the relay of an edge that announces is killed: the relay that stands in, and back",
+        run: internet::relay_loss,
+    },
+    Scenario {
+        name: "internet-attributes",
+        about: "the recipes' PREPEND, MED, communities and FRR's lines move who reaches which edge",
+        run: internet::attributes,
+    },
+    Scenario {
+        name: "internet-ibgp",
+        about: "edges in their providers' networks: iBGP by BIRD and FRR, local preference, drained",
+        run: internet::ibgp,
+    },
+    Scenario {
+        name: "internet-two-of-a-kind",
+        about: "an edge with another's tunnel key, then with its mark: refused, counted, not announced",
+        run: internet::two_of_a_kind,
+    },
 ];
 
 /// The names, one a line with what it shows.

@@ -13,6 +13,7 @@ use serde_json::Value;
 pub(crate) mod accidents;
 mod catchment_tool;
 mod drain;
+mod routing;
 
 pub(super) use accidents::{
     bad_hands, concentrator_loss, concentrator_loss_tcp, concentrator_loss_tls, flapping,
@@ -20,8 +21,9 @@ pub(super) use accidents::{
 };
 pub(super) use catchment_tool::catchment_tool;
 pub(super) use drain::{drain, drain_tcp, drain_tls, drain_two};
+pub(super) use routing::{attributes, ecmp, ecmp_tcp, ibgp, relay_loss, two_of_a_kind};
 
-use crate::bgp::{Speakers, Timers};
+use crate::bgp::{Edit, Speakers, Timers};
 use crate::edges::Edges;
 use crate::namespace::Namespace;
 use crate::phone::{self, Transport};
@@ -59,8 +61,22 @@ impl Rig {
         announcement: &str,
         folder: &Path,
     ) -> Result<Self> {
+        Self::start_all(timers, &|_, config| Ok(config), announcement, folder)
+    }
+
+    /// With changed configs of the speakers.
+    fn start_edited(timers: Timers, edit: Edit<'_>, folder: &Path) -> Result<Self> {
+        Self::start_all(timers, edit, ANNOUNCEMENT, folder)
+    }
+
+    fn start_all(
+        timers: Timers,
+        edit: Edit<'_>,
+        announcement: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let net = Internet::build()?;
-        let speakers = Speakers::start(&net, timers, folder)?;
+        let speakers = Speakers::start(&net, timers, edit, folder)?;
         let edges = Edges::start(&net, announcement, folder)?;
         let rig = Self {
             net,

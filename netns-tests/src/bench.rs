@@ -30,7 +30,7 @@ struct Bench {
 const BENCHES: &[Bench] = &[
     Bench {
         name: "anycast",
-        about: "in the topology `internet`: nearest edge or not, media paths, convergence; no peer; 20 minutes",
+        about: "in the topology `internet`: nearest edge or not, media paths, convergence; no peer; 15 minutes",
         run: anycast::run,
     },
     Bench {

@@ -109,7 +109,11 @@ pub(crate) fn place(
         ..
     } = plan;
     let mut callee = phone::callee(&net.ua2, transport, script, seconds, folder)?;
-    wait_for_binding(net, service, &mut callee)
+    let registered = match transport {
+        Transport::Udp | Transport::Tcp => wait_for_registration(&captures.ua2, &mut callee),
+        Transport::Tls => wait_for_binding(net, service, &mut callee),
+    };
+    registered
         .with_context(|| complaints(folder, "ua2"))
         .context("ua2 does not register")?;
     progress("ua2 is registered through edge 2");
@@ -244,7 +248,7 @@ fn wait_for_audio(capture: &Capture, caller: &mut Process, packets: usize) -> Re
     )
 }
 
-/// Waits until somebody is registered.
+/// Waits until the service has a binding.
 fn wait_for_binding(net: &TwoEdges, service: &Service, phone: &mut Process) -> Result<()> {
     wait::until("a binding", Duration::from_secs(15), || {
         phone.check_alive()?;

@@ -158,7 +158,9 @@ fn ask_there(options: &Options) -> Result<Vec<Report>> {
 fn ask_via(options: &Options, via: &str) -> Report {
     let (name, _) = name_and_command(via);
     let answer = || -> Result<Report> {
-        let output = command(options, via, &["--json"])?.output()?;
+        let output = command(options, via, &["--json"])?
+            .output()
+            .with_context(|| format!("cannot start `{via}`"))?;
         let said = String::from_utf8_lossy(&output.stderr);
         let reports: Vec<Report> = serde_json::from_slice(&output.stdout).with_context(|| {
             format!("no answer from there ({}): {}", output.status, said.trim())

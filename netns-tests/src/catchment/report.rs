@@ -201,3 +201,76 @@ pub(crate) fn table(reports: &[Report]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_report_has_the_last_edge_and_counts_changes_and_losses() {
+        let mut tally = tally();
+        assert_eq!(tally.note(&answered(30, by("edge1"))), None);
+        assert_eq!(tally.note(&answered(10, by("edge1"))), None);
+        assert_eq!(tally.note(&lost()), None);
+        assert_eq!(
+            tally.note(&answered(20, by("edge2"))),
+            Some(by("edge1")),
+            "a change, from where"
+        );
+        let report = tally.finish(None);
+        assert_eq!(report.edge.as_ref().unwrap().name, "edge2");
+        assert_eq!((report.changes, report.sent, report.lost), (1, 4, 1));
+        assert_eq!(report.error, None);
+        let line = table(&[report]);
+        assert!(line.contains("10.0 / 20.0 / 30.0"), "{line}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_do() {
+        let error = |told: Option<Told>, trouble: Option<ErrorKind>| {
+            let mut tally = tally();
+            match told {
+                Some(told) => tally.note(&answered(1, told)),
+                None => tally.note(&lost()),
+            };
+            let trouble = trouble.map(Error::from);
+            tally.finish(trouble.as_ref()).error.unwrap()
+        };
+        assert!(error(Some(Told::Nothing), None).contains("sees this host as 192.0.2.1"));
+        assert!(error(Some(Told::NoEdge), None).contains("without a tunnel"));
+        assert!(error(None, None).contains("no edge announces it"));
+        assert!(error(None, Some(ErrorKind::ConnectionRefused)).contains("refuses udp"));
+        assert!(error(None, Some(ErrorKind::NetworkUnreachable)).contains("no answer"));
+    }
+
+    fn tally() -> Tally {
+        let service = SocketAddr::from(([198, 51, 100, 1], 5060));
+        Tally::new("here", service, "udp".to_owned())
+    }
+
+    fn by(name: &str) -> Told {
+        let name = name.to_owned();
+        Told::By(Edge { name, mark: 1 })
+    }
+
+    fn answered(milliseconds: u64, told: Told) -> Asked {
+        Asked {
+            sent: Instant::now(),
+            outcome: Outcome::Answered {
+                round_trip: Duration::from_millis(milliseconds),
+                told,
+                seen_as: Some(SocketAddr::from(([192, 0, 2, 1], 40_000))),
+            },
+        }
+    }
+
+    fn lost() -> Asked {
+        Asked {
+            sent: Instant::now(),
+            outcome: Outcome::Lost,
+        }
+    }
+}

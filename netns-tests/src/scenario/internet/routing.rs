@@ -115,6 +115,14 @@ pub(crate) fn relay_loss(folder: &Path) -> Result<String> {
     )?;
     rig.judge(load)?;
     rig.edges.wait_until_ready(&rig.net)?;
+    // The pages show what was some time ago.
+    let placed = |rig: &Rig, calls: f64| {
+        wait::until(&format!("{calls} calls to be counted"), PATIENCE, || {
+            let all = rig.event("media_relayed")? + rig.event("media_unplaced")?;
+            Ok((all >= calls).then_some(()))
+        })
+    };
+    placed(&rig, 160.0)?;
     let (fallen, relayed) = (rig.event("media_fallback")?, rig.event("media_relayed")?);
     // The few that come in the moment of the death, or of the return, may find no lease anywhere.
     let without = rig.event("media_unplaced")?;
@@ -124,6 +132,7 @@ pub(crate) fn relay_loss(folder: &Path) -> Result<String> {
     );
     let load = rig.load(Transport::Udp, 40, 20)?;
     rig.judge(load)?;
+    placed(&rig, 200.0)?;
     let later = rig.event("media_fallback")? - fallen;
     let own = rig.event("media_relayed")? - relayed - later;
     ensure!(

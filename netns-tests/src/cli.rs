@@ -46,6 +46,9 @@ enum What {
     Run {
         /// The name, `all`, `internet-all` or `list`
         scenario: String,
+        /// Scenarios at a time, but for those that offer much load, which run alone
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
     },
     /// Run a benchmark by its name, or `list` them; results are JSON lines on standard output
     Bench {
@@ -84,9 +87,9 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
         What::Certs { folder, names } => certs::write(folder, names)?,
         What::Catchment(options) => return catchment::run(options),
         What::Bench { what } if what == "list" => print!("{}", bench::list()),
-        What::Run { scenario } if scenario == "list" => print!("{}", scenario::list()),
-        What::Run { scenario } if !sandbox::is_inside() => {
-            return scenario::run_locked_in(scenario, &arguments.out, arguments.verbose);
+        What::Run { scenario, .. } if scenario == "list" => print!("{}", scenario::list()),
+        What::Run { scenario, jobs } if !sandbox::is_inside() => {
+            return scenario::run_locked_in(scenario, &arguments.out, arguments.verbose, *jobs);
         }
         What::Up { .. } if !sandbox::is_inside() => return Ok(sandbox::enter(None, true)?),
         What::Demo { .. } | What::Bench { .. } if !sandbox::is_inside() => {
@@ -104,7 +107,7 @@ fn inside(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
         What::Demo { seconds } => demo::run(&arguments.out, *seconds),
         What::Up { network_only } => up(arguments, *network_only),
-        What::Run { scenario } => scenario::run(scenario, &arguments.out),
+        What::Run { scenario, .. } => scenario::run(scenario, &arguments.out),
         What::Bench { what } => bench::run(what, &arguments.out),
         What::Certs { .. } | What::Catchment(_) => Ok(()),
     }

@@ -282,8 +282,9 @@ fn many_calls(
         &rate,
         "-l",
         &calls,
+        // The last goes 31.5 s after the first.
         "-max_invite_retrans",
-        "7",
+        "6",
     ];
     sipp(namespace, Place::IPV4, transport, &scenario, &folder)
 }

@@ -4,8 +4,12 @@
 //! says what fell short, its value are the figures) and add a line to [`SCENARIOS`].
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -309,6 +313,16 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::slow_5,
     },
     Scenario {
+        name: "internet-slow-5-tcp",
+        about: "the same with calls over TCP",
+        run: internet::slow_5_tcp,
+    },
+    Scenario {
+        name: "internet-slow-5-tls",
+        about: "the same with calls over TLS",
+        run: internet::slow_5_tls,
+    },
+    Scenario {
         name: "internet-slow-10",
         about: "the same for about 10 s",
         run: internet::slow_10,
@@ -325,8 +339,18 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "internet-slow-20",
-        about: "the same for about 20 s, over UDP",
+        about: "the same for about 20 s",
         run: internet::slow_20,
+    },
+    Scenario {
+        name: "internet-slow-20-tcp",
+        about: "the same with calls over TCP",
+        run: internet::slow_20_tcp,
+    },
+    Scenario {
+        name: "internet-slow-20-tls",
+        about: "the same with calls over TLS",
+        run: internet::slow_20_tls,
     },
     Scenario {
         name: "internet-concentrator-loss",
@@ -349,6 +373,16 @@ const SCENARIOS: &[Scenario] = &[
         run: internet::flapping,
     },
     Scenario {
+        name: "internet-flapping-tcp",
+        about: "the same with calls over TCP",
+        run: internet::flapping_tcp,
+    },
+    Scenario {
+        name: "internet-flapping-tls",
+        about: "the same with calls over TLS",
+        run: internet::flapping_tls,
+    },
+    Scenario {
         name: "internet-bad-hands",
         about: "the route removed by hand, BIRD killed, the ingress killed, a foreign route in the way",
         run: internet::bad_hands,
@@ -362,6 +396,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "internet-ecmp-tcp",
         about: "the same over TCP",
         run: internet::ecmp_tcp,
+    },
+    Scenario {
+        name: "internet-ecmp-tls",
+        about: "the same over TLS",
+        run: internet::ecmp_tls,
     },
     Scenario {
         name: "internet-relay-loss",
@@ -393,15 +432,31 @@ pub(crate) fn list() -> String {
         .collect()
 }
 
-/// Outside: runs one or all of them, each in a sandbox of its own, and counts.
-pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<ExitCode> {
-    let chosen: Vec<&Scenario> = SCENARIOS
+/// These offer more calls than half a machine carries in a debug build: nothing runs beside them.
+const ALONE: &[&str] = &[
+    "lease-burst",
+    "message-order",
+    "hostile-packets",
+    "internet-drain",
+    "internet-drain-tcp",
+    "internet-drain-tls",
+];
+
+/// Outside: runs one or all of them, `jobs` at a time, each in a sandbox of its own, and counts.
+pub(crate) fn run_locked_in(
+    name: &str,
+    out: &Path,
+    verbose: bool,
+    jobs: usize,
+) -> Result<ExitCode> {
+    let chosen: Vec<&str> = SCENARIOS
         .iter()
-        .filter(|scenario| {
+        .map(|scenario| scenario.name)
+        .filter(|candidate| {
             let is_internet = ["internet-", "alternate-"]
                 .iter()
-                .any(|kind| scenario.name.starts_with(kind));
-            name == "all" || name == scenario.name || name == "internet-all" && is_internet
+                .any(|kind| candidate.starts_with(kind));
+            name == "all" || name == *candidate || name == "internet-all" && is_internet
         })
         .collect();
     anyhow::ensure!(
@@ -409,38 +464,69 @@ pub(crate) fn run_locked_in(name: &str, out: &Path, verbose: bool) -> Result<Exi
         "there is no scenario {name:?}; there are:\n{}",
         list()
     );
-    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
-    for scenario in chosen {
+    let run = |name: &str| {
         let mut arguments = vec!["--out".to_owned(), out.to_string_lossy().into_owned()];
         arguments.extend(verbose.then(|| "--verbose".to_owned()));
-        arguments.extend(["run".to_owned(), scenario.name.to_owned()]);
-        let code = sandbox::enter(Some(&arguments), false)?;
-        if code == ExitCode::SUCCESS {
-            passed += 1;
-        } else if code == ExitCode::from(EXIT_SKIP) {
-            println!("{:<31}skipped", scenario.name);
-            skipped += 1;
-        } else {
-            failed.push(scenario.name);
-        }
+        arguments.extend(["run".to_owned(), name.to_owned()]);
+        sandbox::enter(Some(&arguments), false)
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = chosen.iter().partition(|name| ALONE.contains(name));
+    let mut codes = several(&together, jobs, run)?;
+    codes.extend(several(&alone, 1, run)?);
+
+    let with_code = |wanted: ExitCode| codes.iter().filter(move |(_, code)| *code == wanted);
+    let skipped = with_code(ExitCode::from(EXIT_SKIP)).count();
+    for (name, _) in with_code(ExitCode::from(EXIT_SKIP)) {
+        println!("{name:<31}skipped");
     }
+    let passed = with_code(ExitCode::SUCCESS).count();
     println!(
         "{passed} passed, {} failed, {skipped} skipped",
-        failed.len()
+        codes.len() - passed - skipped
     );
     // Again, where whoever looks at the end of a long output sees it.
-    for name in &failed {
-        let why = fs::read_to_string(verdict_file(out, name)).unwrap_or_default();
-        let beginning: String = why.trim_end().chars().take(SUMMARY).collect();
-        println!("failed: {name}: {beginning}");
+    for (name, code) in &codes {
+        if *code != ExitCode::SUCCESS && *code != ExitCode::from(EXIT_SKIP) {
+            let why = fs::read_to_string(verdict_file(out, name)).unwrap_or_default();
+            let beginning: String = why.trim_end().chars().take(SUMMARY).collect();
+            println!("failed: {name}: {beginning}");
+        }
     }
     let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    let good = failed.is_empty() && (skipped == 0 || !in_ci);
+    let good = passed + skipped == codes.len() && (skipped == 0 || !in_ci);
     Ok(if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs all of them, `jobs` at a time, in their order.
+fn several<'a>(
+    names: &[&'a str],
+    jobs: usize,
+    run: impl Fn(&str) -> io::Result<ExitCode> + Sync,
+) -> Result<Vec<(&'a str, ExitCode)>> {
+    let (next, codes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        let work = || -> Result<()> {
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let code = run(name)?;
+                let mut codes = codes.lock().unwrap_or_else(|broken| broken.into_inner());
+                codes.push((*name, code));
+            }
+            Ok(())
+        };
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .map_err(|_| anyhow::anyhow!("a scenario's thread panicked"))?
+        })
+    })?;
+    Ok(codes
+        .into_inner()
+        .unwrap_or_else(|broken| broken.into_inner()))
 }
 
 fn folder_of(out: &Path, name: &str) -> PathBuf {

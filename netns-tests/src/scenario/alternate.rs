@@ -72,12 +72,7 @@ fn run(folder: &Path, transport: Transport, script: Script) -> Result<String> {
         ways == BTreeSet::from([KEY1, KEY2]),
         "ua1's packets came with the keys {ways:x?}"
     );
-    let flips = flips(&keys);
-    ensure!(
-        flips * 2 > keys.len(),
-        "{flips} flips between {} packets",
-        keys.len()
-    );
+    let flips = enough_flips(&keys)?;
     for (name, way) in [
         ("ua1 to ua2", &figures.to_callee),
         ("ua2 to ua1", &figures.to_caller),
@@ -123,8 +118,7 @@ pub(super) fn ws(folder: &Path) -> Result<String> {
         }
         websocket::wait_for_the_end(&net, &service)?;
         let keys = keys_of(&capture.stop()?);
-        let flips = flips(&keys);
-        ensure!(flips > 0, "all of {} packets came by one edge", keys.len());
+        let flips = enough_flips(&keys)?;
         let heard = caller.last_lines(1);
         figures.push(format!(
             "{caller_does}: {flips} flips between {} packets, {heard}",
@@ -169,8 +163,7 @@ fn cancelled(folder: &Path, transport: Transport) -> Result<String> {
     let packets = capture.stop()?;
     if transport == Transport::Tls {
         let keys = keys_of(&packets);
-        let flips = flips(&keys);
-        ensure!(flips > 0, "all of {} packets came by one edge", keys.len());
+        let flips = enough_flips(&keys)?;
         return Ok(format!(
             "{transport}: {CANCELLED} calls cancelled, {flips} flips between {} packets",
             keys.len()
@@ -192,8 +185,15 @@ fn keys_of(packets: &[Packet]) -> Vec<u32> {
         .collect()
 }
 
-fn flips(keys: &[u32]) -> usize {
-    keys.windows(2).filter(|pair| pair[0] != pair[1]).count()
+/// How often a packet came by another edge than the one before it, which must be most times.
+fn enough_flips(keys: &[u32]) -> Result<usize> {
+    let flips = keys.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    ensure!(
+        flips * 2 > keys.len(),
+        "{flips} flips between {} packets",
+        keys.len()
+    );
+    Ok(flips)
 }
 
 /// CANCELs that came by another edge than their INVITE.

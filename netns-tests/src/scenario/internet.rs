@@ -17,11 +17,12 @@ mod routing;
 
 pub(super) use accidents::{
     bad_hands, concentrator_loss, concentrator_loss_tcp, concentrator_loss_tls, flapping,
-    power_off, power_off_tcp, power_off_tls, slow_5, slow_10, slow_10_tcp, slow_10_tls, slow_20,
+    flapping_tcp, flapping_tls, power_off, power_off_tcp, power_off_tls, slow_5, slow_5_tcp,
+    slow_5_tls, slow_10, slow_10_tcp, slow_10_tls, slow_20, slow_20_tcp, slow_20_tls,
 };
 pub(super) use catchment_tool::catchment_tool;
 pub(super) use drain::{drain, drain_tcp, drain_tls, drain_two};
-pub(super) use routing::{attributes, ecmp, ecmp_tcp, ibgp, relay_loss, two_of_a_kind};
+pub(super) use routing::{attributes, ecmp, ecmp_tcp, ecmp_tls, ibgp, relay_loss, two_of_a_kind};
 
 use crate::bgp::{Edit, Speakers, Timers};
 use crate::edges::Edges;

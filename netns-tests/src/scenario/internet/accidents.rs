@@ -50,6 +50,14 @@ pub(crate) fn slow_5(folder: &Path) -> Result<String> {
     dead_edge(folder, Transport::Udp, without_bfd(6))
 }
 
+pub(crate) fn slow_5_tcp(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tcp, without_bfd(6))
+}
+
+pub(crate) fn slow_5_tls(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tls, without_bfd(6))
+}
+
 pub(crate) fn slow_10(folder: &Path) -> Result<String> {
     dead_edge(folder, Transport::Udp, without_bfd(12))
 }
@@ -64,6 +72,14 @@ pub(crate) fn slow_10_tls(folder: &Path) -> Result<String> {
 
 pub(crate) fn slow_20(folder: &Path) -> Result<String> {
     dead_edge(folder, Transport::Udp, without_bfd(24))
+}
+
+pub(crate) fn slow_20_tcp(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tcp, without_bfd(24))
+}
+
+pub(crate) fn slow_20_tls(folder: &Path) -> Result<String> {
+    dead_edge(folder, Transport::Tls, without_bfd(24))
 }
 
 /// Calls begin before, while and after packets vanish.
@@ -127,8 +143,20 @@ fn hung_concentrator(folder: &Path, transport: Transport) -> Result<String> {
 
 /// The tunnel of an edge comes and goes every two seconds: the hold-down keeps the route away.
 pub(crate) fn flapping(folder: &Path) -> Result<String> {
+    flaps(folder, Transport::Udp)
+}
+
+pub(crate) fn flapping_tcp(folder: &Path) -> Result<String> {
+    flaps(folder, Transport::Tcp)
+}
+
+pub(crate) fn flapping_tls(folder: &Path) -> Result<String> {
+    flaps(folder, Transport::Tls)
+}
+
+fn flaps(folder: &Path, transport: Transport) -> Result<String> {
     let mut rig = Rig::start(folder)?;
-    let load = rig.load(Transport::Udp, 280, 20)?;
+    let load = rig.load(transport, 280, 20)?;
     for _ in 0..3 {
         rig.net.edges[0].nft(CUT)?;
         std::thread::sleep(Duration::from_secs(2));
@@ -148,7 +176,7 @@ pub(crate) fn flapping(folder: &Path) -> Result<String> {
     rig.wait_for_way(&rig.net.t1, Some("edge"))?;
     rig.judge(load)?;
     Ok(format!(
-        "three flaps, {changes} changes of the route; 280 calls, 0 failed"
+        "three flaps, {changes} changes of the route; 280 calls over {transport}, 0 failed"
     ))
 }
 

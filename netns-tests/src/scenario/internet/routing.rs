@@ -33,6 +33,10 @@ pub(crate) fn ecmp_tcp(folder: &Path) -> Result<String> {
     two_ways(folder, Transport::Tcp)
 }
 
+pub(crate) fn ecmp_tls(folder: &Path) -> Result<String> {
+    two_ways(folder, Transport::Tls)
+}
+
 fn two_ways(folder: &Path, transport: Transport) -> Result<String> {
     // Edge 1 makes its path as long as the one to edge 2 is.
     let edit = |name: &str, config: String| match name {

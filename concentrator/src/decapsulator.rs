@@ -503,6 +503,48 @@ ca = "ca.pem"
         );
     }
 
+    #[test]
+    fn a_segment_goes_where_its_connection_is_unless_it_opens_one_or_was_sent_on() {
+        let mut rig = rig();
+        let map: Arc<ConnectionMap> = Arc::default();
+        let telling = map.listen_to(0);
+        let (phone, service) = (PHONE.parse().unwrap(), "198.51.100.1:5060".parse().unwrap());
+        telling.opened(&[ConnectionRecord {
+            peer: phone,
+            local: service,
+        }]);
+        rig.send_on(Arc::clone(&map), vec!["10.0.10.2".parse().unwrap()]);
+        let segment = |flags| {
+            let header = ip::TcpRepr {
+                seq: 1,
+                ack: 1,
+                flags,
+                window: 1000,
+            };
+            ip::tcp(phone, service, 1 << 2, header, b"x").unwrap()
+        };
+        let (syn, ack) = (segment(0x02), segment(0x10));
+        assert_eq!(handle(&mut rig, "10.0.1.2", 0x1001, &ack), None);
+        let sent_on = rig.second_chances.pop().unwrap();
+        assert_eq!(sent_on.to, IpAddr::from([10, 0, 10, 2]));
+        assert_eq!(
+            [&sent_on.header[..], &ack].concat(),
+            tunnelled(0x1001, &ack)
+        );
+        assert_eq!(sent_on.inner, ack);
+        let written = handle(&mut rig, "10.0.1.2", 0x1001, &syn);
+        assert_eq!(
+            written,
+            Some(syn),
+            "who opens a connection here has it here"
+        );
+        drop(telling);
+        let written = handle(&mut rig, "10.0.1.2", 0x1001, &ack);
+        assert_eq!(written, Some(ack), "nobody else has it");
+        assert_eq!(rig.second_chances, []);
+        assert_eq!(rig.metrics.second_chances.get(), 1);
+    }
+
     fn rig() -> Decapsulator {
         let path = Path::new("concentrator.toml");
         let file: File = admin::config::parse(path, CONFIG).unwrap();

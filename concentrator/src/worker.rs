@@ -153,10 +153,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                     return Ok(());
                 }
                 Some(input) = relay_inputs.recv() => worker.handle_relay(input),
-                Some(input) = peer_inputs.recv() => {
-                    worker.handle_peer(input);
-                    worker.handle_waiting_peers(&mut peer_inputs);
-                }
+                Some(input) = peer_inputs.recv() => worker.handle_peers(input, &mut peer_inputs),
                 Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
                 Some(event) = transport_events.recv() => {
                     // What a phone has said before it closed its connection comes first.

@@ -120,7 +120,7 @@ enum Ended {
     #[error("both have drawn the number {0} for their cookies; start one of the two again")]
     SameOwner(u16),
     #[error("the worker has ended")]
-    WorkerEnded,
+    NobodyListens,
 }
 
 async fn dial_forever(
@@ -189,7 +189,7 @@ async fn speak<S: AsyncRead + AsyncWrite>(
         outlet,
     };
     if shared.inputs.send(up).await.is_err() {
-        return Ended::WorkerEnded;
+        return Ended::NobodyListens;
     }
     let ended = tokio::select! {
         ended = reader.skip_all() => ended,
@@ -199,7 +199,7 @@ async fn speak<S: AsyncRead + AsyncWrite>(
     let down = PeerInput::Down { peer };
     match shared.inputs.send(down).await {
         Ok(()) => ended,
-        Err(_) => Ended::WorkerEnded,
+        Err(_) => Ended::NobodyListens,
     }
 }
 
@@ -325,7 +325,7 @@ async fn heard(
         CoreMessage::Received { .. } | CoreMessage::Send { .. } | CoreMessage::Unsent { .. } => {
             let input = PeerInput::Message { peer, message };
             let sent = shared.inputs.send(input).await;
-            return sent.map_err(|_| Ended::WorkerEnded);
+            return sent.map_err(|_| Ended::NobodyListens);
         }
     }
     Ok(())
@@ -431,7 +431,7 @@ async fn write_all(
         let message = tokio::select! {
             message = outgoing.recv() => match message {
                 Some(message) => message,
-                None => return Ended::WorkerEnded,
+                None => return Ended::NobodyListens,
             },
             _ = beat.tick() => CoreMessage::Heartbeat,
         };

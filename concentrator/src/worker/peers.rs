@@ -7,7 +7,22 @@ use super::{BATCH, Worker, now};
 use crate::core_link::{Asked, PeerInput};
 
 impl Worker {
-    pub(super) fn handle_peer(&mut self, input: PeerInput) {
+    /// One input, and what has gathered behind it, before the next flush.
+    pub(super) fn handle_peers(
+        &mut self,
+        first: PeerInput,
+        inputs: &mut mpsc::Receiver<PeerInput>,
+    ) {
+        self.handle_peer(first);
+        for _ in 0..BATCH {
+            let Ok(input) = inputs.try_recv() else {
+                return;
+            };
+            self.handle_peer(input);
+        }
+    }
+
+    fn handle_peer(&mut self, input: PeerInput) {
         match input {
             PeerInput::Up {
                 peer,
@@ -36,16 +51,6 @@ impl Worker {
                     self.proxy.handle_transport_error(&flow, calls, now());
                 }
             },
-        }
-    }
-
-    /// What has gathered, before the next flush.
-    pub(super) fn handle_waiting_peers(&mut self, inputs: &mut mpsc::Receiver<PeerInput>) {
-        for _ in 0..BATCH {
-            let Ok(input) = inputs.try_recv() else {
-                return;
-            };
-            self.handle_peer(input);
         }
     }
 }

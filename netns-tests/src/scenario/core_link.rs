@@ -93,7 +93,9 @@ fn drained(folder: &Path, transport: Transport) -> Result<String> {
     };
     ensure!(count >= 3, "{count} {what}");
     let records = std::fs::read_to_string(service.folder().join("calls.json"))?;
-    let answered = records.lines().filter(|line| line.contains("\"answered\""));
+    let answered = records
+        .lines()
+        .filter(|line| line.contains("\"status\":200"));
     ensure!(
         records.lines().count() == 1 && answered.count() == 1,
         "the first concentrator's records: {records}"

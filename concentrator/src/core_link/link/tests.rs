@@ -61,14 +61,11 @@ impl End {
     }
 
     async fn up(&mut self) -> (Owner, Outlet) {
-        match self.input().await {
-            PeerInput::Up {
-                peer: 0,
-                owner,
-                outlet,
-            } => (owner, outlet),
-            other => panic!("{other:?}"),
-        }
+        let input = self.input().await;
+        let PeerInput::Up { owner, outlet, .. } = input else {
+            panic!("{input:?}");
+        };
+        (owner, outlet)
     }
 
     fn counted(&self, name: &'static str) -> u64 {

@@ -41,6 +41,8 @@ pub struct Accepted<'a> {
     pub ports: Option<Ports>,
     /// It is for our probe port, and not for a service address.
     pub is_probe: bool,
+    /// Another concentrator has got it from the edge and sent it on.
+    pub from_peer: bool,
 }
 
 impl Accepted<'_> {
@@ -156,6 +158,8 @@ impl Refusal {
 #[derive(Debug, Clone)]
 pub struct Acceptance {
     edges: Vec<EdgeRule>,
+    /// The tunnel addresses of other concentrators.
+    peers: Vec<IpAddr>,
     service_addresses: Vec<IpAddr>,
     tunnel_address: IpAddr,
     probe_port: u16,
@@ -194,6 +198,7 @@ impl Acceptance {
     pub fn new(config: &Config) -> Self {
         Self {
             edges: config.edges.iter().map(EdgeRule::of).collect(),
+            peers: config.tunnels_of_peers(),
             service_addresses: config.service_addresses.clone(),
             tunnel_address: config.tunnel.listen,
             probe_port: config.tunnel.probe_port,
@@ -206,13 +211,20 @@ impl Acceptance {
         outer_source: IpAddr,
         gre_payload: &'a [u8],
     ) -> Result<Accepted<'a>, Refusal> {
-        let (index, edge) = self
-            .edge_of(outer_source)
-            .ok_or(Refusal::ForeignOuterSource)?;
-        let outer = gre::Packet::parse(gre_payload).map_err(Refusal::MalformedGre)?;
-        if outer.key() != edge.key && Some(outer.key()) != edge.old_key {
-            return Err(Refusal::WrongKey);
+        let from_peer = self.peers.contains(&outer_source);
+        let of_source = self.edge_of(outer_source);
+        if of_source.is_none() && !from_peer {
+            return Err(Refusal::ForeignOuterSource);
         }
+        let outer = gre::Packet::parse(gre_payload).map_err(Refusal::MalformedGre)?;
+        // A peer sends on what any edge has sent it, under that edge's key.
+        let mut edges = of_source
+            .into_iter()
+            .chain(self.edges.iter().enumerate().filter(|_| from_peer));
+        let has_key =
+            |edge: &EdgeRule| outer.key() == edge.key || Some(outer.key()) == edge.old_key;
+        let of_key = edges.find(|(_, edge)| has_key(edge));
+        let (index, edge) = of_key.ok_or(Refusal::WrongKey)?;
         let inner = outer.inner().map_err(Refusal::MalformedInner)?;
         let mark = Mark::from_tos(inner.tos());
         if edge.marks & bit(mark) == 0 {
@@ -242,6 +254,7 @@ impl Acceptance {
             source: inner.src(),
             ports: inner.ports(),
             is_probe,
+            from_peer,
         })
     }
 

@@ -29,6 +29,7 @@ use crate::transport::tls::Identity;
 mod authentication;
 mod cdr;
 mod checks;
+mod core_link;
 pub mod file;
 mod media;
 mod registrar;
@@ -36,10 +37,12 @@ mod relay;
 mod routing;
 
 pub use authentication::Authentication;
+pub use core_link::{CoreLink, Peer};
 
 use authentication::check_authentication;
 use cdr::check_cdr;
 use checks::{check_domains, check_edges, check_service_addresses, check_sip, check_tunnel};
+use core_link::check_core_link;
 use file::File;
 use media::{check_fallbacks, check_media, check_pins, check_relay_control};
 use registrar::{check_location, check_registrar};
@@ -77,6 +80,8 @@ pub struct Config {
     pub pins: HashMap<Pinned, Pin>,
     /// Where a record of each call goes; `None`: nowhere.
     pub cdr: Option<Cdr>,
+    /// The other concentrators.
+    pub core_link: Option<CoreLink>,
     /// The key of the signed state; `None`: make one at the start.
     pub cookie_key: Option<CookieKey>,
     /// A second key whose signatures are accepted, while the keys rotate.
@@ -385,6 +390,13 @@ impl Config {
             media: check_media(&file.media)?,
             cdr: check_cdr(file.cdr.as_ref(), folder)?,
             pins: check_pins(file, &edges)?,
+            core_link: check_core_link(
+                file.core_link.as_ref(),
+                &file.name,
+                file.tunnel.listen,
+                &edges,
+                folder,
+            )?,
             edges,
             cookie_key: None,
             previous_cookie_key: None,
@@ -433,6 +445,11 @@ impl Config {
             Credentials::load(&control.files(), &provider)
                 .map_err(|error| error.in_section(path, "relay_control"))?;
         }
+        if let Some(link) = &self.core_link {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            Credentials::load(&link.files(), &provider)
+                .map_err(|error| error.in_section(path, "core_link"))?;
+        }
         if let Some(tls) = &self.sip.tls {
             Identity::load(tls).map_err(|error| error.in_section(path, "sip.tls"))?;
         }
@@ -456,6 +473,20 @@ impl Config {
     pub fn own_networks(&self) -> Vec<IpNetwork> {
         let own = self.service_addresses.iter().chain([&self.tunnel.listen]);
         own.map(|address| IpNetwork::from(*address)).collect()
+    }
+
+    /// The names of the other concentrators.
+    pub fn names_of_peers(&self) -> Vec<String> {
+        let links = self.core_link.iter();
+        let peers = links.flat_map(|link| link.peers.iter());
+        peers.map(|peer| peer.name.clone()).collect()
+    }
+
+    /// The tunnel addresses of the other concentrators.
+    pub fn tunnels_of_peers(&self) -> Vec<IpAddr> {
+        let links = self.core_link.iter();
+        let peers = links.flat_map(|link| link.peers.iter());
+        peers.map(|peer| peer.tunnel).collect()
     }
 
     /// Where the media of each agent may be, for those of which it is laid down.

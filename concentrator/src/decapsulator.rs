@@ -19,14 +19,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
-use tunnel_io::gre_socket::{GreBatch, GreSocket};
+use tunnel_io::gre_socket::{GreBatch, GrePacket, GreSocket};
 use tunnel_io::routes::{LoopbackAddress, RouteError};
 use tunnel_io::system::{self, SystemError, thread_cpu_time};
 use tunnel_io::tun::{TunDevice, TunError};
-use wire::ip::protocol;
+use wire::core_link::ConnectionRecord;
+use wire::gre::{self, HEADER_LEN};
+use wire::ip::{self, protocol};
 
 use crate::acceptance::{Acceptance, Accepted, Refusal};
 use crate::config::Config;
+use crate::core_link::connections::ConnectionMap;
 use crate::flows::{FlowProtocol, FlowTable};
 use crate::metrics::{Metrics, edge, event, reason};
 use crate::probes::{Answers, Outcome, Standing};
@@ -141,10 +144,10 @@ impl TunnelEnd {
     pub fn handle_packets(&mut self, now: Instant, mut deliver: impl FnMut(Incoming)) {
         let Self {
             tun,
+            gre,
             answers,
             batch,
             decapsulator,
-            ..
         } = self;
         for packet in batch.iter() {
             let write = |inner: &[u8]| tun.write(inner);
@@ -152,6 +155,14 @@ impl TunnelEnd {
             if let Some(incoming) = incoming {
                 deliver(incoming);
             }
+        }
+        for forward in decapsulator.second_chances.drain(..) {
+            // What is not taken is lost, as on any link; TCP repeats it.
+            gre.send_batch(&[GrePacket {
+                to: forward.to,
+                header: forward.header,
+                inner: &forward.inner,
+            }]);
         }
         while let Some((edge, answer)) = decapsulator.answers.poll_answer() {
             if let Err(error) = answers.send_to(&answer, edge) {
@@ -189,6 +200,24 @@ pub struct Decapsulator {
     answers: Answers,
     packets: Vec<Counter>,
     refused: [Counter; Refusal::NAMES.len()],
+    elsewhere: Option<Elsewhere>,
+    second_chances: Vec<SecondChance>,
+}
+
+/// Connections of other concentrators.
+#[derive(Debug)]
+struct Elsewhere {
+    map: Arc<ConnectionMap>,
+    /// Their tunnels, in the order of the configuration.
+    tunnels: Vec<IpAddr>,
+}
+
+/// A segment of a connection that another concentrator has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SecondChance {
+    to: IpAddr,
+    header: [u8; HEADER_LEN],
+    inner: Vec<u8>,
 }
 
 impl Decapsulator {
@@ -218,7 +247,14 @@ impl Decapsulator {
             answers: Answers::new(standing),
             packets,
             refused,
+            elsewhere: None,
+            second_chances: Vec::new(),
         }
+    }
+
+    /// Segments of the connections that `map` knows of at other concentrators go there.
+    pub fn send_on(&mut self, map: Arc<ConnectionMap>, tunnels: Vec<IpAddr>) {
+        self.elsewhere = Some(Elsewhere { map, tunnels });
     }
 
     /// Judges one packet, notes its flow, and gives the SIP message in it or writes what is inside.
@@ -242,6 +278,11 @@ impl Decapsulator {
             return None;
         }
         self.packets[accepted.edge].inc();
+        if let Some(second_chance) = self.second_chance(&accepted) {
+            self.metrics.second_chances.inc();
+            self.second_chances.push(second_chance);
+            return None;
+        }
         // Before the kernel has it: a socket may read it the moment it is written.
         self.note(&accepted, now);
         if !self.detours.holds(accepted.source, now)
@@ -264,6 +305,33 @@ impl Decapsulator {
             self.metrics.tunnel_undelivered.get_or_create(&label).inc();
         }
         None
+    }
+
+    /// The way of a segment whose connection is not in this kernel, which would reset it. One that opens
+    /// a connection is ours, and what a peer has sent on is not sent on again.
+    fn second_chance(&self, accepted: &Accepted<'_>) -> Option<SecondChance> {
+        let elsewhere = self.elsewhere.as_ref()?;
+        if accepted.protocol != protocol::TCP || accepted.from_peer {
+            return None;
+        }
+        let ports = accepted.ports?;
+        let packet = ip::Packet::parse(accepted.inner).ok()?;
+        let peer = elsewhere.map.peer_of(&ConnectionRecord {
+            peer: SocketAddr::new(accepted.source, ports.source),
+            local: SocketAddr::new(packet.dst(), ports.destination),
+        })?;
+        if packet.opens_connection() {
+            return None;
+        }
+        let header = gre::Repr {
+            key: accepted.path.key,
+            protocol: gre::Protocol::of_packet(accepted.inner).ok()?,
+        };
+        Some(SecondChance {
+            to: *elsewhere.tunnels.get(peer)?,
+            header: header.header(),
+            inner: accepted.inner.to_vec(),
+        })
     }
 
     fn handle_probe(&mut self, probe: &Accepted<'_>, now: Instant) {
@@ -433,6 +501,48 @@ ca = "ca.pem"
             rig.metrics.tunnel_undelivered.get_or_create(&label).get(),
             1
         );
+    }
+
+    #[test]
+    fn a_segment_goes_where_its_connection_is_unless_it_opens_one_or_was_sent_on() {
+        let mut rig = rig();
+        let map: Arc<ConnectionMap> = Arc::default();
+        let telling = map.listen_to(0);
+        let (phone, service) = (PHONE.parse().unwrap(), "198.51.100.1:5060".parse().unwrap());
+        telling.opened(&[ConnectionRecord {
+            peer: phone,
+            local: service,
+        }]);
+        rig.send_on(Arc::clone(&map), vec!["10.0.10.2".parse().unwrap()]);
+        let segment = |flags| {
+            let header = ip::TcpRepr {
+                seq: 1,
+                ack: 1,
+                flags,
+                window: 1000,
+            };
+            ip::tcp(phone, service, 1 << 2, header, b"x").unwrap()
+        };
+        let (syn, ack) = (segment(0x02), segment(0x10));
+        assert_eq!(handle(&mut rig, "10.0.1.2", 0x1001, &ack), None);
+        let sent_on = rig.second_chances.pop().unwrap();
+        assert_eq!(sent_on.to, IpAddr::from([10, 0, 10, 2]));
+        assert_eq!(
+            [&sent_on.header[..], &ack].concat(),
+            tunnelled(0x1001, &ack)
+        );
+        assert_eq!(sent_on.inner, ack);
+        let written = handle(&mut rig, "10.0.1.2", 0x1001, &syn);
+        assert_eq!(
+            written,
+            Some(syn),
+            "who opens a connection here has it here"
+        );
+        drop(telling);
+        let written = handle(&mut rig, "10.0.1.2", 0x1001, &ack);
+        assert_eq!(written, Some(ack), "nobody else has it");
+        assert_eq!(rig.second_chances, []);
+        assert_eq!(rig.metrics.second_chances.get(), 1);
     }
 
     fn rig() -> Decapsulator {

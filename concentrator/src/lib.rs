@@ -3,6 +3,7 @@
 pub mod acceptance;
 pub mod cdr;
 pub mod config;
+pub mod core_link;
 pub mod decapsulator;
 pub mod dns;
 pub mod flows;

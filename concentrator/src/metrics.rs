@@ -24,6 +24,10 @@ pub struct Metrics {
     pub tunnel_undelivered: Family<Label, Counter>,
     /// Probes of edges, by what became of them.
     pub probes: Family<Label, Counter>,
+    /// What went over the links with other concentrators, or did not, by what it was.
+    pub core_link: Family<Label, Counter>,
+    /// Segments of connections that another concentrator has, sent there.
+    pub second_chances: Counter,
     /// Flows in the table.
     pub flows: Gauge,
     /// Path changes of live flows: route flips.
@@ -106,6 +110,16 @@ impl Metrics {
             "probes",
             "Probes of edges, by what became of them",
             self.probes.clone(),
+        );
+        registry.register(
+            "core_link",
+            "Messages over the links with other concentrators, and what was refused there",
+            self.core_link.clone(),
+        );
+        registry.register(
+            "second_chances",
+            "Packets of connections that another concentrator has, sent there",
+            self.second_chances.clone(),
         );
         registry.register("flows", "Flows in the flow table", self.flows.clone());
         registry.register(

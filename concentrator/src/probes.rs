@@ -234,6 +234,7 @@ mod tests {
             source: source.ip(),
             ports: packet.ports(),
             is_probe: true,
+            from_peer: false,
         };
         answers.handle_probe(&accepted, now, || Duration::ZERO)
     }

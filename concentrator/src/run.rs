@@ -21,6 +21,7 @@ use admin::run::Shutdown;
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use sip::cookie::Owner;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tunnel_io::device_drops::DeviceDrops;
@@ -28,6 +29,8 @@ use wire::probe::State;
 
 use crate::cdr;
 use crate::config::Config;
+use crate::core_link::connections::ConnectionMap;
+use crate::core_link::{PeerInput, link};
 use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
 use crate::location;
@@ -46,6 +49,8 @@ use crate::worker;
 const FLOWS: usize = 1 << 17;
 /// What rtp-agents say and the worker has not heard yet.
 const RELAY_QUEUE: usize = 1024;
+/// What other concentrators say and the worker has not heard yet.
+const PEER_QUEUE: usize = 4096;
 
 /// Runs until the shutdown, or until a part fails.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -71,10 +76,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         let (identity, metrics) = (Arc::clone(identity), Arc::clone(&metrics));
         tokio::spawn(reload_on_hangup(identity, metrics));
     }
-    let opened = Transports::open(&listen, Arc::clone(&flows), Arc::clone(&metrics))?;
+    let owner = worker::draw_owner()?;
+    let map = Arc::new(ConnectionMap::default());
+    let opened = Transports::open(
+        &listen,
+        owner,
+        &map,
+        Arc::clone(&flows),
+        Arc::clone(&metrics),
+    )?;
     let sockets = opened.transports.udp_addresses().collect();
     let counters = Arc::clone(&metrics);
-    let decapsulator = Decapsulator::new(&config, sockets, flows, counters, standing);
+    let mut decapsulator = Decapsulator::new(&config, sockets, flows, counters, standing);
+    let peer_inputs = reach_peers(&config, owner, &map, &metrics, &mut tasks).await?;
+    decapsulator.send_on(map, config.tunnels_of_peers());
     let tunnel = TunnelEnd::open(&config, decapsulator)?;
     tracing::info!(
         name = config.name,
@@ -86,6 +101,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let parts = worker::Parts {
         config,
+        owner,
+        peer_inputs,
         tunnel,
         incoming: opened.incoming,
         transport_events: opened.events,
@@ -180,6 +197,21 @@ fn edges(config: &Config, metrics: &Metrics, standing: &Standing) -> Value {
         })
     });
     Value::Array(edges.collect())
+}
+
+/// The links with the other concentrators, where there are any.
+async fn reach_peers(
+    config: &Config,
+    owner: Owner,
+    map: &Arc<ConnectionMap>,
+    metrics: &Arc<Metrics>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<mpsc::Receiver<PeerInput>> {
+    let (inputs, receiver) = mpsc::channel(PEER_QUEUE);
+    if let Some(link) = &config.core_link {
+        link::start(link, &config.name, owner, map, inputs, metrics, tasks).await?;
+    }
+    Ok(receiver)
 }
 
 async fn reach_relays(

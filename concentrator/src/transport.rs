@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use admin::credentials::CredentialsError;
 use bytes::Bytes;
+use sip::cookie::Owner;
 use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
 use sip::message::Message;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use wire::mark::{Mark, RelayId};
 
 use crate::config::{Config, TcpLimits};
+use crate::core_link::connections::ConnectionMap;
 use crate::flows::{FlowProtocol, FlowTable};
 use crate::metrics::Metrics;
 
@@ -206,9 +208,12 @@ pub struct Opened {
 }
 
 impl Transports {
-    /// Opens all sockets and starts to receive. Needs a tokio runtime.
+    /// Opens all sockets and starts to receive. Needs a tokio runtime. The numbers of connections have
+    /// `owner` in them, and `map` shows which there are.
     pub fn open(
         listen: &Listen,
+        owner: Owner,
+        map: &Arc<ConnectionMap>,
         flows: Arc<FlowTable>,
         metrics: Arc<Metrics>,
     ) -> Result<Opened, ListenError> {
@@ -228,7 +233,8 @@ impl Transports {
                 .map_err(failed(Transport::Udp, *address))?;
             udp.push(outlet);
         }
-        let connections = connections::Connections::new(listen.limits.clone());
+        let connections =
+            connections::Connections::new(listen.limits.clone(), owner, Arc::clone(map));
         let mut streams = Vec::new();
         for (speaks, address) in listen.streams() {
             let (transport, mtu) = (speaks.transport(), listen.path_mtu);

@@ -11,6 +11,7 @@
 //! Under load, when packets gather in the tunnel, most turns ask nobody else.
 
 mod gathering;
+mod peers;
 mod pressure;
 mod report;
 mod sightings;
@@ -34,6 +35,7 @@ use wire::relay_control::{SessionStatistics, Silence, ToAgent};
 
 use crate::cdr::Cdr;
 use crate::config::{Config, CookieKey};
+use crate::core_link::{PeerInput, Peers};
 use crate::decapsulator::TunnelEnd;
 use crate::dns::{Answered, Dns};
 use crate::location::{self, Location};
@@ -82,6 +84,10 @@ pub struct Parts {
     pub transports: Transports,
     /// What relays say, and their coming and going.
     pub relay_inputs: mpsc::Receiver<RelayInput>,
+    /// What our cookies and connections have.
+    pub owner: Owner,
+    /// What other concentrators say, and their coming and going.
+    pub peer_inputs: mpsc::Receiver<PeerInput>,
     /// Users that take the place of those there are.
     pub users: mpsc::Receiver<Users>,
     /// The counters.
@@ -107,6 +113,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         mut transport_events,
         transports,
         mut relay_inputs,
+        owner,
+        mut peer_inputs,
         mut users,
         metrics,
         status,
@@ -116,7 +124,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
-    let mut worker = Worker::new(&config, transports, dns)?;
+    let peers = Peers::new(owner, config.names_of_peers(), &metrics.core_link);
+    let mut worker = Worker::new(&config, transports, dns, (owner, peers))?;
     worker.restore(location)?;
     worker.keep_records(cdr);
     let mut batch = Vec::with_capacity(BATCH);
@@ -144,6 +153,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                     return Ok(());
                 }
                 Some(input) = relay_inputs.recv() => worker.handle_relay(input),
+                Some(input) = peer_inputs.recv() => worker.handle_peers(input, &mut peer_inputs),
                 Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
                 Some(event) = transport_events.recv() => {
                     // What a phone has said before it closed its connection comes first.
@@ -182,6 +192,7 @@ struct Worker {
     proxy: Proxy,
     calls: Calls,
     transports: Transports,
+    peers: Peers,
     dns: Dns,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
@@ -197,7 +208,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(config: &Config, transports: Transports, dns: Dns) -> anyhow::Result<Self> {
+    fn new(
+        config: &Config,
+        transports: Transports,
+        dns: Dns,
+        (owner, peers): (Owner, Peers),
+    ) -> anyhow::Result<Self> {
         let relays = config
             .relays()
             .map(|(id, relay, _)| (id, relay.agent.clone()));
@@ -224,7 +240,7 @@ impl Worker {
         );
         calls.set_plan(config.media_plan());
         calls.set_patience(config.leases.map_or(Duration::ZERO, |leases| leases.wait));
-        let mut proxy = Proxy::new(proxy_config(config)?);
+        let mut proxy = Proxy::new(proxy_config(config, owner)?);
         authenticate(&mut proxy, config)?;
         proxy.reveal_edges(Reveal {
             to: config.sip.reveal_edge_to.clone(),
@@ -237,6 +253,7 @@ impl Worker {
             proxy,
             calls,
             transports,
+            peers,
             dns,
             links: HashMap::new(),
             location: None,
@@ -297,6 +314,7 @@ impl Worker {
         let clock = (now(), unix_time());
         let bindings = sightings::list(self.proxy.registrar(), &self.names, clock);
         status.set("bindings", bindings);
+        status.set("core_link", self.peers.status());
         if let Some(location) = &self.location {
             status.set("location", location.status());
         }
@@ -339,7 +357,12 @@ impl Worker {
 
     fn send_all(&mut self) {
         while let Some(transmit) = self.proxy.poll_transmit() {
-            self.transports.send(transmit);
+            if let Some(transmit) = self.peers.carry(transmit) {
+                self.transports.send(transmit);
+            }
+        }
+        while let Some(handover) = self.proxy.poll_handover() {
+            self.peers.hand_over(&handover);
         }
         self.transports.flush();
     }
@@ -441,6 +464,7 @@ impl Worker {
                     .handle_connection_closed(connection, &mut self.calls, now());
             }
             TransportEvent::Failed(flow) => {
+                self.peers.tell_failed(&flow);
                 self.proxy
                     .handle_transport_error(&flow, &mut self.calls, now());
             }
@@ -555,7 +579,12 @@ fn authenticate(proxy: &mut Proxy, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
+/// What marks the cookies and connections of this process, among all concentrators of the service.
+pub fn draw_owner() -> anyhow::Result<Owner> {
+    Ok(Owner(u16::from_be_bytes(random()?)))
+}
+
+fn proxy_config(config: &Config, owner: Owner) -> anyhow::Result<sip::proxy::Config> {
     let service = config
         .service_addresses
         .iter()
@@ -567,7 +596,8 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
         service,
         domains: config.domains.clone(),
         keys: cookie_keys(config)?,
-        owner: Owner(u16::from_be_bytes(random()?)),
+        owner,
+        clustered: config.core_link.is_some(),
         timers: Timers::default(),
         timer_c: TIMER_C,
         limits: sip::transaction::Limits {

@@ -156,6 +156,7 @@ pub(crate) fn callee_again(
 /// Starts the phone that registers as ua2 and lets every call ring for so long before it answers.
 pub(crate) fn slow_callee(
     namespace: &Namespace,
+    transport: Transport,
     ring_ms: u32,
     seconds: u32,
     folder: &Path,
@@ -163,14 +164,7 @@ pub(crate) fn slow_callee(
     let rings = format!(r#"<pause milliseconds="{ring_ms}"/>"#);
     let answer = ANSWER.replace(r#"<pause milliseconds="400"/>"#, &rings);
     let scripts = [CALLEE, answer.as_str()];
-    answering(
-        namespace,
-        Place::IPV4,
-        Transport::Udp,
-        seconds,
-        scripts,
-        folder,
-    )
+    answering(namespace, Place::IPV4, transport, seconds, scripts, folder)
 }
 
 /// Starts the phone that registers as ua2 and answers every call, with 180 and 200 in one breath.

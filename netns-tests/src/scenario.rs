@@ -22,6 +22,7 @@ mod bad_config;
 mod baresip;
 mod calls;
 mod cdr;
+mod core_link;
 mod digest;
 mod dispatch;
 mod fragmented_invite;
@@ -141,6 +142,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "second-concentrator-rings",
         about: "it is killed while the callee rings; answered and hung up through the standby",
         run: second_concentrator::ringing,
+    },
+    Scenario {
+        name: "core-link",
+        about: "two concentrators, the first drains while the callee rings: one hop, over UDP, TCP, TLS",
+        run: core_link::run,
     },
     Scenario {
         name: "lease-burst",

@@ -68,6 +68,8 @@ pub struct DialogCookie {
     /// What names the caller's and the callee's user agent at the registrar, 48 bits; 0 for one
     /// that has not registered here.
     pub names: [u64; 2],
+    /// Who began the call, where there are several concentrators.
+    pub owner: Option<Owner>,
 }
 
 /// Why a cookie was not accepted.

@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use wire::mark::RelayId;
 
+use crate::cookie::Owner;
+
 /// A SIP transport (RFC 3261 section 18, RFC 7118).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
@@ -47,6 +49,24 @@ impl Transport {
         }
     }
 
+    /// Its number in cookies and on the links between concentrators.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Udp => 0,
+            Self::Tcp => 1,
+            Self::Tls => 2,
+            Self::Ws => 3,
+            Self::Wss => 4,
+        }
+    }
+
+    /// The transport of this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Udp, Self::Tcp, Self::Tls, Self::Ws, Self::Wss]
+            .into_iter()
+            .find(|transport| transport.number() == number)
+    }
+
     /// The transport that a name in a Via header or a `transport` parameter means, in any case.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         [Self::Udp, Self::Tcp, Self::Tls, Self::Ws, Self::Wss]
@@ -55,9 +75,24 @@ impl Transport {
     }
 }
 
-/// One accepted connection, unique for the life of the process.
+/// One connection: the concentrator that has it in the upper 16 bits, below them a number that is
+/// unique for the life of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    const NUMBER_BITS: u32 = 48;
+
+    /// Of the first connection of this concentrator.
+    pub const fn first_of(owner: Owner) -> Self {
+        Self((owner.0 as u64) << Self::NUMBER_BITS | 1)
+    }
+
+    /// The concentrator that has the connection.
+    pub const fn owner(self) -> Owner {
+        Owner((self.0 >> Self::NUMBER_BITS) as u16)
+    }
+}
 
 /// How to reach a user agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,8 @@
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
-//! * `stateless`: messages of transactions that another core has, or had (16.11)
+//! * `peers`: messages that are another core's, which is alive
+//! * `stateless`: messages of transactions that another core had (16.11)
 //! * `uas`: what is answered here (8.2); `reveal`: by which edge it came, for those who may know
 //!
 //! Requests of a dialog are routed by the signed cookie in our Record-Route URI, never by what a
@@ -50,6 +51,7 @@ mod loops;
 pub mod media;
 mod next_hop;
 mod overload;
+mod peers;
 mod probes;
 mod response;
 pub mod reveal;
@@ -61,6 +63,7 @@ mod validate;
 mod waiting;
 
 pub use counters::Counters;
+pub use peers::Handover;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -96,6 +99,8 @@ pub struct Config {
     pub keys: Keys,
     /// This running core, among those with the same keys.
     pub owner: Owner,
+    /// There are others, and they may take over our dialogs or hand them back.
+    pub clustered: bool,
     /// The transaction timers.
     pub timers: Timers,
     /// Timer C: how long an INVITE may ring (RFC 3261 section 16.6 step 11; more than 3 minutes).
@@ -218,6 +223,7 @@ pub struct Proxy {
     dialogs: hang_up::Dialogs,
     journal: calls::Journal,
     reveal: reveal::Reveal,
+    peers: peers::Peers,
 }
 
 impl Proxy {
@@ -244,6 +250,7 @@ impl Proxy {
             dialogs: hang_up::Dialogs::default(),
             journal: calls::Journal::default(),
             reveal: reveal::Reveal::default(),
+            peers: peers::Peers::default(),
         }
     }
 
@@ -383,6 +390,9 @@ impl Proxy {
         self.registrar.seen(&hop.flow, hop.relay, now);
         // It is judged as it came: the stamped Via may be without a fault that it had.
         let judged = request.check();
+        if judged.is_ok() && self.hand_over_dialog(&request, hop) {
+            return;
+        }
         let request = validate::with_source(request, hop);
         if let Err(fault) = judged {
             self.counters.rejected += 1;

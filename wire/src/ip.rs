@@ -237,6 +237,18 @@ impl<'a> Packet<'a> {
         &self.bytes[self.header_len..]
     }
 
+    /// True for the TCP segment that opens a connection: SYN without ACK (RFC 9293 section 3.1).
+    pub fn opens_connection(&self) -> bool {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        self.protocol == protocol::TCP
+            && self.has_upper_header()
+            && self
+                .payload()
+                .get(13)
+                .is_some_and(|flags| flags & (SYN | ACK) == SYN)
+    }
+
     /// The ports, if they are in this packet.
     pub fn ports(&self) -> Option<Ports> {
         if !self.has_upper_header() || !matches!(self.protocol, protocol::UDP | protocol::TCP) {

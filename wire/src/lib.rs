@@ -8,11 +8,12 @@
 //! A packet on its way: [`ip`] reads the user agent's packet, [`icmp`] knows the errors worth
 //! tunnelling, [`mark`] stamps the relay into it and [`gre`] wraps it; [`probe`] tests the same tunnel.
 //! [`rtp`] looks into media, and [`relay_control`] is how the concentrator tells relays what to do;
-//! [`bencode`] is what rtpengine and its users speak instead.
+//! [`core_link`] is what concentrators say to each other, and [`bencode`] is what rtpengine and its users speak instead.
 #![forbid(unsafe_code)]
 
 pub mod bencode;
 pub mod checksum;
+pub mod core_link;
 pub mod error;
 pub mod gre;
 pub mod icmp;

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use minicbor::{Decode, Encode};
 
-mod address;
+pub(crate) mod address;
 mod error_code;
 mod frame;
 mod silence;

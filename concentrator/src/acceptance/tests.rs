@@ -405,3 +405,28 @@ fn a_probe_of_an_edge_itself_is_accepted_and_nobody_elses() {
         Err(Refusal::InnerDestination)
     );
 }
+
+#[test]
+fn a_peer_sends_on_under_the_key_of_any_edge_and_probes_nobody() {
+    const PEER: &str = "10.0.10.2";
+    let link = "[core_link]\nlisten = \"10.0.9.2:7063\"\ncertificate = \"a\"\nprivate_key = \"b\"\n\
+                ca = \"c\"\npeers = [{ name = \"c2\", address = \"10.0.10.2:7063\", tunnel = \"10.0.10.2\" }]\n";
+    let file: File = admin::config::parse(FilePath::new("c"), &format!("{CONFIG}{link}")).unwrap();
+    let table = Acceptance::new(&Config::check(FilePath::new("c"), &file).unwrap());
+    for (key, mark, edge) in [(KEY1, 1, 0), (KEY2, 2, 1)] {
+        let packet = gre(key, &udp(PHONE, SERVICE, mark));
+        let accepted = table.accept(address(PEER), &packet).unwrap();
+        assert_eq!((accepted.edge, accepted.from_peer), (edge, true));
+    }
+    let from_edge = gre(KEY1, &udp(PHONE, SERVICE, 1));
+    assert!(!table.accept(address(EDGE1), &from_edge).unwrap().from_peer);
+    let refused = |key, mark| {
+        let packet = gre(key, &udp(PHONE, SERVICE, mark));
+        table.accept(address(PEER), &packet).map(drop)
+    };
+    assert_eq!(refused(KEY1, 2), Err(Refusal::ForeignMark));
+    assert_eq!(refused(0x9999, 1), Err(Refusal::WrongKey));
+    let not_ours = gre(KEY1, &udp(PHONE, SERVICE, 1));
+    let stranger = table.accept(address("10.0.10.3"), &not_ours);
+    assert_eq!(stranger.map(drop), Err(Refusal::ForeignOuterSource));
+}

@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 
 pub use super::authentication::{AuthenticationFile, TrustedFile};
+pub use super::core_link::CoreLinkFile;
 use super::routing::{DnsFile, GroupFile, RouteFile};
 
 /// The whole file.
@@ -57,6 +58,8 @@ pub struct File {
     pub dns: DnsFile,
     /// Where the rtp-agents connect to.
     pub relay_control: Option<RelayControlFile>,
+    /// The other concentrators; none without.
+    pub core_link: Option<CoreLinkFile>,
     /// The operator's HTTP listener.
     #[serde(default)]
     pub admin: AdminSection,

@@ -457,6 +457,26 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "rtpengine = \"10.0.1.9:22222\"\ninterface = \"pub/10.0.1.9\"",
         &["edges[1].relays[0].interface", "NAME/ADDRESS"],
     ),
+    (
+        "[relay_control]",
+        "[core_link]\nlisten = \"10.0.9.2:7063\"\ncertificate = \"c1.pem\"\nprivate_key = \"c1.key\"\nca = \"ca.pem\"\npeers = []\n[relay_control]",
+        &["core_link.peers", "leave the section out"],
+    ),
+    (
+        "[relay_control]",
+        "[core_link]\nlisten = \"10.0.9.2:7063\"\ncertificate = \"c1.pem\"\nprivate_key = \"c1.key\"\nca = \"ca.pem\"\npeers = [{ name = \"c1\", address = \"10.0.10.2:7063\", tunnel = \"10.0.10.2\" }]\n[relay_control]",
+        &["core_link.peers[0].name", "this concentrator"],
+    ),
+    (
+        "[relay_control]",
+        "[core_link]\nlisten = \"10.0.9.2:7063\"\ncertificate = \"c1.pem\"\nprivate_key = \"c1.key\"\nca = \"ca.pem\"\npeers = [{ name = \"c2\", address = \"10.0.10.2:7063\", tunnel = \"10.0.1.2\" }]\n[relay_control]",
+        &["core_link.peers[0].tunnel", "an edge's"],
+    ),
+    (
+        "[relay_control]",
+        "[core_link]\nlisten = \"10.0.9.2:7063\"\ncertificate = \"missing.pem\"\nprivate_key = \"c1.key\"\nca = \"ca.pem\"\npeers = [{ name = \"c2\", address = \"10.0.10.2:7063\", tunnel = \"10.0.10.2\" }]\n[relay_control]",
+        &["core_link.certificate", "missing.pem"],
+    ),
 ];
 
 #[test]
@@ -650,6 +670,21 @@ fn the_authentication_that_the_example_shows_is_in_order() {
     let config = checked(&format!("{text}\n{tls}\n{}\n", shown.join("\n"))).unwrap();
     let trunks = config.authentication.unwrap().trunks;
     assert_eq!((trunks.len(), trunks[0].certificates.len()), (1, 1));
+}
+
+#[test]
+fn the_core_link_that_the_example_shows_is_in_order() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/concentrator.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let shown = text
+        .lines()
+        .skip_while(|line| *line != "# [core_link]")
+        .take_while(|line| line.starts_with('#'))
+        .filter_map(|line| line.strip_prefix("# "));
+    let shown: Vec<&str> = shown.collect();
+    let config = checked(&format!("{text}\n{}\n", shown.join("\n"))).unwrap();
+    assert_eq!(config.names_of_peers(), ["c2"]);
+    assert_eq!(config.tunnels_of_peers(), [IpAddr::from([10, 0, 10, 2])]);
 }
 
 #[test]

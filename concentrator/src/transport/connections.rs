@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use sip::cookie::Owner;
 use sip::hop::ConnectionId;
 use tokio::sync::mpsc;
+use wire::core_link::ConnectionRecord;
 
 use crate::config::TcpLimits;
+use crate::core_link::connections::{ConnectionMap, Here};
 
 /// Bytes that may wait for a slow reader. A trunk's connection carries many calls: after a second
 /// in which packets were lost, all that came meanwhile goes to it at once.
@@ -118,6 +121,8 @@ pub(super) enum Crowded {
 pub(crate) struct Connections {
     limits: TcpLimits,
     next: AtomicU64,
+    /// Where other concentrators learn which connections are here.
+    map: Arc<ConnectionMap>,
     /// Bytes that wait in all queues.
     waiting: Arc<AtomicUsize>,
     open: Mutex<Open>,
@@ -140,10 +145,11 @@ struct Outlet {
 }
 
 impl Connections {
-    pub(crate) fn new(limits: TcpLimits) -> Arc<Self> {
+    pub(crate) fn new(limits: TcpLimits, owner: Owner, map: Arc<ConnectionMap>) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(ConnectionId::first_of(owner).0),
+            map,
             waiting: Arc::default(),
             open: Mutex::default(),
         })
@@ -236,6 +242,7 @@ impl Connections {
             peer,
             source,
             outgoing: Some(outgoing),
+            here: None,
         }
     }
 
@@ -261,11 +268,19 @@ pub(super) struct Admission {
     source: IpAddr,
     /// Bounded by the weight of what is in it.
     pub(super) outgoing: Option<mpsc::UnboundedReceiver<Queued>>,
+    here: Option<Here>,
 }
 
 impl Admission {
     pub(super) fn limits(&self) -> &TcpLimits {
         &self.connections.limits
+    }
+
+    /// The connection was accepted at this address.
+    pub(super) fn accepted_at(&mut self, local: SocketAddr) {
+        let peer = self.peer;
+        let record = ConnectionRecord { peer, local };
+        self.here = Some(self.connections.map.opened(record));
     }
 
     /// The peer has proved to be all of these.

@@ -124,12 +124,13 @@ async fn serve(stream: TcpStream, speaks: Speaks, admission: Admission, inlet: I
 async fn greet(
     stream: TcpStream,
     speaks: &Speaks,
-    admission: Admission,
+    mut admission: Admission,
     inlet: &Inlet,
 ) -> Result<End, End> {
     let Ok(local) = prepare(&stream) else {
         return Err(End::Broken);
     };
+    admission.accepted_at(local);
     let flow = Flow {
         transport: speaks.transport(),
         peer: admission.peer,

@@ -362,7 +362,14 @@ impl Rig {
         };
         let flows = Arc::new(FlowTable::new(64));
         let metrics = Arc::new(Metrics::default());
-        let opened = Transports::open(&listen, Arc::clone(&flows), Arc::clone(&metrics)).unwrap();
+        let opened = Transports::open(
+            &listen,
+            Owner(7),
+            &Arc::default(),
+            Arc::clone(&flows),
+            Arc::clone(&metrics),
+        )
+        .unwrap();
         Self {
             transports: opened.transports,
             incoming: opened.incoming,

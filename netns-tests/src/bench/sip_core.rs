@@ -94,6 +94,7 @@ impl Rig {
             registrar: sip::registrar::Limits::default(),
             routing: sip::proxy::routing::Config::default(),
             epoch: (now, 1_800_000_000),
+            clustered: false,
         };
         Self {
             proxy: Proxy::new(config),

@@ -19,7 +19,7 @@ use crate::service::{FOLDER, Program, Service, start_program};
 use crate::topology::two_edges::{CONCENTRATOR, SERVICE, TwoEdges};
 use crate::wait;
 
-const SECOND: &str = "10.0.10.2";
+pub(super) const SECOND: &str = "10.0.10.2";
 /// Of audio in the call that outlives the first concentrator.
 const SECONDS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +38,7 @@ impl Rig {
         let second = wire_second(&net)?;
         write_key(folder)?;
         let service = Service::start_edited(&net, folder, KEY, |config| with_both(&config))?;
-        let other = start_second(&second, folder)?;
+        let other = start_second(&second, folder, |config| config)?;
         wait_for_choice(&net, &service, &CONCENTRATOR.to_string())?;
         Ok(Self {
             net,
@@ -69,7 +69,7 @@ pub(super) fn ringing(folder: &Path) -> Result<String> {
     const RING_MS: u32 = 4_000;
     let mut rig = Rig::start(folder)?;
     let (ua1, ua2) = (&rig.net.ua1, &rig.net.ua2);
-    let mut callee = phone::slow_callee(ua2, RING_MS, 2, folder)?;
+    let mut callee = phone::slow_callee(ua2, Transport::Udp, RING_MS, 2, folder)?;
     wait_for_binding(
         &rig.service.concentrator,
         &rig.net.concentrator,
@@ -184,7 +184,7 @@ fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
 }
 
 /// Another host beside the first one, with the service address as well.
-fn wire_second(net: &TwoEdges) -> Result<Namespace> {
+pub(super) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
     let second = Namespace::new("second")?;
     let end = |namespace, device, address| End {
         namespace,
@@ -204,7 +204,7 @@ fn wire_second(net: &TwoEdges) -> Result<Namespace> {
 }
 
 /// What both ingresses and both relays know of the second one.
-fn with_both(config: &str) -> String {
+pub(super) fn with_both(config: &str) -> String {
     config
         .replace(
             &format!("concentrators = [\"{CONCENTRATOR}\"]"),
@@ -220,14 +220,21 @@ fn with_both(config: &str) -> String {
 }
 
 /// With the first one's config, less its name and address.
-fn start_second(second: &Namespace, folder: &Path) -> Result<Program> {
+pub(super) fn start_second(
+    second: &Namespace,
+    folder: &Path,
+    edit: impl Fn(String) -> String,
+) -> Result<Program> {
     let folder = folder.join(FOLDER);
     let config = std::fs::read_to_string(folder.join("concentrator.toml"))?;
     let config = config.split("\n[admin]").next().unwrap_or_default();
-    let config = config
+    // What names both is the editor's.
+    let (own, link) = config.split_at(config.find("[core_link]").unwrap_or(config.len()));
+    let own = own
         .replace("name = \"c1\"", "name = \"c2\"")
         .replace(&CONCENTRATOR.to_string(), SECOND)
         .replace("\"c1.", "\"c2.");
+    let config = edit(own + link);
     let mut program = start_program(
         second,
         "concentrator2",
@@ -241,7 +248,7 @@ fn start_second(second: &Namespace, folder: &Path) -> Result<Program> {
 }
 
 /// Waits until both ingresses send to this one and no other.
-fn wait_for_choice(net: &TwoEdges, service: &Service, concentrator: &str) -> Result<()> {
+pub(super) fn wait_for_choice(net: &TwoEdges, service: &Service, concentrator: &str) -> Result<()> {
     for (ingress, namespace) in [
         (&service.ingress1, &net.edge1),
         (&service.ingress2, &net.edge2),
@@ -264,7 +271,7 @@ fn wait_for_choice(net: &TwoEdges, service: &Service, concentrator: &str) -> Res
     Ok(())
 }
 
-fn wait_for_binding(
+pub(super) fn wait_for_binding(
     concentrator: &Program,
     namespace: &Namespace,
     callee: &mut Process,

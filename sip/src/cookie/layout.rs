@@ -3,7 +3,7 @@
 //! ```text
 //! version  1 byte   1
 //! flags    1 byte   bit 0: a session follows, bits 1 and 2: the name of caller, of callee follows,
-//!                   bit 3: a second session follows
+//!                   bit 3: a second session follows, bit 4: the owner follows
 //! started  4 bytes
 //! tag      4 bytes
 //! caller   a flow
@@ -11,6 +11,7 @@
 //! session  8 bytes session, 4 bytes tunnel key, 1 byte mark     (if flagged)
 //! name     6 bytes each                                          (if flagged)
 //! far      as session: of the second relay                       (if flagged)
+//! owner    2 bytes                                                (if flagged)
 //!
 //! flow: 1 byte: bits 0-2 transport, 3 peer is IPv6, 4 local is IPv6, 5 a connection follows,
 //!               6 local is the caller's local (callee only)
@@ -25,13 +26,14 @@ use std::net::{IpAddr, SocketAddr};
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
-use super::{CookieError, DialogCookie};
+use super::{CookieError, DialogCookie, Owner};
 use crate::hop::{ConnectionId, Flow, Transport};
 
 const VERSION: u8 = 1;
 const HAS_SESSION: u8 = 1;
 const HAS_NAME: [u8; 2] = [1 << 1, 1 << 2];
 const HAS_FAR: u8 = 1 << 3;
+const HAS_OWNER: u8 = 1 << 4;
 
 const TRANSPORT_MASK: u8 = 0b111;
 const PEER_IS_V6: u8 = 1 << 3;
@@ -51,6 +53,7 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
         flags |= if *name == 0 { 0 } else { flag };
     }
     flags |= if cookie.far.is_some() { HAS_FAR } else { 0 };
+    flags |= if cookie.owner.is_some() { HAS_OWNER } else { 0 };
     out.push(flags);
     out.extend_from_slice(&cookie.started.to_be_bytes());
     out.extend_from_slice(&cookie.caller_tag.to_be_bytes());
@@ -64,6 +67,9 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     }
     if let Some(far) = cookie.far {
         encode_session(&mut out, far);
+    }
+    if let Some(Owner(owner)) = cookie.owner {
+        out.extend_from_slice(&owner.to_be_bytes());
     }
     out
 }
@@ -100,8 +106,14 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
     } else {
         Some(decode_session(reader)?)
     };
+    let owner = if flags & HAS_OWNER == 0 {
+        None
+    } else {
+        Some(Owner(u16::from_be_bytes(reader.array()?)))
+    };
     Some(DialogCookie {
         names,
+        owner,
         far,
         caller,
         callee,
@@ -134,7 +146,7 @@ pub(super) fn decode_relay(reader: &mut Reader<'_>) -> Option<RelayId> {
 
 pub(super) fn encode_flow(out: &mut Vec<u8>, flow: &Flow, known_local: Option<SocketAddr>) {
     let same_local = known_local == Some(flow.local);
-    let mut head = transport_number(flow.transport);
+    let mut head = flow.transport.number();
     head |= if flow.peer.is_ipv6() { PEER_IS_V6 } else { 0 };
     head |= if same_local { SAME_LOCAL } else { 0 };
     head |= if flow.local.is_ipv6() && !same_local {
@@ -162,7 +174,7 @@ pub(super) fn decode_flow(
     known_local: Option<SocketAddr>,
 ) -> Option<Flow> {
     let head = reader.byte()?;
-    let transport = transport_of(head & TRANSPORT_MASK)?;
+    let transport = Transport::from_number(head & TRANSPORT_MASK)?;
     let peer = decode_address(reader, head & PEER_IS_V6 != 0)?;
     let local = if head & SAME_LOCAL == 0 {
         decode_address(reader, head & LOCAL_IS_V6 != 0)?
@@ -197,28 +209,6 @@ fn decode_address(reader: &mut Reader<'_>, is_v6: bool) -> Option<SocketAddr> {
         IpAddr::from(reader.array::<4>()?)
     };
     Some(SocketAddr::new(ip, u16::from_be_bytes(reader.array()?)))
-}
-
-const fn transport_number(transport: Transport) -> u8 {
-    match transport {
-        Transport::Udp => 0,
-        Transport::Tcp => 1,
-        Transport::Tls => 2,
-        Transport::Ws => 3,
-        Transport::Wss => 4,
-    }
-}
-
-fn transport_of(number: u8) -> Option<Transport> {
-    [
-        Transport::Udp,
-        Transport::Tcp,
-        Transport::Tls,
-        Transport::Ws,
-        Transport::Wss,
-    ]
-    .into_iter()
-    .find(|transport| transport_number(*transport) == number)
 }
 
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);

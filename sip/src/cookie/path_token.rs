@@ -135,6 +135,7 @@ mod tests {
             session: None,
             far: None,
             started: 0,
+            owner: None,
         });
         assert_eq!(
             keys.open_path(cookie.as_bytes()),

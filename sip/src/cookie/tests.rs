@@ -218,6 +218,7 @@ fn example() -> DialogCookie {
         session: Some((77, relay(1))),
         far: None,
         started: 1_700_000_000,
+        owner: None,
     }
 }
 
@@ -248,11 +249,19 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
         any::<bool>(),
         any::<u32>(),
         (session(), session()),
-        any::<u32>(),
+        (any::<u32>(), prop::option::of(any::<u16>().prop_map(Owner))),
         prop::array::uniform2(0..1_u64 << 48),
     )
         .prop_map(
-            |(caller, mut callee, same_local, caller_tag, (session, far), started, names)| {
+            |(
+                caller,
+                mut callee,
+                same_local,
+                caller_tag,
+                (session, far),
+                (started, owner),
+                names,
+            )| {
                 if same_local {
                     callee.local = caller.local;
                 }
@@ -264,6 +273,7 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
                     session,
                     far,
                     started,
+                    owner,
                 }
             },
         )

@@ -21,6 +21,10 @@ pub struct Counters {
     /// Responses to requests that another core had forwarded, dropped, because only that core
     /// could pass them on: one failure of several branches, or a connection that is not here.
     pub stateless_dropped: u64,
+    /// Messages that another concentrator got from us, because they were its.
+    pub handed_over: u64,
+    /// Messages that were ours and had come to another concentrator.
+    pub handed_over_to_us: u64,
     /// CANCELs for INVITEs that are not known here, sent along the branches those would have.
     pub stateless_cancels: u64,
     /// ACKs of failures that were not sent from here, sent along the branches of their INVITE.

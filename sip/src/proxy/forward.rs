@@ -299,6 +299,7 @@ impl Proxy {
             caller_tag: self.config.keys.tag_hash(caller_tag.unwrap_or_default()),
             session: session.map(|session| (session.session, session.relay)),
             far: far.map(|far| (far.session, far.relay)),
+            owner: self.config.clustered.then_some(self.config.owner),
             started: self.seconds(now),
         })
     }

@@ -240,7 +240,7 @@ impl Proxy {
     }
 
     /// What the user part of a URI of ours stands for.
-    fn named(&self, user: &[u8]) -> Option<Named> {
+    pub(super) fn named(&self, user: &[u8]) -> Option<Named> {
         let keys = &self.config.keys;
         if let Ok(cookie) = keys.open(user) {
             return Some(Named::Dialog(cookie));
@@ -395,7 +395,7 @@ fn newer_flows(bindings: &[(u64, Binding)], this: &Binding) -> usize {
 }
 
 /// The URI of a Route value: what stands between the angle brackets.
-fn uri_of(value: &[u8]) -> &[u8] {
+pub(super) fn uri_of(value: &[u8]) -> &[u8] {
     let inner = value
         .iter()
         .position(|byte| *byte == b'<')

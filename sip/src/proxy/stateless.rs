@@ -1,5 +1,5 @@
 //! Messages of transactions that this core never saw: another core with the same keys forwarded
-//! the request, and is gone, or the network brought its answer here.
+//! the request, and is gone.
 //!
 //! * A response finds its way by the signed cookie in our Via (RFC 3261 section 16.11). RFC 6026
 //!   section 7.3 forbids to pass on what no transaction waits for; so a response to a request
@@ -17,8 +17,7 @@
 //!
 //! Known limits. One failure of several branches says nothing about the others, and nobody here
 //! waits for those: it is dropped, and the caller hears of an answer, of a 6xx, or nothing. A
-//! response to a caller on a connection of the other core cannot be delivered. A core that still
-//! has the INVITE of a call that another one saw answered gives it up at Timer C.
+//! response to a caller on a connection of a core that is gone cannot be delivered.
 
 use std::time::Instant;
 
@@ -55,13 +54,18 @@ impl Proxy {
             self.counters.unmatched_responses += 1;
             return;
         }
+        if self.hand_over(cookie.owner, response, hop) {
+            return;
+        }
         let status = response.status().unwrap_or_default();
         settle_media(&cookie, response, media, now);
         if !goes_upstream(response.method(), status) {
             return;
         }
         let undecided = cookie.role == Role::Forked && (300..600).contains(&status);
-        if undecided || cookie.upstream.connection.is_some() || response.vias().nth(1).is_none() {
+        let connection = cookie.upstream.connection;
+        let unreachable = connection.is_some_and(|connection| !self.has_or_reaches(connection));
+        if undecided || unreachable || response.vias().nth(1).is_none() {
             self.counters.stateless_dropped += 1;
             return;
         }

@@ -171,6 +171,7 @@ impl World {
             owner: Owner(1),
             routing: sip::proxy::routing::Config::default(),
             epoch: (now, 1_800_000_000),
+            clustered: false,
         };
         change(&mut config);
         let media = RecordingMedia::default();
@@ -282,6 +283,17 @@ impl World {
         let bytes = Bytes::copy_from_slice(bytes);
         self.proxy
             .handle_message(bytes, hop, &mut self.media, self.now);
+        self.drain()
+    }
+
+    /// Another core has received it and hands it over.
+    pub(crate) fn handed_over(&mut self, handover: &sip::proxy::Handover) -> Vec<Transmit> {
+        self.proxy.handle_handed_over(
+            handover.bytes.clone(),
+            &handover.hop,
+            &mut self.media,
+            self.now,
+        );
         self.drain()
     }
 

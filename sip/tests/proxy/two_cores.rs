@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use sip::cookie::{Keys, Owner};
-use sip::hop::Transmit;
+use sip::hop::{ConnectionId, Transmit, Transport};
 use sip::message::{HeaderName, Message, Method};
 use sip::proxy::Counters;
 
@@ -30,6 +30,14 @@ impl Pair {
         Self::with_keys(mask, [(); 2].map(|()| Keys::new([7; 32], None)))
     }
 
+    /// Both live and have a link with each other.
+    fn linked(mask: u32) -> Self {
+        let mut pair = Self::with_keys(mask, [(); 2].map(|()| Keys::new([7; 32], None)));
+        pair.cores[0].proxy.set_peers([Owner(2)]);
+        pair.cores[1].proxy.set_peers([Owner(1)]);
+        pair
+    }
+
     fn with_keys(mask: u32, keys: [Keys; 2]) -> Self {
         let mut owner = 0;
         let cores = keys.map(|keys| {
@@ -37,6 +45,7 @@ impl Pair {
             let mut core = World::configured(|config| {
                 config.keys = keys;
                 config.owner = Owner(owner);
+                config.clustered = true;
             });
             core.register(BOB, "sip:bob@192.168.1.2:5060", "bob");
             core.media.shared = true;
@@ -59,7 +68,15 @@ impl Pair {
     fn receive_at(&mut self, core: usize, from: &str, bytes: &[u8]) -> Vec<Transmit> {
         let media = self.take_media();
         self.cores[core].media = media;
-        self.cores[core].receive(from, bytes)
+        let mut sent = self.cores[core].receive(from, bytes);
+        while let Some(handover) = self.cores[core].proxy.poll_handover() {
+            let (media, other) = (self.take_media(), 1 - core);
+            assert_eq!(handover.to, Owner(other as u16 + 1));
+            self.cores[other].media = media;
+            sent.extend(self.cores[other].handed_over(&handover));
+            assert_eq!(self.cores[other].proxy.poll_handover(), None, "one hop");
+        }
+        sent
     }
 
     fn take_media(&mut self) -> crate::world::RecordingMedia {
@@ -159,6 +176,79 @@ fn a_whole_call_completes_for_every_way_to_deal_its_messages_to_two_cores() {
         if mask % 128 == 0 {
             pair.assert_all_forgotten();
         }
+    }
+}
+
+#[test]
+fn while_both_live_the_one_that_began_a_call_has_all_of_it() {
+    const MESSAGES: u32 = 11;
+    for mask in (0..1 << MESSAGES).step_by(2) {
+        let mut pair = Pair::linked(mask);
+        let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
+        let early = pair.delivered(BOB, &ringing(&to_bob), "180 -> alice");
+        let prack = pair.delivered(ALICE, &in_dialog("PRACK", 2, &early, true), "PRACK -> bob");
+        pair.delivered(BOB, &bob_answers(&prack, 200), "200 -> alice");
+        let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
+        pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
+        let again = pair.delivered(BOB, &in_dialog("INVITE", 1, &ok, false), "INVITE -> alice");
+        pair.delivered(ALICE, &answer(&again, 200, "OK", "a1"), "200 -> bob");
+        pair.delivered(BOB, &in_dialog("ACK", 1, &ok, false), "ACK -> alice");
+        let bye = pair.delivered(ALICE, &in_dialog("BYE", 4, &ok, true), "BYE -> bob");
+        pair.delivered(BOB, &bob_answers(&bye, 200), "200 -> alice");
+        assert_eq!(pair.received, MESSAGES);
+        assert!(pair.open_sessions().is_empty(), "mask {mask:b}");
+        assert_eq!(pair.cores[1].proxy.contexts(), 0, "mask {mask:b}");
+        let at_the_other = u64::from(mask.count_ones());
+        assert_eq!(
+            pair.counted(|counters| counters.handed_over),
+            at_the_other,
+            "mask {mask:b}"
+        );
+        assert_eq!(
+            pair.counted(|counters| counters.handed_over_to_us),
+            at_the_other
+        );
+        assert_eq!(pair.counted(|counters| counters.stateless_responses), 0);
+    }
+}
+
+#[test]
+fn of_a_peer_that_is_gone_every_message_is_handled_here() {
+    let mut pair = Pair::linked(0);
+    let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
+    pair.cores[1].proxy.set_peers([]);
+    pair.mask = u32::MAX;
+    let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
+    pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
+    let bye = pair.delivered(BOB, &in_dialog("BYE", 1, &ok, false), "BYE -> alice");
+    pair.delivered(ALICE, &answer(&bye, 200, "OK", "a1"), "200 -> bob");
+    assert_eq!(pair.counted(|counters| counters.handed_over), 0);
+    assert_eq!(pair.counted(|counters| counters.stateless_responses), 1);
+}
+
+/// A caller on a connection of the core that has its call, and an answer that comes to the other.
+#[test]
+fn a_response_to_a_connection_is_for_the_core_that_has_it() {
+    let connection = ConnectionId::first_of(Owner(2));
+    for (alive, passed) in [(true, 1), (false, 0)] {
+        let mut pair = Pair::linked(0);
+        let mut hop = pair.cores[0].hop(ALICE);
+        hop.flow.transport = Transport::Tcp;
+        hop.flow.connection = Some(connection);
+        // The first core has the call, and is gone before the answer; the second has the connection.
+        let sent = pair.cores[0].receive_from(&hop, &invite("sip:bob@example.com"));
+        let to_bob = find(&sent, BOB);
+        let mut third = World::configured(|config| {
+            config.owner = Owner(3);
+            config.clustered = true;
+        });
+        third.media = pair.take_media();
+        third
+            .proxy
+            .set_peers(alive.then_some(Owner(2)).into_iter().chain([Owner(4)]));
+        let sent = third.receive(BOB, &bob_answers(&to_bob, 200));
+        let to_connection = |sent: &&Transmit| sent.flow.connection == Some(connection);
+        assert_eq!(sent.iter().filter(to_connection).count(), passed);
     }
 }
 

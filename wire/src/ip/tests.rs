@@ -281,3 +281,26 @@ fn addresses_that_no_host_has_are_told_from_others_however_they_are_written() {
         assert_eq!(judge(text), (false, false), "{text}");
     }
 }
+
+#[test]
+fn only_a_syn_without_ack_opens_a_connection() {
+    let (from, to) = (
+        "192.0.2.1:4000".parse().unwrap(),
+        "192.0.2.2:5060".parse().unwrap(),
+    );
+    let opens = |flags| {
+        let header = TcpRepr {
+            seq: 1,
+            ack: 0,
+            flags,
+            window: 1000,
+        };
+        let segment = tcp(from, to, 4, header, b"").unwrap();
+        Packet::parse(&segment).unwrap().opens_connection()
+    };
+    assert!(opens(0x02));
+    assert!(opens(0xc2), "with ECN (RFC 3168 section 6.1.1)");
+    assert!(!opens(0x12) && !opens(0x10) && !opens(0x04));
+    let datagram = udp(from, to, 4, &[0x02; 32]).unwrap();
+    assert!(!Packet::parse(&datagram).unwrap().opens_connection());
+}

@@ -1,14 +1,14 @@
 //! Addresses in CBOR: 4 or 16 bytes in network order; with a port, an array of the two.
 
 /// One address.
-pub(super) mod ip {
+pub(crate) mod ip {
     use std::net::IpAddr;
 
     use minicbor::decode::Error as DecodeError;
     use minicbor::encode::{Error as EncodeError, Write};
     use minicbor::{Decoder, Encoder};
 
-    pub(in super::super) fn encode<C, W: Write>(
+    pub(crate) fn encode<C, W: Write>(
         addr: &IpAddr,
         encoder: &mut Encoder<W>,
         _: &mut C,
@@ -19,10 +19,7 @@ pub(super) mod ip {
         }
     }
 
-    pub(in super::super) fn decode<C>(
-        decoder: &mut Decoder<'_>,
-        _: &mut C,
-    ) -> Result<IpAddr, DecodeError> {
+    pub(crate) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<IpAddr, DecodeError> {
         let bytes = decoder.bytes()?;
         if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
             return Ok(IpAddr::from(v4));
@@ -35,7 +32,7 @@ pub(super) mod ip {
 }
 
 /// An array of addresses.
-pub(super) mod ips {
+pub(crate) mod ips {
     use std::net::IpAddr;
 
     use minicbor::data::Type;
@@ -43,7 +40,7 @@ pub(super) mod ips {
     use minicbor::encode::{Error as EncodeError, Write};
     use minicbor::{Decoder, Encoder};
 
-    pub(in super::super) fn encode<C, W: Write>(
+    pub(crate) fn encode<C, W: Write>(
         addrs: &[IpAddr],
         encoder: &mut Encoder<W>,
         ctx: &mut C,
@@ -55,7 +52,7 @@ pub(super) mod ips {
         Ok(())
     }
 
-    pub(in super::super) fn decode<C>(
+    pub(crate) fn decode<C>(
         decoder: &mut Decoder<'_>,
         ctx: &mut C,
     ) -> Result<Vec<IpAddr>, DecodeError> {
@@ -78,7 +75,7 @@ pub(super) mod ips {
 }
 
 /// An address with a port, or null.
-pub(super) mod socket {
+pub(crate) mod socket {
     use std::net::SocketAddr;
 
     use minicbor::data::Type;
@@ -86,7 +83,7 @@ pub(super) mod socket {
     use minicbor::encode::{Error as EncodeError, Write};
     use minicbor::{Decoder, Encoder};
 
-    pub(in super::super) fn encode<C, W: Write>(
+    pub(crate) fn encode<C, W: Write>(
         addr: &Option<SocketAddr>,
         encoder: &mut Encoder<W>,
         ctx: &mut C,
@@ -99,7 +96,7 @@ pub(super) mod socket {
         encoder.u16(addr.port())?.ok()
     }
 
-    pub(in super::super) fn decode<C>(
+    pub(crate) fn decode<C>(
         decoder: &mut Decoder<'_>,
         ctx: &mut C,
     ) -> Result<Option<SocketAddr>, DecodeError> {
@@ -113,11 +110,36 @@ pub(super) mod socket {
         Ok(Some(SocketAddr::new(ip, decoder.u16()?)))
     }
 
-    pub(in super::super) fn nil() -> Option<Option<SocketAddr>> {
+    pub(crate) fn nil() -> Option<Option<SocketAddr>> {
         Some(None)
     }
 
-    pub(in super::super) fn is_nil(addr: &Option<SocketAddr>) -> bool {
+    pub(crate) fn is_nil(addr: &Option<SocketAddr>) -> bool {
         addr.is_none()
+    }
+}
+
+/// An address with a port.
+pub(crate) mod plain_socket {
+    use std::net::SocketAddr;
+
+    use minicbor::decode::Error as DecodeError;
+    use minicbor::encode::{Error as EncodeError, Write};
+    use minicbor::{Decoder, Encoder};
+
+    pub(crate) fn encode<C, W: Write>(
+        addr: &SocketAddr,
+        encoder: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        super::socket::encode(&Some(*addr), encoder, ctx)
+    }
+
+    pub(crate) fn decode<C>(
+        decoder: &mut Decoder<'_>,
+        ctx: &mut C,
+    ) -> Result<SocketAddr, DecodeError> {
+        super::socket::decode(decoder, ctx)?
+            .ok_or_else(|| DecodeError::message("an address and a port, and not null"))
     }
 }

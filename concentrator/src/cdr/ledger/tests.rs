@@ -397,6 +397,7 @@ impl Rig {
             caller_tag: 0,
             session: None,
             far: None,
+            owner: None,
             started: u32::try_from(started).expect("before 2106"),
             names: [0; 2],
         };

@@ -19,7 +19,7 @@ use crate::service::{FOLDER, Program, Service, start_program};
 use crate::topology::two_edges::{CONCENTRATOR, SERVICE, TwoEdges};
 use crate::wait;
 
-pub(super) const SECOND: &str = "10.0.10.2";
+pub(crate) const SECOND: &str = "10.0.10.2";
 /// Of audio in the call that outlives the first concentrator.
 const SECONDS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -184,7 +184,7 @@ fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
 }
 
 /// Another host beside the first one, with the service address as well.
-pub(super) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
+pub(crate) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
     let second = Namespace::new("second")?;
     let end = |namespace, device, address| End {
         namespace,
@@ -204,7 +204,7 @@ pub(super) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
 }
 
 /// What both ingresses and both relays know of the second one.
-pub(super) fn with_both(config: &str) -> String {
+pub(crate) fn with_both(config: &str) -> String {
     config
         .replace(
             &format!("concentrators = [\"{CONCENTRATOR}\"]"),
@@ -220,7 +220,7 @@ pub(super) fn with_both(config: &str) -> String {
 }
 
 /// With the first one's config, less its name and address.
-pub(super) fn start_second(
+pub(crate) fn start_second(
     second: &Namespace,
     folder: &Path,
     edit: impl Fn(String) -> String,
@@ -233,7 +233,9 @@ pub(super) fn start_second(
     let own = own
         .replace("name = \"c1\"", "name = \"c2\"")
         .replace(&CONCENTRATOR.to_string(), SECOND)
-        .replace("\"c1.", "\"c2.");
+        .replace("\"c1.", "\"c2.")
+        .replace("id = 1\n", "id = 2\n")
+        .replace("\"location.db\"", "\"location2.db\"");
     let config = edit(own + link);
     let mut program = start_program(
         second,

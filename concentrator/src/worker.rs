@@ -160,7 +160,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 }
                 received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
                     anyhow::ensure!(received > 0, "the transports have ended");
-                    worker.handle_batch(&mut batch);
+                    worker.handle_batch(&mut batch, &incoming);
                 }
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
@@ -375,14 +375,18 @@ impl Worker {
     fn handle_tunnel(&mut self, received: usize, tunnel: &mut TunnelEnd) {
         let now = now();
         let more = TunnelEnd::has_more(received);
-        self.proxy.set_overloaded(self.pressure.observe(more, now));
+        self.pressure.observe_tunnel(more, now);
+        self.proxy.set_overloaded(self.pressure.is_high());
         self.pause = self.gathering.observe(received, more, now);
         tunnel.handle_packets(now, |incoming| self.handle_incoming(incoming, now));
     }
 
     fn handle_waiting(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
         let now = now();
-        for _ in 0..BATCH {
+        let waiting = incoming.len();
+        let taken = waiting.min(BATCH);
+        self.observe_queue(taken, waiting - taken, incoming, now);
+        for _ in 0..taken {
             let Ok(incoming) = incoming.try_recv() else {
                 return;
             };
@@ -397,11 +401,25 @@ impl Worker {
         }
     }
 
-    fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
+    /// What was just taken from the queue.
+    fn handle_batch(&mut self, batch: &mut Vec<Incoming>, queue: &mpsc::Receiver<Incoming>) {
         let now = now();
+        self.observe_queue(batch.len(), queue.len(), queue, now);
         for incoming in batch.drain(..) {
             self.handle_incoming(incoming, now);
         }
+    }
+
+    fn observe_queue(
+        &mut self,
+        taken: usize,
+        left: usize,
+        queue: &mpsc::Receiver<Incoming>,
+        now: Instant,
+    ) {
+        let room = queue.max_capacity();
+        self.pressure.observe_queue(taken, left, room, now);
+        self.proxy.set_overloaded(self.pressure.is_high());
     }
 
     fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
@@ -622,3 +640,6 @@ pub(crate) fn unix_time() -> Duration {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -591,6 +591,7 @@ fn proxy_config(config: &Config) -> anyhow::Result<sip::proxy::Config> {
         limits: sip::transaction::Limits {
             max_server: MAX_TRANSACTIONS,
             max_client: MAX_TRANSACTIONS,
+            max_of_source: config.sip.max_transactions_per_source,
         },
         registrar: sip::registrar::Limits {
             min_expires_s: seconds(limits.min_expires),

@@ -390,8 +390,9 @@ impl Proxy {
             return;
         }
         match self.transactions.handle_request(&request, hop, now) {
-            Incoming::New(id) if self.must_shed(&request) => {
-                self.counters.shed += 1;
+            Incoming::New(id) | Incoming::Cancel { cancel: id, .. }
+                if self.must_shed(&request, hop) =>
+            {
                 self.transactions.abandon_server(id);
                 self.refuse_for_now(&request, hop);
             }

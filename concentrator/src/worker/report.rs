@@ -123,6 +123,7 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("overload", sip.overload),
         ("shed", sip.shed),
         ("bad_cookie", sip.bad_cookies),
+        ("source_shed", sip.source_shed),
         ("merged_request", sip.merged),
         ("stray_ack", sip.stray_acks),
         ("call_path_drift", sip.path_drift),

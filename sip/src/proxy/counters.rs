@@ -38,6 +38,8 @@ pub struct Counters {
     /// Route values with a cookie that we did not sign.
     pub bad_cookies: u64,
     /// REGISTERs and OPTIONS that came to us by several ways, answered 482 (8.2.2.2).
+    /// Requests refused with 503 because their source has too many transactions.
+    pub source_shed: u64,
     pub merged: u64,
     /// ACK requests that belong to no call of ours, dropped.
     pub stray_acks: u64,

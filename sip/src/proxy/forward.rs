@@ -148,7 +148,11 @@ impl Proxy {
             request = edit.finish();
         }
         let (request, flow) = self.by_length(request, target, now);
-        let Some(client) = self.transactions.send_request(&request, flow, now) else {
+        let source = hop.flow.peer.ip();
+        let sent = self
+            .transactions
+            .send_request_of(source, &request, flow, now);
+        let Some(client) = sent else {
             match (session, dialog) {
                 (Some(session), None) if earlier.is_none() => media.ended(session, now),
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),

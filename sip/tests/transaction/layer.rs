@@ -22,6 +22,7 @@ fn limited(max_server: usize, max_client: usize) -> Transactions {
     let limits = Limits {
         max_server,
         max_client,
+        max_of_source: usize::MAX,
     };
     Transactions::new(limits, Timers::default())
 }

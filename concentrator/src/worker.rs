@@ -401,9 +401,10 @@ impl Worker {
         }
     }
 
-    /// What was just taken from the queue.
+    /// What was just taken from the queue, after the tunnel was found empty.
     fn handle_batch(&mut self, batch: &mut Vec<Incoming>, queue: &mpsc::Receiver<Incoming>) {
         let now = now();
+        self.pressure.observe_tunnel(false, now);
         self.observe_queue(batch.len(), queue.len(), queue, now);
         for incoming in batch.drain(..) {
             self.handle_incoming(incoming, now);

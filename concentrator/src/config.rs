@@ -174,6 +174,8 @@ pub struct Sip {
     pub outbound_address: IpAddr,
     /// Limits of the connections.
     pub limits: TcpLimits,
+    /// Transactions that the requests of one source may have made, unless it is a trunk's.
+    pub max_transactions_per_source: usize,
     /// Who is told by which edge an OPTIONS came.
     pub reveal_edge_to: Vec<Network>,
 }

@@ -367,4 +367,4 @@ fn failed(transport: Transport, address: SocketAddr) -> impl FnOnce(std::io::Err
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -170,7 +170,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 }
                 received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
                     anyhow::ensure!(received > 0, "the transports have ended");
-                    worker.handle_batch(&mut batch);
+                    worker.handle_batch(&mut batch, &incoming);
                 }
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
@@ -398,14 +398,18 @@ impl Worker {
     fn handle_tunnel(&mut self, received: usize, tunnel: &mut TunnelEnd) {
         let now = now();
         let more = TunnelEnd::has_more(received);
-        self.proxy.set_overloaded(self.pressure.observe(more, now));
+        self.pressure.observe_tunnel(more, now);
+        self.proxy.set_overloaded(self.pressure.is_high());
         self.pause = self.gathering.observe(received, more, now);
         tunnel.handle_packets(now, |incoming| self.handle_incoming(incoming, now));
     }
 
     fn handle_waiting(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
         let now = now();
-        for _ in 0..BATCH {
+        let waiting = incoming.len();
+        let taken = waiting.min(BATCH);
+        self.observe_queue(taken, waiting - taken, incoming, now);
+        for _ in 0..taken {
             let Ok(incoming) = incoming.try_recv() else {
                 return;
             };
@@ -420,11 +424,26 @@ impl Worker {
         }
     }
 
-    fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
+    /// What was just taken from the queue, after the tunnel was found empty.
+    fn handle_batch(&mut self, batch: &mut Vec<Incoming>, queue: &mpsc::Receiver<Incoming>) {
         let now = now();
+        self.pressure.observe_tunnel(false, now);
+        self.observe_queue(batch.len(), queue.len(), queue, now);
         for incoming in batch.drain(..) {
             self.handle_incoming(incoming, now);
         }
+    }
+
+    fn observe_queue(
+        &mut self,
+        taken: usize,
+        left: usize,
+        queue: &mpsc::Receiver<Incoming>,
+        now: Instant,
+    ) {
+        let room = queue.max_capacity();
+        self.pressure.observe_queue(taken, left, room, now);
+        self.proxy.set_overloaded(self.pressure.is_high());
     }
 
     fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
@@ -603,6 +622,7 @@ fn proxy_config(config: &Config, owner: Owner) -> anyhow::Result<sip::proxy::Con
         limits: sip::transaction::Limits {
             max_server: MAX_TRANSACTIONS,
             max_client: MAX_TRANSACTIONS,
+            max_of_source: config.sip.max_transactions_per_source,
         },
         registrar: sip::registrar::Limits {
             min_expires_s: seconds(limits.min_expires),
@@ -652,3 +672,6 @@ pub(crate) fn unix_time() -> Duration {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,14 @@ impl Transport {
         }
     }
 
+    /// True for TLS, alone or under WebSocket: what a `sips:` URI asks of every hop.
+    pub const fn is_secure(self) -> bool {
+        match self {
+            Self::Tls | Self::Wss => true,
+            Self::Udp | Self::Tcp | Self::Ws => false,
+        }
+    }
+
     /// The name in a Via header: `UDP`, `TCP`, `TLS`, `WS`, `WSS`.
     pub const fn via_name(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@
 //! * `large`: which copies go over TCP because of their length (18.1.1)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
+//! * `sips`: what must go over TLS (26.2.2, RFC 5630)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
@@ -57,6 +58,7 @@ mod response;
 pub mod reveal;
 mod route;
 pub mod routing;
+mod sips;
 mod stateless;
 mod uas;
 mod validate;
@@ -400,8 +402,9 @@ impl Proxy {
             return;
         }
         match self.transactions.handle_request(&request, hop, now) {
-            Incoming::New(id) if self.must_shed(&request) => {
-                self.counters.shed += 1;
+            Incoming::New(id) | Incoming::Cancel { cancel: id, .. }
+                if self.must_shed(&request, hop) =>
+            {
                 self.transactions.abandon_server(id);
                 self.refuse_for_now(&request, hop);
             }
@@ -463,6 +466,7 @@ impl Proxy {
                 self.answer(id, &response, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
+            route::Routed::WrongScheme => self.refuse_scheme(id, &request, hop, now),
             route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {
                 let response = self.refusal(&request, status, reason);
                 self.journal_refusal(id, status);

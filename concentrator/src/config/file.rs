@@ -152,6 +152,8 @@ pub struct SipFile {
     pub tcp: bool,
     /// Longer requests go to next hops over TCP (RFC 3261 section 18.1.1).
     pub udp_request_max_bytes: usize,
+    /// Transactions that the requests of one source address may have made, unless it is a trunk's.
+    pub max_transactions_per_source: usize,
     /// Connections in all.
     pub max_tcp_connections: usize,
     /// Connections of one source address.
@@ -196,6 +198,9 @@ impl Default for SipFile {
             udp: true,
             tcp: true,
             udp_request_max_bytes: 1300,
+            // An eighth of both tables. A call makes four over UDP, for 32 s each, so these are some
+            // 700 calls a second of one address.
+            max_transactions_per_source: 100_000,
             max_tcp_connections: 10_000,
             max_tcp_connections_per_source: 200,
             // Longer than the default registration, so that a phone without keepalives keeps

@@ -17,6 +17,7 @@ use super::*;
 use crate::relays::pool::{Command, LinkId, Settings};
 
 mod choice;
+mod mutants;
 mod offers;
 
 const CALLER: &str = "203.0.113.2";

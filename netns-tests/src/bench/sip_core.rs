@@ -90,6 +90,7 @@ impl Rig {
             limits: sip::transaction::Limits {
                 max_server: 100_000,
                 max_client: 100_000,
+                max_of_source: 200_000,
             },
             registrar: sip::registrar::Limits::default(),
             routing: sip::proxy::routing::Config::default(),

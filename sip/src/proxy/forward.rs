@@ -8,7 +8,7 @@ use super::fork::{Breadth, Rest, groups};
 use super::loops::deciding;
 use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
 use super::route::Routed;
-use super::{Branch, Context, Progress, Proxy, Target, validate};
+use super::{Branch, Context, Progress, Proxy, Target, sips, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
@@ -56,6 +56,14 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) {
+        let targets = sips::permitted(&outbound.inner, outbound.targets);
+        let outbound = Outbound {
+            targets,
+            ..outbound
+        };
+        if outbound.targets.is_empty() {
+            return self.refuse_scheme(id, &outbound.original, outbound.hop, now);
+        }
         let breadth = Breadth::of(&outbound.inner);
         if breadth.is_exhausted() {
             self.counters.rejected += 1;
@@ -148,7 +156,11 @@ impl Proxy {
             request = edit.finish();
         }
         let (request, flow) = self.by_length(request, target, now);
-        let Some(client) = self.transactions.send_request(&request, flow, now) else {
+        let source = hop.flow.peer.ip();
+        let sent = self
+            .transactions
+            .send_request_of(source, &request, flow, now);
+        let Some(client) = sent else {
             match (session, dialog) {
                 (Some(session), None) if earlier.is_none() => media.ended(session, now),
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
@@ -220,7 +232,7 @@ impl Proxy {
         let Some((_, party)) = dialog else {
             return self.acknowledge_statelessly(&inner, hop, &targets, now);
         };
-        for target in &targets {
+        for target in &sips::permitted(&inner, targets) {
             let placement = self.place(&inner, hop, target, dialog, None, media, now);
             let copy = self.copy(&inner, hop, target, role_of(party), placement, now);
             let (copy, flow) = self.by_length(copy, target, now);
@@ -264,7 +276,7 @@ impl Proxy {
             let sessions = [placement.session, placement.far];
             let cookie = self.cookie(inner, hop, target, sessions, now);
             let (caller, callee) = self.dialog_flows(hop, target);
-            for value in record_routes(&caller, &callee, &cookie) {
+            for value in record_routes(&caller, &callee, &cookie, sips::asks_for_sips(inner)) {
                 edit.push_front(HeaderName::RecordRoute, value);
             }
         }
@@ -534,12 +546,21 @@ fn suit_strict_router(inner: &Message, target: Option<&[u8]>, edit: &mut Edit<'_
 }
 
 /// Record-Route values in the order in which they are put on top: one where both sides use the
-/// same transport, else one for each side (RFC 5658).
-fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
+/// same transport, else one for each side (RFC 5658). Of a `sips` dialog they are `sips:` where the
+/// side is, which is both unless its first request came without TLS.
+fn record_routes(caller: &Flow, callee: &Flow, cookie: &str, sips: bool) -> Vec<String> {
     let side = |transport: Transport, local: SocketAddr| {
+        let scheme = if sips && transport.is_secure() {
+            "<sips:"
+        } else {
+            "<sip:"
+        };
         let parameter = match transport {
             Transport::Udp => "",
             Transport::Tcp => ";transport=tcp",
+            // "proxies MUST NOT use the "transport=tls" parameter" (RFC 5630 section 5.3): where the
+            // scheme does not say it, nothing else would.
+            Transport::Tls if sips => "",
             Transport::Tls => ";transport=tls",
             // There is no value of its own for WebSocket over TLS (RFC 7118 section 5.1).
             Transport::Ws | Transport::Wss => ";transport=ws",
@@ -547,7 +568,7 @@ fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
         let mut address = Vec::with_capacity(48);
         push_address(&mut address, local);
         let address = String::from_utf8_lossy(&address);
-        ["<sip:", cookie, "@", &address, parameter, ";lr>"].concat()
+        [scheme, cookie, "@", &address, parameter, ";lr>"].concat()
     };
     let mut values = vec![side(caller.transport, caller.local)];
     if (caller.transport, caller.local) != (callee.transport, callee.local) {
@@ -567,25 +588,39 @@ mod tests {
         let tls = flow(Transport::Tls, "198.51.100.1:5061");
         let wss = flow(Transport::Wss, "198.51.100.1:8443");
         assert_eq!(
-            record_routes(&udp, &udp, "C"),
+            record_routes(&udp, &udp, "C", false),
             ["<sip:C@198.51.100.1:5060;lr>"]
         );
         // "the proxy … inserts two Record-Route header field values" (RFC 5658 section 3.1); the
         // last one that is put on top is for the callee.
         assert_eq!(
-            record_routes(&tls, &udp, "C"),
+            record_routes(&tls, &udp, "C", false),
             [
                 "<sip:C@198.51.100.1:5061;transport=tls;lr>",
                 "<sip:C@198.51.100.1:5060;lr>"
             ]
         );
         assert_eq!(
-            record_routes(&udp, &wss, "C")[1],
+            record_routes(&udp, &wss, "C", false)[1],
             "<sip:C@198.51.100.1:8443;transport=ws;lr>"
         );
         assert_eq!(
-            record_routes(&udp, &v6, "C")[1],
+            record_routes(&udp, &v6, "C", false)[1],
             "<sip:C@[2001:db8::1]:5060;lr>"
+        );
+        assert_eq!(
+            record_routes(&tls, &wss, "C", true),
+            [
+                "<sips:C@198.51.100.1:5061;lr>",
+                "<sips:C@198.51.100.1:8443;transport=ws;lr>"
+            ]
+        );
+        assert_eq!(
+            record_routes(&udp, &tls, "C", true),
+            [
+                "<sip:C@198.51.100.1:5060;lr>",
+                "<sips:C@198.51.100.1:5061;lr>"
+            ]
         );
     }
 

@@ -177,6 +177,7 @@ impl Proxy {
             // Which next hop the INVITE went to is not known either.
             Routed::Register(_)
             | Routed::Options
+            | Routed::WrongScheme
             | Routed::Refused { .. }
             | Routed::Onward { .. } => {
                 let response = self.refusal(request, 481, "Call/Transaction Does Not Exist");

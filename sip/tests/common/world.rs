@@ -166,6 +166,7 @@ impl World {
             limits: sip::transaction::Limits {
                 max_server: 1000,
                 max_client: 1000,
+                max_of_source: 2000,
             },
             registrar: sip::registrar::Limits::default(),
             owner: Owner(1),
@@ -314,6 +315,7 @@ impl World {
         );
         let counts = self.proxy.transactions().counts();
         assert_eq!((counts.server, counts.client), (0, 0), "transactions");
+        assert_eq!(self.proxy.transactions().sources(), 0, "sources");
         assert!(
             self.media.unanswered.is_empty(),
             "sessions {:?} of calls that were never answered",

@@ -11,6 +11,7 @@ mod overload;
 mod phones;
 mod relay_wait;
 mod reveal;
+mod weights;
 #[path = "../common/world.rs"]
 mod world;
 

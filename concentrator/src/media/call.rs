@@ -184,6 +184,17 @@ impl Call {
         }
     }
 
+    /// True where the next description of `party` is an answer.
+    pub(super) fn waits_for(&self, party: Party) -> bool {
+        self.exchange.open == Some(party.other())
+    }
+
+    /// True where a description of `party` has been read.
+    pub(super) fn has_spoken(&self, party: Party) -> bool {
+        let mut lines = self.lines.iter();
+        lines.any(|line| line.said(party).next().is_some())
+    }
+
     /// Both parties have said something that is not concluded, the sender of this message counted.
     fn both_have_spoken(&self, party: Party, described: bool) -> bool {
         let spoken = |party: Party| {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::fork::{Breadth, Rest, groups};
 use super::loops::deciding;
-use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
+use super::media::{CallMessage, Media, NewCall, Party, Placement, Refusal, SessionRef};
 use super::route::Routed;
 use super::{Branch, Context, Progress, Proxy, Target, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
@@ -43,8 +43,8 @@ pub(super) struct Outbound<'a> {
 pub(super) enum NotStarted {
     /// The transaction table has no room.
     Full,
-    /// The media of the two parties cannot meet.
-    Incompatible,
+    /// Its media cannot be what they should be.
+    Refused(Refusal),
 }
 
 impl Proxy {
@@ -112,8 +112,8 @@ impl Proxy {
         if !self.next_group(id, media, now)
             && let Some(context) = self.contexts.remove(&id)
         {
-            if let Some((_, incompatible)) = context.best {
-                return self.respond_with(id, &incompatible, now);
+            if let Some((_, refusal)) = context.best {
+                return self.respond_with(id, &refusal, now);
             }
             self.counters.overload += 1;
             self.respond(id, &context.request, 503, "Service Unavailable", now);
@@ -137,8 +137,8 @@ impl Proxy {
         let earlier = self.earlier_session(inner, dialog.is_none());
         let passes_again = self.passes_again(inner, dialog.as_ref());
         let placement = self.place(inner, hop, target, dialog, earlier, media, now);
-        if placement.incompatible {
-            return Err(NotStarted::Incompatible);
+        if let Some(refusal) = placement.refusal {
+            return Err(NotStarted::Refused(refusal));
         }
         let session = placement.session;
         let mut request = self.copy(inner, hop, target, role, placement, now);
@@ -389,20 +389,24 @@ impl Proxy {
             None => Placement::default(),
             Some((cookie, party)) => {
                 let session = SessionRef::of(&cookie);
-                let body = session.and_then(|session| {
-                    media.rewrite(
-                        &CallMessage {
-                            message: inner,
-                            from: hop,
-                            party,
-                            session,
-                        },
-                        now,
-                    )
+                let rewritten = session.map(|session| {
+                    let message = CallMessage {
+                        message: inner,
+                        from: hop,
+                        party,
+                        session,
+                    };
+                    media.rewrite(&message, now)
                 });
+                let (body, refusal) = match rewritten {
+                    Some(Ok(body)) => (body, None),
+                    Some(Err(refusal)) => (None, Some(refusal)),
+                    None => (None, None),
+                };
                 Placement {
                     session,
                     body,
+                    refusal,
                     ..Placement::default()
                 }
             }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::media::{CallMessage, Media, Party, SessionRef};
+use super::media::{CallMessage, Media, Party, Refusal, SessionRef};
 use super::{Progress, Proxy};
 use crate::hop::{Flow, Hop};
 use crate::message::{HeaderName, Message, Method};
@@ -284,18 +284,17 @@ impl Proxy {
         self.forget_if_done(server);
     }
 
-    /// A target whose media cannot meet the caller's: "301 Incompatible network address formats"
-    /// (20.43) in a 488, which counts as its answer.
-    pub(super) fn note_incompatible(&mut self, server: ServerId) {
+    /// A target that is sent nothing because of the media: what we say counts as its answer.
+    pub(super) fn note_refusal(&mut self, server: ServerId, refusal: Refusal) {
         let Some(context) = self.contexts.get(&server) else {
             return;
         };
-        let warning = "301 sipcast \"Incompatible network address formats\"";
+        let (status, reason) = refusal.status();
         let response = context
             .request
-            .respond(488, "Not Acceptable Here")
+            .respond(status, reason)
             .to_tag(self.to_tag(&context.request))
-            .header("Warning", warning)
+            .header("Warning", &refusal.warning())
             .build();
         if let Some(context) = self.contexts.get_mut(&server)
             && context.best.is_none()
@@ -378,15 +377,14 @@ impl Proxy {
             _ => true,
         };
         let body = session.filter(|_| !seen).and_then(|session| {
-            media.rewrite(
-                &CallMessage {
-                    message: response,
-                    from: hop,
-                    party,
-                    session,
-                },
-                now,
-            )
+            let message = CallMessage {
+                message: response,
+                from: hop,
+                party,
+                session,
+            };
+            // No response is refused.
+            media.rewrite(&message, now).unwrap_or_default()
         });
         let to = self.transactions.server_flow(server);
         let response = without_own_via(response, body, to);

@@ -370,7 +370,7 @@ impl Calls {
         if is_offer {
             let call_id = String::from_utf8_lossy(call_id).into_owned();
             let mut call = Call::new(call_id, now);
-            call.answered = true;
+            (call.answered, call.media_started) = (true, true);
             self.calls.insert(message.session, call);
             self.counters.adopted += 1;
         }
@@ -533,6 +533,8 @@ impl Media for Calls {
     fn answered(&mut self, session: SessionRef, _: Instant) {
         if let Some(call) = self.calls.get_mut(&session) {
             call.answered = true;
+            // What it has heard while the call rang does not say that it lives.
+            call.media_started &= self.relays.is_up(session.relay);
         }
     }
 

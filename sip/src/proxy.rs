@@ -22,6 +22,7 @@
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
+//! * `lost`: calls whose relay fails before they are answered
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
 //! * `stateless`: messages of transactions that another core has, or had (16.11)
@@ -47,6 +48,7 @@ pub mod groups;
 mod hang_up;
 mod large;
 mod loops;
+mod lost;
 pub mod media;
 mod next_hop;
 mod overload;
@@ -61,6 +63,7 @@ mod validate;
 mod waiting;
 
 pub use counters::Counters;
+pub use hang_up::Ending;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -157,6 +160,8 @@ struct Branch {
     instead_of_udp: bool,
     /// It went to the flow that a Path names.
     by_path: bool,
+    /// It was cancelled because its relay has failed.
+    media_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,6 +38,8 @@ pub struct Call {
     pub started: Instant,
     /// True from its 2xx on.
     pub answered: bool,
+    /// A relay has heard one of its sides, since its answer or before.
+    pub(super) media_started: bool,
     /// The lease that was taken before there was an offer.
     pub(super) spare: Option<LeasedSession>,
     /// The second relay that the call is pinned to, where its media pass two.
@@ -124,6 +126,7 @@ impl Call {
             call_id,
             started: now,
             answered: false,
+            media_started: false,
             spare: None,
             far: None,
             lines: Vec::new(),

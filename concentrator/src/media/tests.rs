@@ -284,6 +284,32 @@ fn a_call_without_an_offer_has_its_relay_when_the_offer_comes() {
     assert_eq!(world.calls.relays.counters().leases_taken, 1);
 }
 
+#[test]
+fn a_call_has_no_media_until_a_relay_has_heard_it_and_after_an_answer_in_its_absence() {
+    let mut world = World::new(RelayPolicy::Always);
+    let session = world
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    assert_eq!(world.calls.unused_of("relay1"), [session]);
+    assert!(world.calls.unused_of("relay2").is_empty());
+    world.calls.media_started(session);
+    assert!(world.calls.has_no_media(session), "it only rings");
+    world.calls.answered(session, world.now);
+    assert!(!world.calls.has_no_media(session));
+    assert!(world.calls.unused_of("relay1").is_empty());
+
+    let mut away = World::new(RelayPolicy::Always);
+    let session = away
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    away.calls.media_started(session);
+    away.calls.relays.handle_closed(LinkId(1));
+    away.calls.answered(session, away.now);
+    assert_eq!(away.calls.unused_of("relay1"), [session]);
+}
+
 struct World {
     calls: Calls,
     now: Instant,

@@ -126,6 +126,7 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("merged_request", sip.merged),
         ("stray_ack", sip.stray_acks),
         ("call_path_drift", sip.path_drift),
+        ("call_relay_lost", sip.media_lost),
         ("flow_followed", sip.followed_flows),
         ("relay_denied", sip.routing.relay_denied),
         ("routed", sip.routing.routed),
@@ -206,10 +207,14 @@ fn media_totals(calls: &Calls) -> Totals {
         ("lease_chain_taken", relays.chains),
         ("stock_change", relays.stock_changes),
         ("stock_refused", relays.stock_refused),
+        ("stock_refused_no_ports", relays.no_ports),
+        ("stock_refused_bind_failed", relays.bind_failed),
+        ("stock_refused_limit_reached", relays.limit_reached),
         ("relay_request_failed", relays.failed),
         ("relay_request_expired", relays.expired),
         ("relay_stray_answer", relays.stray),
         ("relay_session_lost", relays.sessions_lost),
+        ("relay_gone", relays.gone),
     ]
 }
 
@@ -307,6 +312,7 @@ fn list_relays(calls: &Calls) -> Value {
                 "up": agent.up,
                 "draining": agent.draining,
                 "quiet": agent.quiet,
+                "lacks": agent.lacks.map(|code| code.to_string()),
                 "leases": agent.leases,
                 "stock": agent.wanted,
                 "sessions": agent.sessions,

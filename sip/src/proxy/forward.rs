@@ -172,6 +172,7 @@ impl Proxy {
             patience,
             instead_of_udp: flow.transport != target.flow.transport,
             by_path: target.by_path,
+            media_lost: false,
         })
     }
 
@@ -228,6 +229,9 @@ impl Proxy {
                 flow,
                 bytes: copy.bytes().clone(),
             });
+        }
+        if let Some((cookie, party)) = &dialog {
+            self.note_ack(request, cookie, *party, now);
         }
     }
 
@@ -299,6 +303,7 @@ impl Proxy {
             caller_tag: self.config.keys.tag_hash(caller_tag.unwrap_or_default()),
             session: session.map(|session| (session.session, session.relay)),
             far: far.map(|far| (far.session, far.relay)),
+            caller_relay: hop.relay.filter(|_| session.is_some()),
             started: self.seconds(now),
         })
     }
@@ -429,14 +434,14 @@ impl Proxy {
         Some(&self.config.routing.groups.get(group)?.name)
     }
 
-    /// A caller whose packets now take another edge keeps the relay that the call began with.
+    /// A caller whose packets now take another edge than its INVITE did keeps the relay that the call
+    /// began with, whichever that is.
     fn count_drift(&mut self, hop: &Hop, dialog: Option<&(DialogCookie, Party)>) {
         let Some((cookie, Party::Caller)) = dialog else {
             return;
         };
-        let pinned = cookie.session.map(|(_, relay)| relay);
-        if let (Some(pinned), Some(seen)) = (pinned, hop.relay)
-            && pinned != seen
+        if let (Some(first), Some(seen)) = (cookie.caller_relay, hop.relay)
+            && first != seen
         {
             self.counters.path_drift += 1;
         }

@@ -201,6 +201,7 @@ impl Proxy {
         branch.progress = Progress::Done;
         let new_call = context.dialog.is_none();
         let (client, session) = (branch.client, branch.own_session());
+        let media_lost = branch.media_lost;
         let orphan = context.orphan;
         let invite = context.invite;
         let late = context.decided && !invite;
@@ -225,6 +226,9 @@ impl Proxy {
         if invite && new_call {
             self.remember_dialog(server, index, response);
             self.journal_answerer(server, hop, session);
+            if let (true, Some(session)) = (media_lost, session) {
+                self.end_after_ack(session, now);
+            }
         } else if first {
             self.refresh_targets(server, response);
         }
@@ -259,6 +263,14 @@ impl Proxy {
         if let (Some(session), None) = (session, &context.dialog) {
             media.ended(session, now);
         }
+        let response = if branch.media_lost {
+            self.as_lost(server, response)
+        } else {
+            response
+        };
+        let Some(context) = self.contexts.get_mut(&server) else {
+            return;
+        };
         let status = response.status().unwrap_or_default();
         let declined_by_all = status >= 600;
         if let Some(rest) = &context.rest {
@@ -324,6 +336,7 @@ impl Proxy {
         };
         let branch = context.branches.get(index);
         let own_flow = branch.is_some_and(|branch| !branch.instance.is_empty());
+        let own_relay = branch.is_some_and(|branch| branch.media_lost);
         let best = with_challenges(&best, index, std::mem::take(&mut context.challenges));
         let status = best.status();
         self.undo_offer(server, media, now);
@@ -337,7 +350,7 @@ impl Proxy {
                 self.transactions.abandon_server(server);
             }
             // A 503 speaks of the next hop, not of us (16.7 step 6).
-            Some(503) => {
+            Some(503) if !own_relay => {
                 let request = context.request.clone();
                 self.respond(server, &request, 500, "Server Internal Error", now);
             }

@@ -44,6 +44,8 @@ pub(crate) struct RecordingMedia {
     pub(crate) short: Option<(Duration, RelayId)>,
     /// The second relay of new calls.
     pub(crate) far: Option<RelayId>,
+    /// The relay of new calls, where it is not their caller's.
+    pub(crate) elsewhere: Option<RelayId>,
     /// Every request is refused for this.
     pub(crate) refuses: Option<Refusal>,
 }
@@ -96,7 +98,7 @@ impl Media for RecordingMedia {
             self.open.insert(self.next);
         }
         let session = call.from.relay.map(|relay| SessionRef {
-            relay,
+            relay: self.elsewhere.unwrap_or(relay),
             session: self.next,
         });
         let far = self.far.map(|relay| SessionRef {

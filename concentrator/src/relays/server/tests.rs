@@ -360,6 +360,7 @@ impl World {
                 },
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
+                max_sessions: usize::MAX,
                 max_held: 100,
                 threads: rtp_agent::sockets::MediaThreads {
                     threads: 1,

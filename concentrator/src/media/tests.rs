@@ -355,10 +355,11 @@ impl World {
 
     /// A lease with this address on side A and that one on side B.
     fn offer_bridge(&mut self, session: u64, addresses: [&str; 2]) {
+        let rtp = 39_398 + 2 * u16::try_from(session).expect("a small number");
         let [a, b] = addresses.map(|address| SideAddr {
             addr: ip(address),
-            rtp: 40_000,
-            rtcp: 40_001,
+            rtp,
+            rtcp: rtp + 1,
         });
         let leases = vec![Lease { session, a, b }];
         self.calls

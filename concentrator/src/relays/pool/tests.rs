@@ -480,12 +480,18 @@ fn an_agent_that_lies_about_its_address_or_ports_loses_its_link() {
         b: SideAddr { rtp: 53, ..good.b },
         ..good
     };
+    // Another session with the ports of the first.
+    let twin = Lease {
+        session: 51,
+        ..good
+    };
     for (bad, addresses, ports) in [
         (moved(service), 1, 0),
         (moved(IpAddr::V4(Ipv4Addr::LOCALHOST)), 1, 0),
         (moved("239.1.2.3".parse().unwrap()), 1, 0),
         (moved(elsewhere), 1, 0),
         (low, 0, 1),
+        (twin, 0, 1),
     ] {
         let mut world = World::linked();
         world.pool.refuse_addresses(vec![service.into()]);
@@ -783,7 +789,9 @@ fn relay(mark: u8) -> RelayId {
     }
 }
 
+/// Four ports of its own for each session.
 fn lease(session: u64) -> Lease {
+    let first = 30_000 + 4 * u16::try_from(session % 5_000).expect("a small number");
     let side = |rtp| SideAddr {
         addr: IpAddr::V4(Ipv4Addr::new(10, 0, 1, 2)),
         rtp,
@@ -791,8 +799,8 @@ fn lease(session: u64) -> Lease {
     };
     Lease {
         session,
-        a: side(30_000),
-        b: side(30_002),
+        a: side(first),
+        b: side(first + 2),
     }
 }
 

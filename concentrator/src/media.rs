@@ -31,58 +31,20 @@ use addresses::{gate, gate_for_relay, may_send};
 pub use call::Call;
 use call::{Description, Turn};
 use choice::Plan;
+pub use counters::Counters;
 use description::{Body, MAX_STREAMS, carried, read, relayable};
 use placement::{claimed_address, parties};
 
 mod addresses;
 mod call;
 pub mod choice;
+mod counters;
 mod description;
 mod placement;
 mod sessions;
 
 /// The most leases of one call: lines that an offer replaces keep theirs until it is agreed.
 const MAX_LEASES: usize = 2 * MAX_STREAMS;
-
-/// What happened to calls' media.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Calls whose media were placed on a relay.
-    pub relayed: u64,
-    /// Calls that need no relay by policy.
-    pub direct: u64,
-    /// Calls that went on without a relay although policy wanted one.
-    pub unplaced: u64,
-    /// Branches refused because no relay had an address of each party's family.
-    pub unbridged: u64,
-    /// Calls placed on another relay than the first that they should have, because that one had no
-    /// lease to give.
-    pub fallback: u64,
-    /// Calls whose media pass the relays of both edges.
-    pub chained: u64,
-    /// Calls that should pass two relays and pass one.
-    pub unchained: u64,
-    /// Calls about which a pin has decided something.
-    pub pinned: u64,
-    /// Sessions of calls that we do not know, given back because a cookie has named them.
-    pub released_by_cookie: u64,
-    /// Media lines of relayed calls that found no lease.
-    pub lines_unplaced: u64,
-    /// Descriptions that cannot be read.
-    pub bad_sdp: u64,
-    /// Descriptions with more live lines than are relayed.
-    pub too_many_lines: u64,
-    /// Offers refused for either.
-    pub offers_refused: u64,
-    /// Answers, and offers in a response, that passed unchanged for either.
-    pub answers_unchanged: u64,
-    /// Media addresses that nothing may come from: loopback, multicast, our own.
-    pub hostile_addresses: u64,
-    /// Offers and answers undone because their request failed.
-    pub rolled_back: u64,
-    /// Calls that had lost their sessions, or that we had forgotten, relayed anew.
-    pub adopted: u64,
-}
 
 /// The calls whose media are on relays, and the relays.
 #[derive(Debug)]
@@ -178,14 +140,6 @@ impl Calls {
         let bare = |call: &Call| call.leases().next().is_none();
         if self.calls.get(&key).is_some_and(bare) {
             self.calls.remove(&key);
-        }
-    }
-
-    const fn count_bad(&mut self, refusal: &Refusal) {
-        match refusal {
-            Refusal::TooManyLines { .. } => self.counters.too_many_lines += 1,
-            Refusal::Unreadable(_) => self.counters.bad_sdp += 1,
-            Refusal::Incompatible => {}
         }
     }
 
@@ -324,36 +278,6 @@ impl Calls {
                 self.relays.update_gate(near, Side::B, b, now);
                 self.relays.update_gate(far.session, Side::A, a, now);
             }
-        }
-    }
-
-    /// True where a message has an offer that may be answered with a failure.
-    fn may_refuse(&self, message: &CallMessage<'_>) -> bool {
-        let sip = message.message;
-        let method = sip.method();
-        let by_prack = || {
-            let call = self.calls.get(&message.session);
-            method == Method::Prack && call.is_some_and(|call| !call.waits_for(message.party))
-        };
-        sip.is_request() && (matches!(method, Method::Invite | Method::Update) || by_prack())
-    }
-
-    /// An answer that no relay can be put into, or an offer in a response, goes on as it came. Where it
-    /// is the party's only word about the call's media, they are not relayed, and the session is given
-    /// back; else they stay as they were.
-    fn pass_unchanged(&mut self, message: &CallMessage<'_>, now: Instant) {
-        self.counters.answers_unchanged += 1;
-        let (sip, key) = (message.message, message.session);
-        let call_id = sip.call_id().unwrap_or_default();
-        let call = self.calls.get(&key);
-        let Some(call) = call.filter(|call| call.call_id.as_bytes() == call_id) else {
-            return;
-        };
-        let answers_invite = sip.cseq().is_ok_and(|(_, method)| method == Method::Invite)
-            && sip.status().is_some_and(|status| status >= 200);
-        let is_last_word = answers_invite || sip.is_request() && sip.method() == Method::Ack;
-        if is_last_word && !call.has_spoken(message.party) {
-            self.give_back(key, now);
         }
     }
 

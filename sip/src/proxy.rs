@@ -63,7 +63,6 @@ mod validate;
 mod waiting;
 
 pub use counters::Counters;
-pub use hang_up::Ending;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;

@@ -6,10 +6,13 @@
 //! to those beyond. Where media are relayed such an offer is refused.
 
 use std::ops::Range;
+use std::time::Instant;
 
-use sip::message::Message;
-use sip::proxy::media::Refusal;
+use sip::message::{Message, Method};
+use sip::proxy::media::{CallMessage, Refusal};
 use sip::sdp::{Media, Sdp, SdpError, session_description};
+
+use super::Calls;
 
 /// The most media lines of one call that are relayed at a time.
 pub(super) const MAX_STREAMS: usize = 8;
@@ -42,6 +45,46 @@ pub(super) fn carried(read: Result<Body<'_>, SdpError>) -> Result<Body<'_>, Refu
 /// A media line that a relay can carry.
 pub(super) fn relayable(media: &Media<'_>) -> bool {
     media.is_udp() && !media.is_rejected()
+}
+
+impl Calls {
+    pub(super) const fn count_bad(&mut self, refusal: &Refusal) {
+        match refusal {
+            Refusal::TooManyLines { .. } => self.counters.too_many_lines += 1,
+            Refusal::Unreadable(_) => self.counters.bad_sdp += 1,
+            Refusal::Incompatible => {}
+        }
+    }
+
+    /// True where a message has an offer that may be answered with a failure.
+    pub(super) fn may_refuse(&self, message: &CallMessage<'_>) -> bool {
+        let sip = message.message;
+        let method = sip.method();
+        let by_prack = || {
+            let call = self.calls.get(&message.session);
+            method == Method::Prack && call.is_some_and(|call| !call.waits_for(message.party))
+        };
+        sip.is_request() && (matches!(method, Method::Invite | Method::Update) || by_prack())
+    }
+
+    /// An answer that no relay can be put into, or an offer in a response, goes on as it came. Where it
+    /// is the party's only word about the call's media, they are not relayed, and the session is given
+    /// back; else they stay as they were.
+    pub(super) fn pass_unchanged(&mut self, message: &CallMessage<'_>, now: Instant) {
+        self.counters.answers_unchanged += 1;
+        let (sip, key) = (message.message, message.session);
+        let call_id = sip.call_id().unwrap_or_default();
+        let call = self.calls.get(&key);
+        let Some(call) = call.filter(|call| call.call_id.as_bytes() == call_id) else {
+            return;
+        };
+        let answers_invite = sip.cseq().is_ok_and(|(_, method)| method == Method::Invite)
+            && matches!(sip.status(), Some(200..=299));
+        let is_last_word = answers_invite || sip.is_request() && sip.method() == Method::Ack;
+        if is_last_word && !call.has_spoken(message.party) {
+            self.give_back(key, now);
+        }
+    }
 }
 
 impl Body<'_> {

@@ -156,9 +156,15 @@ impl Relay {
             self.troubles.limit_reached += 1;
             return Err(ErrorCode::LimitReached);
         }
-        let pairs = take_two(&mut self.ports, now);
-        self.troubles.no_ports += u64::from(pairs.is_none());
-        pairs.ok_or(ErrorCode::NoPorts)
+        match take_two(&mut self.ports, now) {
+            Some(pairs) => Ok(pairs),
+            // They rest because they could not be opened.
+            None if self.open_fails => Err(ErrorCode::BindFailed),
+            None => {
+                self.troubles.no_ports += 1;
+                Err(ErrorCode::NoPorts)
+            }
+        }
     }
 
     /// Begins to open a new session with these ports.

@@ -53,7 +53,7 @@ struct Dialog {
 
 /// Why a call is ended from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+enum Ending {
     /// Its relay has heard nothing for too long.
     MediaTimeout,
     /// Its relay has failed before there were any media.

@@ -107,10 +107,12 @@ fn where_media_are_not_relayed_the_same_offers_pass_untouched() {
 #[test]
 fn eight_lines_are_relayed_whatever_their_places_and_no_ninth() {
     let mut world = World::with_leases(RelayPolicy::Always, 20);
-    let mut many: Vec<String> = vec!["audio 0 RTP/AVP 0".to_owned(); 20];
-    for line in 12..20 {
-        many[line] = format!("audio {} RTP/AVP 0", 7000 + 2 * line);
-    }
+    let many: Vec<String> = (0..20)
+        .map(|line| {
+            let port = if line < 12 { 0 } else { 7000 + 2 * line };
+            format!("audio {port} RTP/AVP 0")
+        })
+        .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let placed = world.place(&offer(&many));
     let session = placed.session.expect("a session");

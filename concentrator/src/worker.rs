@@ -16,7 +16,7 @@ mod pressure;
 mod report;
 mod sightings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -199,6 +199,8 @@ struct Worker {
     cdr: Option<Cdr>,
     /// Sessions that their relays are about to end for want of media.
     silent: HashMap<SessionRef, Silence>,
+    /// Calls without media whose relay has failed.
+    lost: HashSet<SessionRef>,
     pressure: Pressure,
     gathering: Gathering,
     /// Of the edges, for whoever looks at the pages.
@@ -259,6 +261,7 @@ impl Worker {
             location: None,
             cdr: None,
             silent: HashMap::new(),
+            lost: HashSet::new(),
             pressure: Pressure::default(),
             gathering: Gathering::default(),
             names: EdgeNames::new(config.edge_names()),
@@ -346,6 +349,12 @@ impl Worker {
         let mut ended = false;
         while let Some(event) = self.calls.relays.poll_event() {
             ended |= self.handle_relay_event(event);
+        }
+        if !self.lost.is_empty() {
+            let lost = std::mem::take(&mut self.lost);
+            self.proxy.handle_media_lost(&lost, &mut self.calls, now());
+            self.record_calls();
+            ended = true;
         }
         if ended {
             self.send_all();
@@ -534,6 +543,7 @@ impl Worker {
             RelayEvent::AgentDown(agent) => warn!(agent, "relay is down"),
             RelayEvent::MediaStarted(session, side) => {
                 tracing::debug!(relay = %session.relay, session = session.session, ?side, "media started");
+                self.calls.media_started(session);
                 if let Some(cdr) = &mut self.cdr {
                     cdr.media_started(session, side, &self.calls, now());
                 }
@@ -553,6 +563,17 @@ impl Worker {
                 warn!(relay = %session.relay, session = session.session, "session lost");
                 return self.session_over(session, None);
             }
+            RelayEvent::AgentGone(agent) => {
+                let unused = self.calls.unused_of(&agent);
+                warn!(
+                    agent,
+                    calls = unused.len(),
+                    "relay has ended: calls without media are given up"
+                );
+                for session in unused {
+                    self.session_over(session, None);
+                }
+            }
         }
         false
     }
@@ -562,6 +583,7 @@ impl Worker {
     fn session_over(&mut self, session: SessionRef, stats: Option<Box<SessionStatistics>>) -> bool {
         let now = now();
         let call = self.calls.call_of(session);
+        let no_media = call.is_some_and(|call| self.calls.has_no_media(call));
         self.calls.session_gone(session);
         let silence = self.silent.remove(&session);
         let over = call.filter(|call| !self.calls.is_relayed(*call));
@@ -573,6 +595,7 @@ impl Worker {
                     cdr.fall_silent(call, silence, now);
                 }
             }
+            (Some(call), None) if stats.is_none() && no_media => drop(self.lost.insert(call)),
             // Its relay has forgotten it: the parties may go on, with the next offer or without media.
             (Some(call), None) if stats.is_none() => self.proxy.forget_call(call),
             (Some(_) | None, _) => {}

@@ -42,6 +42,7 @@ mod offer_answer;
 mod ping;
 mod probes;
 mod relay_fallback;
+mod relay_killed_ringing;
 mod restart;
 mod rig;
 mod rtpengine_relay;
@@ -120,6 +121,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "relay-fallback",
         about: "relay killed, its control link cut, concentrator killed: at set-up and in mid-call",
         run: relay_fallback::run,
+    },
+    Scenario {
+        name: "relay-killed-ringing",
+        about: "relay killed while the callee rings, once for good and once restarted: cancelled, 503, and the next call",
+        run: relay_killed_ringing::run,
     },
     Scenario {
         name: "shared-sockets",

@@ -23,6 +23,7 @@
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
 //! * `sips`: what must go over TLS (26.2.2, RFC 5630)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
+//! * `lost`: calls whose relay fails before they are answered
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
 //! * `peers`: messages that are another core's, which is alive
@@ -49,6 +50,7 @@ pub mod groups;
 mod hang_up;
 mod large;
 mod loops;
+mod lost;
 pub mod media;
 mod next_hop;
 mod overload;
@@ -164,6 +166,8 @@ struct Branch {
     instead_of_udp: bool,
     /// It went to the flow that a Path names.
     by_path: bool,
+    /// It was cancelled because its relay has failed.
+    media_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 )]
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use bytes::Bytes;
 use sip::hop::{Flow, Hop, Transport};
@@ -19,6 +20,7 @@ use crate::relays::pool::{Command, LinkId, Settings};
 mod choice;
 mod mutants;
 mod offers;
+mod refusals;
 
 const CALLER: &str = "203.0.113.2";
 const CALLEE: &str = "192.0.2.2";
@@ -202,7 +204,8 @@ fn each_party_gets_an_address_of_its_family_or_the_branch_fails() {
     let body = offer(&["audio 6000 RTP/AVP 0"]);
     let mut world = World::new(RelayPolicy::Auto);
     let refused = world.place_between([CALLER, CALLEE_V6], &body, "sip:bob@[2001:db8::2]");
-    assert!(refused.incompatible && refused.session.is_none());
+    assert_eq!(refused.refusal, Some(Refusal::Incompatible));
+    assert_eq!(refused.session, None);
     assert_eq!(world.calls.counters().unbridged, 1);
     assert_eq!(world.calls.relays.counters().wrong_family, 1);
 
@@ -283,11 +286,29 @@ fn a_call_without_an_offer_has_its_relay_when_the_offer_comes() {
 }
 
 #[test]
-fn a_body_that_only_claims_to_be_sdp_passes_and_is_counted() {
+fn a_call_has_no_media_until_a_relay_has_heard_it_and_after_an_answer_in_its_absence() {
     let mut world = World::new(RelayPolicy::Always);
-    let placed = world.place(b"m=audio\r\nnonsense");
-    assert_eq!(placed.body, None);
-    assert_eq!(world.calls.counters().bad_sdp, 1);
+    let session = world
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    assert_eq!(world.calls.unused_of("relay1"), [session]);
+    assert!(world.calls.unused_of("relay2").is_empty());
+    world.calls.media_started(session);
+    assert!(world.calls.has_no_media(session), "it only rings");
+    world.calls.answered(session, world.now);
+    assert!(!world.calls.has_no_media(session));
+    assert!(world.calls.unused_of("relay1").is_empty());
+
+    let mut away = World::new(RelayPolicy::Always);
+    let session = away
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    away.calls.media_started(session);
+    away.calls.relays.handle_closed(LinkId(1));
+    away.calls.answered(session, away.now);
+    assert_eq!(away.calls.unused_of("relay1"), [session]);
 }
 
 struct World {
@@ -335,10 +356,11 @@ impl World {
 
     /// A lease with this address on side A and that one on side B.
     fn offer_bridge(&mut self, session: u64, addresses: [&str; 2]) {
+        let rtp = 39_398 + 2 * u16::try_from(session).expect("a small number");
         let [a, b] = addresses.map(|address| SideAddr {
             addr: ip(address),
-            rtp: 40_000,
-            rtcp: 40_001,
+            rtp,
+            rtcp: rtp + 1,
         });
         let leases = vec![Lease { session, a, b }];
         self.calls
@@ -410,7 +432,9 @@ impl World {
             party,
             session,
         };
-        self.calls.rewrite(&message, self.now)
+        self.calls
+            .rewrite(&message, self.now)
+            .expect("it is not refused")
     }
 
     /// What the relays were told since the last time.

@@ -43,8 +43,10 @@ impl Bench {
         let file: File = admin::config::parse(path, config).unwrap();
         let config = Config::check(path, &file).unwrap();
         let (dns, _) = Dns::new(&[]);
+        let owner = Owner(7);
+        let peers = Peers::new(owner, Vec::new(), &Default::default());
         Self {
-            worker: Worker::new(&config, rig.transports, dns).unwrap(),
+            worker: Worker::new(&config, rig.transports, dns, (owner, peers)).unwrap(),
             incoming: rig.incoming,
             events: rig.events,
             udp,

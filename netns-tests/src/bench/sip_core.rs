@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::json;
 use sip::cookie::Keys;
 use sip::hop::{Flow, Hop, Transmit, Transport};
-use sip::proxy::media::{CallMessage, Media, NewCall, Placement, SessionRef};
+use sip::proxy::media::{CallMessage, Media, NewCall, Placement, Refusal, SessionRef};
 use sip::proxy::{Config, Proxy, TIMER_C};
 
 use super::{Conditions, Outcome};
@@ -35,8 +35,8 @@ impl Media for NoMedia {
         Placement::default()
     }
 
-    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Option<Vec<u8>> {
-        None
+    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Result<Option<Vec<u8>>, Refusal> {
+        Ok(None)
     }
 
     fn answered(&mut self, _: SessionRef, _: Instant) {}

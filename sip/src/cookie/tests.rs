@@ -24,6 +24,19 @@ fn a_cookie_of_an_ipv4_udp_call_is_short_and_needs_no_escaping() {
 }
 
 #[test]
+fn the_callers_edge_costs_nothing_where_its_relay_has_the_session() {
+    let of = |caller_relay| DialogCookie {
+        caller_relay,
+        ..example()
+    };
+    for (relay, length) in [(Some(relay(1)), 71), (None, 71), (Some(relay(2)), 78)] {
+        let text = keys().seal(&of(relay));
+        assert_eq!(text.len(), length);
+        assert_eq!(keys().open(text.as_bytes()), Ok(of(relay)));
+    }
+}
+
+#[test]
 fn a_cut_cookie_is_refused_at_every_length() {
     let text = keys().seal(&example());
     for length in 0..text.len() {
@@ -217,6 +230,7 @@ fn example() -> DialogCookie {
         caller_tag: keys().tag_hash(b"caller"),
         session: Some((77, relay(1))),
         far: None,
+        caller_relay: Some(relay(1)),
         started: 1_700_000_000,
         owner: None,
     }
@@ -248,7 +262,11 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
         flows(),
         any::<bool>(),
         any::<u32>(),
-        (session(), session()),
+        (
+            session(),
+            session(),
+            prop::option::of((1..=63_u8).prop_map(relay)),
+        ),
         (any::<u32>(), prop::option::of(any::<u16>().prop_map(Owner))),
         prop::array::uniform2(0..1_u64 << 48),
     )
@@ -258,7 +276,7 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
                 mut callee,
                 same_local,
                 caller_tag,
-                (session, far),
+                (session, far, edge),
                 (started, owner),
                 names,
             )| {
@@ -272,6 +290,7 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
                     caller_tag,
                     session,
                     far,
+                    caller_relay: edge.filter(|_| session.is_some()),
                     started,
                     owner,
                 }

@@ -52,6 +52,8 @@ pub struct Counters {
     pub stray_acks: u64,
     /// In-dialog requests that came by another edge than the call began with.
     pub path_drift: u64,
+    /// Targets that were cancelled because their relay has failed.
+    pub media_lost: u64,
     /// In-dialog requests that went to another flow than the dialog began with, because the
     /// user agent has registered from there since.
     pub followed_flows: u64,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::fork::{Breadth, Rest, groups};
 use super::loops::deciding;
-use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
+use super::media::{CallMessage, Media, NewCall, Party, Placement, Refusal, SessionRef};
 use super::route::Routed;
 use super::{Branch, Context, Progress, Proxy, Target, sips, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
@@ -43,8 +43,8 @@ pub(super) struct Outbound<'a> {
 pub(super) enum NotStarted {
     /// The transaction table has no room.
     Full,
-    /// The media of the two parties cannot meet.
-    Incompatible,
+    /// Its media cannot be what they should be.
+    Refused(Refusal),
 }
 
 impl Proxy {
@@ -120,8 +120,8 @@ impl Proxy {
         if !self.next_group(id, media, now)
             && let Some(context) = self.contexts.remove(&id)
         {
-            if let Some((_, incompatible)) = context.best {
-                return self.respond_with(id, &incompatible, now);
+            if let Some((_, refusal)) = context.best {
+                return self.respond_with(id, &refusal, now);
             }
             self.counters.overload += 1;
             self.respond(id, &context.request, 503, "Service Unavailable", now);
@@ -145,8 +145,8 @@ impl Proxy {
         let earlier = self.earlier_session(inner, dialog.is_none());
         let passes_again = self.passes_again(inner, dialog.as_ref());
         let placement = self.place(inner, hop, target, dialog, earlier, media, now);
-        if placement.incompatible {
-            return Err(NotStarted::Incompatible);
+        if let Some(refusal) = placement.refusal {
+            return Err(NotStarted::Refused(refusal));
         }
         let session = placement.session;
         let mut request = self.copy(inner, hop, target, role, placement, now);
@@ -184,6 +184,7 @@ impl Proxy {
             patience,
             instead_of_udp: flow.transport != target.flow.transport,
             by_path: target.by_path,
+            media_lost: false,
         })
     }
 
@@ -240,6 +241,9 @@ impl Proxy {
                 flow,
                 bytes: copy.bytes().clone(),
             });
+        }
+        if let Some((cookie, party)) = &dialog {
+            self.note_ack(request, cookie, *party, now);
         }
     }
 
@@ -312,6 +316,7 @@ impl Proxy {
             session: session.map(|session| (session.session, session.relay)),
             far: far.map(|far| (far.session, far.relay)),
             owner: self.config.clustered.then_some(self.config.owner),
+            caller_relay: hop.relay.filter(|_| session.is_some()),
             started: self.seconds(now),
         })
     }
@@ -402,20 +407,24 @@ impl Proxy {
             None => Placement::default(),
             Some((cookie, party)) => {
                 let session = SessionRef::of(&cookie);
-                let body = session.and_then(|session| {
-                    media.rewrite(
-                        &CallMessage {
-                            message: inner,
-                            from: hop,
-                            party,
-                            session,
-                        },
-                        now,
-                    )
+                let rewritten = session.map(|session| {
+                    let message = CallMessage {
+                        message: inner,
+                        from: hop,
+                        party,
+                        session,
+                    };
+                    media.rewrite(&message, now)
                 });
+                let (body, refusal) = match rewritten {
+                    Some(Ok(body)) => (body, None),
+                    Some(Err(refusal)) => (None, Some(refusal)),
+                    None => (None, None),
+                };
                 Placement {
                     session,
                     body,
+                    refusal,
                     ..Placement::default()
                 }
             }
@@ -438,14 +447,14 @@ impl Proxy {
         Some(&self.config.routing.groups.get(group)?.name)
     }
 
-    /// A caller whose packets now take another edge keeps the relay that the call began with.
+    /// A caller whose packets now take another edge than its INVITE did keeps the relay that the call
+    /// began with, whichever that is.
     fn count_drift(&mut self, hop: &Hop, dialog: Option<&(DialogCookie, Party)>) {
         let Some((cookie, Party::Caller)) = dialog else {
             return;
         };
-        let pinned = cookie.session.map(|(_, relay)| relay);
-        if let (Some(pinned), Some(seen)) = (pinned, hop.relay)
-            && pinned != seen
+        if let (Some(first), Some(seen)) = (cookie.caller_relay, hop.relay)
+            && first != seen
         {
             self.counters.path_drift += 1;
         }

@@ -81,7 +81,7 @@ impl Proxy {
                 party,
                 session,
             };
-            media.rewrite(&message, now)
+            media.rewrite(&message, now).unwrap_or_default()
         });
         self.transmits.push_back(Transmit {
             flow: cookie.upstream,

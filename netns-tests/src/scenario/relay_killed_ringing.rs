@@ -1,6 +1,7 @@
 //! The relay of a call is killed while the callee rings: the callee is no longer called and the caller is
 //! told, instead of a call in which nobody hears anything. Once the relay stays away, once it is started
-//! again at once and has forgotten its sessions. The next call has the other relay, or the same again.
+//! again at once and has forgotten its sessions. The next call has the other relay, or the same again. A
+//! callee that answers before the relay is known to be gone gets a BYE, and so does the caller.
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,11 +36,13 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     lab.killed_while_it_rings("comes-back", |lab| lab.service.start_relay1(lab.net))?;
     let again = lab.call("through-the-same")?;
     ensure!(again == "relay1", "the last call was relayed by {again}");
+    lab.answered_meanwhile("answered-meanwhile")?;
+    lab.service.start_relay1(&net)?;
     lab.service.check_alive()?;
     let lost = lab.event("call_relay_lost")?;
     ensure!(lost == 2.0, "{lost} targets were cancelled for their relay");
     Ok("503 and a record of it for both ringing calls, whether the relay came back or not; the next calls \
-        went through the other relay and through the same"
+        went through the other relay and through the same; a BYE to both where the callee had answered"
         .to_owned())
 }
 
@@ -89,6 +92,39 @@ impl Lab<'_> {
         let record = next_line(self.folder, "cdr.jsonl", self.records)?;
         ensure!(
             record["status"] == 503 && record["ended_by"] == "failed",
+            "it is recorded as {record}"
+        );
+        Ok(())
+    }
+
+    /// The callee answers when the relay has been killed for less time than it takes to be given up.
+    fn answered_meanwhile(&mut self, name: &str) -> Result<()> {
+        const RING_MS: u32 = 3_000;
+        let folder = self.folder.join(name);
+        let before = self.event("binding_added")? + self.event("binding_refreshed")?;
+        let mut callee = phone::slow_callee(&self.net.ua2, RING_MS, SECONDS, &folder)?;
+        wait::until("ua2 to register", PATIENCE, || {
+            callee.check_alive()?;
+            let now = self.event("binding_added")? + self.event("binding_refreshed")?;
+            Ok((now > before).then_some(()))
+        })?;
+        let capture = Capture::start(&self.net.ua1, "eth0", &folder)?;
+        // It waits for a BYE as long as there is none.
+        let ua1 = &self.net.ua1;
+        let mut caller = phone::call_to(ua1, "ua2", "example.com", true, false, &folder)?;
+        wait::until("the caller to hear 180", PATIENCE, || {
+            caller.check_alive()?;
+            Ok((answers(&capture.so_far()?, "SIP/2.0 180") > 0).then_some(()))
+        })?;
+        self.service.relay1.process.kill()?;
+        let ended = caller.wait(PATIENCE)?;
+        let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
+        ensure!(ended.success(), "the caller got no BYE: {complaints}");
+        callee.stop()?;
+        self.records += 1;
+        let record = next_line(self.folder, "cdr.jsonl", self.records)?;
+        ensure!(
+            record["status"] == 200 && record["ended_by"] == "relay_lost",
             "it is recorded as {record}"
         );
         Ok(())

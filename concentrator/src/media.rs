@@ -42,6 +42,7 @@ mod counters;
 mod description;
 mod placement;
 mod sessions;
+mod stateless;
 
 /// The most leases of one call: lines that an offer replaces keep theirs until it is agreed.
 const MAX_LEASES: usize = 2 * MAX_STREAMS;
@@ -393,6 +394,7 @@ impl Media for Calls {
         Placement {
             session: Some(key),
             far,
+            caller_side: far.is_none().then(|| media_address(lease.a)),
             body,
             refusal: None,
         }
@@ -422,7 +424,7 @@ impl Media for Calls {
             }
         };
         if !self.find_or_adopt(message, body.is_some(), now) {
-            return Ok(None);
+            return Ok(body.and_then(|body| self.answer_by_cookie(message, &body, now)));
         }
         let Some(call) = self.calls.get_mut(&key) else {
             return Ok(None);

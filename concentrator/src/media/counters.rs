@@ -38,4 +38,6 @@ pub struct Counters {
     pub rolled_back: u64,
     /// Calls that had lost their sessions, or that we had forgotten, relayed anew.
     pub adopted: u64,
+    /// Answers to INVITEs of another concentrator that lead to the relay as its cookie says.
+    pub answered_by_cookie: u64,
 }

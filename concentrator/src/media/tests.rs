@@ -311,6 +311,51 @@ fn a_call_has_no_media_until_a_relay_has_heard_it_and_after_an_answer_in_its_abs
     assert_eq!(away.calls.unused_of("relay1"), [session]);
 }
 
+/// Another concentrator has sent the INVITE on with its lease 100, and is gone: what we know is in its
+/// cookie.
+#[test]
+fn the_answer_to_an_invite_of_another_concentrator_leads_to_the_relay_of_its_cookie() {
+    let placement = World::new(RelayPolicy::Always).place(&offer(&["audio 6000 RTP/AVP 0"]));
+    let side = placement.caller_side.expect("one relay carries it");
+    let session = placement.session.expect("a session");
+    let mut there = World::new(RelayPolicy::Always);
+    let mut answered = |caller_side, party, line: &str| {
+        let (message, from) = (
+            sip_message(line, "INVITE", &offer(&["audio 7000 RTP/AVP 0"])),
+            hop(CALLEE, 2),
+        );
+        let message = CallMessage {
+            message: &message,
+            from: &from,
+            party,
+            session,
+            caller_side,
+        };
+        let body = there.calls.rewrite(&message, there.now);
+        let body = body.expect("it is not refused");
+        body.map(|body| String::from_utf8(body).expect("text"))
+    };
+    let ok = "SIP/2.0 200 OK";
+    assert_eq!(answered(None, Party::Callee, ok), None);
+    assert_eq!(answered(Some(side), Party::Caller, ok), None);
+    let body = answered(Some(side), Party::Callee, ok).expect("rewritten");
+    assert!(body.contains(&format!("m=audio {} ", side.rtp)), "{body}");
+    assert!(body.contains(&side.addr.to_string()), "{body}");
+    assert_eq!(there.calls.counters().answered_by_cookie, 1);
+    let told = there.said();
+    assert!(
+        told.iter().any(|message| matches!(
+            message,
+            ToAgent::Update {
+                session: 100,
+                side: Side::B,
+                ..
+            }
+        )),
+        "{told:?}"
+    );
+}
+
 struct World {
     calls: Calls,
     now: Instant,
@@ -422,6 +467,16 @@ impl World {
     }
 
     fn pass(&mut self, session: SessionRef, party: Party, message: &Message) -> Option<Vec<u8>> {
+        self.try_pass(session, party, message)
+            .expect("it is not refused")
+    }
+
+    fn try_pass(
+        &mut self,
+        session: SessionRef,
+        party: Party,
+        message: &Message,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         let from = match party {
             Party::Caller => hop(CALLER, 1),
             Party::Callee => hop(CALLEE, 2),
@@ -431,10 +486,9 @@ impl World {
             from: &from,
             party,
             session,
+            caller_side: None,
         };
-        self.calls
-            .rewrite(&message, self.now)
-            .expect("it is not refused")
+        self.calls.rewrite(&message, self.now)
     }
 
     /// What the relays were told since the last time.

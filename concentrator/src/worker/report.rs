@@ -187,6 +187,7 @@ fn media_totals(calls: &Calls) -> Totals {
         ("media_hostile_address", media.hostile_addresses),
         ("media_offer_rolled_back", media.rolled_back),
         ("media_call_adopted", media.adopted),
+        ("media_answered_by_cookie", media.answered_by_cookie),
         ("bad_sdp", media.bad_sdp),
         ("media_too_many_lines", media.too_many_lines),
         ("media_offer_refused", media.offers_refused),

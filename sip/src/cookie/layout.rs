@@ -217,7 +217,7 @@ pub(super) fn decode_flow(
     })
 }
 
-fn encode_address(out: &mut Vec<u8>, address: SocketAddr) {
+pub(super) fn encode_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
         IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
@@ -225,7 +225,7 @@ fn encode_address(out: &mut Vec<u8>, address: SocketAddr) {
     out.extend_from_slice(&address.port().to_be_bytes());
 }
 
-fn decode_address(reader: &mut Reader<'_>, is_v6: bool) -> Option<SocketAddr> {
+pub(super) fn decode_address(reader: &mut Reader<'_>, is_v6: bool) -> Option<SocketAddr> {
     let ip = if is_v6 {
         IpAddr::from(reader.array::<16>()?)
     } else {

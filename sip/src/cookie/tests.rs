@@ -6,6 +6,7 @@ use wire::mark::Mark;
 
 use super::*;
 use crate::hop::{ConnectionId, Transport};
+use crate::sdp::MediaAddress;
 
 #[test]
 fn what_was_sealed_is_opened_again() {
@@ -125,6 +126,16 @@ fn a_branch_depends_on_both_parts_and_on_the_key_alone() {
 fn a_via_cookie_of_an_ipv4_udp_call_is_short() {
     let text = keys().seal_via(&via_example(), via_example().upstream.local, BRANCH);
     assert_eq!(text.len(), 47);
+    let beginning = ViaCookie {
+        caller_side: Some(MediaAddress {
+            addr: [192, 0, 2, 1].into(),
+            rtp: 30_000,
+            rtcp: 30_001,
+        }),
+        ..via_example()
+    };
+    let text = keys().seal_via(&beginning, beginning.upstream.local, BRANCH);
+    assert_eq!(text.len(), 58);
     let direct = ViaCookie {
         session: None,
         ..via_example()
@@ -174,11 +185,13 @@ proptest! {
         sent_by in prop::option::of((any::<std::net::IpAddr>(), any::<u16>())),
         (owner, sent_minutes) in any::<(u16, u16)>(),
         session in prop::option::of((any::<u64>(), (0..=63_u8).prop_map(relay))),
+        side in prop::option::of(any::<(std::net::IpAddr, u16, u16)>()),
         role in prop::sample::select(vec![
             Role::Initial, Role::Forked, Role::ByCaller, Role::ByCallee,
         ]),
     ) {
-        let cookie = ViaCookie { owner: Owner(owner), upstream, role, session, sent_minutes };
+        let caller_side = side.map(|(addr, rtp, rtcp)| MediaAddress { addr, rtp, rtcp });
+        let cookie = ViaCookie { owner: Owner(owner), upstream, role, session, caller_side, sent_minutes };
         let sent_by = sent_by.map_or(upstream.local, SocketAddr::from);
         let text = keys().seal_via(&cookie, sent_by, BRANCH);
         prop_assert_eq!(keys().open_via(text.as_bytes(), sent_by, BRANCH.as_bytes()), Ok(cookie));
@@ -244,6 +257,7 @@ fn via_example() -> ViaCookie {
         upstream: example().caller,
         role: Role::Forked,
         session: example().session,
+        caller_side: None,
         sent_minutes: 60_000,
     }
 }

@@ -12,6 +12,7 @@ use super::{Branch, Context, Progress, Proxy, Target, sips, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
+use crate::sdp::MediaAddress;
 use crate::text::{digits, push_address};
 use crate::transaction::{ClientId, ServerId};
 
@@ -288,7 +289,8 @@ impl Proxy {
             edit.push_front(HeaderName::Path, self.path(hop, &target.flow));
         }
         let branch = self.config.keys.branch(&branch_of(inner, target));
-        let via = self.via(&branch, hop, target, role, placement.session, now);
+        let media = (placement.session, placement.caller_side);
+        let via = self.via(&branch, hop, target, role, media, now);
         edit.push_front(HeaderName::Via, via);
         if let Some(body) = placement.body {
             edit.set_body(body);
@@ -328,7 +330,7 @@ impl Proxy {
         hop: &Hop,
         target: &Target,
         role: Role,
-        session: Option<SessionRef>,
+        (session, caller_side): (Option<SessionRef>, Option<MediaAddress>),
         now: Instant,
     ) -> Vec<u8> {
         let Flow {
@@ -339,6 +341,7 @@ impl Proxy {
             upstream: hop.flow,
             role,
             session: session.map(|session| (session.session, session.relay)),
+            caller_side,
             sent_minutes: self.minutes(now),
         };
         let cookie = self.config.keys.seal_via(&cookie, local, branch);
@@ -413,6 +416,7 @@ impl Proxy {
                         from: hop,
                         party,
                         session,
+                        caller_side: None,
                     };
                     media.rewrite(&message, now)
                 });

@@ -11,7 +11,7 @@ use wire::mark::RelayId;
 use crate::cookie::DialogCookie;
 use crate::hop::{Flow, Hop};
 use crate::message::Message;
-use crate::sdp::SdpError;
+use crate::sdp::{MediaAddress, SdpError};
 
 /// The longest that a call may wait for its relay, whatever the media side says.
 pub const MAX_PATIENCE: Duration = Duration::from_secs(4);
@@ -82,6 +82,8 @@ pub struct Placement {
     pub session: Option<SessionRef>,
     /// The session on the second relay, where the media pass two.
     pub far: Option<SessionRef>,
+    /// Where the first relayed line of a new call faces the caller, where one relay carries it.
+    pub caller_side: Option<MediaAddress>,
     /// The body to send in place of the one that came.
     pub body: Option<Vec<u8>>,
     /// The branch fails with this, and has no session.
@@ -138,6 +140,8 @@ pub struct CallMessage<'a> {
     pub party: Party,
     /// The session that the call is pinned to.
     pub session: SessionRef,
+    /// Where that session faces the caller, of an answer to an INVITE that another core has sent on.
+    pub caller_side: Option<MediaAddress>,
 }
 
 /// The environment's side of a call's media.

@@ -395,6 +395,7 @@ impl Proxy {
                 from: hop,
                 party,
                 session,
+                caller_side: None,
             };
             // No response is refused.
             media.rewrite(&message, now).unwrap_or_default()

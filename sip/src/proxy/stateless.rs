@@ -80,6 +80,7 @@ impl Proxy {
                 from: hop,
                 party,
                 session,
+                caller_side: cookie.caller_side,
             };
             media.rewrite(&message, now).unwrap_or_default()
         });
@@ -284,7 +285,7 @@ impl Proxy {
         let of = branch_of(inner, target);
         let with = |branch: String| {
             let mut edit = copy.edit();
-            let via = self.via(&branch, hop, target, role, None, now);
+            let via = self.via(&branch, hop, target, role, (None, None), now);
             edit.replace_first_value(HeaderName::Via, via);
             edit.finish()
         };

@@ -207,7 +207,9 @@ fn call(offer: &[u8], dice: &mut Dice) -> bool {
         let body = mutant(dice);
         let (party, line) = STEPS[dice.below(STEPS.len())];
         let message = sip_message(line, "INVITE", &body);
-        assert_small(&body, world.pass(session, party, &message).as_ref());
+        // A request may be refused, and has then changed nothing.
+        let passed = world.try_pass(session, party, &message);
+        assert_small(&body, passed.ok().flatten().as_ref());
         if dice.below(4) == 0 {
             let request = sip_message("INVITE sip:x@example.com SIP/2.0", "INVITE", b"");
             world.calls.refused(&request, party, session, world.now);
@@ -227,7 +229,11 @@ fn call(offer: &[u8], dice: &mut Dice) -> bool {
             (1..=2).contains(bound),
             "session {session}: bound {bound} times"
         );
-        assert_eq!(*released, 1, "session {session}: released");
+        // A call whose only answer cannot be read has given it back before its end, which names it again.
+        assert!(
+            (1..=2).contains(released),
+            "session {session}: released {released} times"
+        );
     }
     assert_eq!(world.calls.iter().count(), 0);
     assert!(world.calls.call_of.is_empty());

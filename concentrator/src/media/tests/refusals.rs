@@ -62,6 +62,7 @@ impl World {
             from: &from,
             party: Party::Caller,
             session,
+            caller_side: None,
         };
         self.calls.rewrite(&message, self.now).map(drop)
     }

@@ -29,6 +29,7 @@ use crate::transport::tls::Identity;
 mod authentication;
 mod cdr;
 mod checks;
+mod cluster;
 pub mod file;
 mod media;
 mod registrar;
@@ -36,10 +37,12 @@ mod relay;
 mod routing;
 
 pub use authentication::Authentication;
+pub use cluster::{Access, Bucket, BucketTls, Cluster};
 
 use authentication::check_authentication;
 use cdr::check_cdr;
 use checks::{check_domains, check_edges, check_service_addresses, check_sip, check_tunnel};
+use cluster::check_cluster;
 use file::File;
 use media::{check_fallbacks, check_media, check_pins, check_relay_control};
 use registrar::{check_location, check_registrar};
@@ -71,6 +74,8 @@ pub struct Config {
     pub authentication: Option<Authentication>,
     /// Where bindings are kept over a restart.
     pub location: Option<Location>,
+    /// Several concentrators that are one service; `None`: alone.
+    pub cluster: Option<Cluster>,
     /// Which relay carries media, and when.
     pub media: Media,
     /// What is different for some accounts and trunks.
@@ -382,6 +387,7 @@ impl Config {
             sip: check_sip(file, folder)?,
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
+            cluster: check_cluster(file.cluster.as_ref(), folder)?,
             media: check_media(&file.media)?,
             cdr: check_cdr(file.cdr.as_ref(), folder)?,
             pins: check_pins(file, &edges)?,

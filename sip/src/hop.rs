@@ -55,9 +55,28 @@ impl Transport {
     }
 }
 
-/// One accepted connection, unique for the life of the process.
+/// One accepted connection, unique among all concentrators that share registrations and among their
+/// lives: the number of the concentrator that has it in the upper 16 bits, its life in the next 16, then a
+/// count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
+
+impl ConnectionId {
+    /// The first connection in this life of this concentrator.
+    pub const fn first(concentrator: u16, life: u16) -> Self {
+        Self((concentrator as u64) << 48 | (life as u64) << 32 | 1)
+    }
+
+    /// The number of the concentrator that has it; 0 where that is alone.
+    pub const fn concentrator(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// True where both are of the same concentrator, in the same life of it.
+    pub const fn is_of_the_life_of(self, other: Self) -> bool {
+        self.0 >> 32 == other.0 >> 32
+    }
+}
 
 /// How to reach a user agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

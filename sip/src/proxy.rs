@@ -24,6 +24,7 @@
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
+//! * `sharing`: registrations that other concentrators have too
 //! * `stateless`: messages of transactions that another core has, or had (16.11)
 //! * `uas`: what is answered here (8.2); `reveal`: by which edge it came, for those who may know
 //!
@@ -55,6 +56,7 @@ mod response;
 pub mod reveal;
 mod route;
 pub mod routing;
+pub mod sharing;
 mod stateless;
 mod uas;
 mod validate;
@@ -218,6 +220,7 @@ pub struct Proxy {
     dialogs: hang_up::Dialogs,
     journal: calls::Journal,
     reveal: reveal::Reveal,
+    held: sharing::Held,
 }
 
 impl Proxy {
@@ -244,6 +247,7 @@ impl Proxy {
             dialogs: hang_up::Dialogs::default(),
             journal: calls::Journal::default(),
             reveal: reveal::Reveal::default(),
+            held: sharing::Held::default(),
         }
     }
 
@@ -279,6 +283,7 @@ impl Proxy {
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, media: &mut dyn Media, now: Instant) {
         self.registrar.handle_timeout(now);
+        self.release_held(now);
         self.transactions.handle_timeout(now);
         self.fire_timer_c(media, now);
         self.fire_dns_deadlines(media, now);
@@ -327,7 +332,7 @@ impl Proxy {
 
     /// Takes a binding back that was kept over a restart; false where it has no place.
     pub fn restore(&mut self, record: Record, now: Instant) -> bool {
-        self.registrar.restore(&record.user, record.binding, now)
+        !record.removed && self.registrar.restore(&record.user, record.binding, now)
     }
 
     /// When to call [`Proxy::handle_timeout`], and for whom.
@@ -340,6 +345,7 @@ impl Proxy {
             self.resolving.poll_timeout(),
             self.waiting_for_media.poll_timeout(),
             self.groups.poll_timeout().map(|at| (at, "probe")),
+            self.next_held(),
         ]
         .into_iter()
         .flatten()
@@ -449,8 +455,10 @@ impl Proxy {
         }
         match routed {
             route::Routed::Register(aor) => {
+                let before = self.registrar.told();
                 let response = self.registrar.register(&request, &aor, hop, now);
-                self.answer(id, &response, now);
+                let numbers = (before, self.registrar.told());
+                self.answer_register(id, &response, numbers, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
             route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {

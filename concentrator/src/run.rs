@@ -27,6 +27,7 @@ use tunnel_io::device_drops::DeviceDrops;
 use wire::probe::State;
 
 use crate::cdr;
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
 use crate::flows::FlowTable;
@@ -57,7 +58,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let (status, status_asked) = Status::new();
     let standing = Standing::new(config.edges.len());
     drain_on_signal(standing.clone())?;
-    let _pages = serve_pages(&config, registry, &metrics, &flows, &status, &standing).await?;
+    let life = u16::from_be_bytes(worker::random()?);
+    let cluster = Cluster::new(&config, life, worker::now());
+    let pages = Pages {
+        flows: &flows,
+        status: &status,
+        standing: &standing,
+        cluster: cluster.as_ref(),
+    };
+    let _pages = serve_pages(&config, registry, &metrics, pages).await?;
 
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
     // Before anything is opened: a file that cannot be used must not leave phones half served.
@@ -66,7 +75,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let relay_inputs = reach_relays(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
-    let listen = Listen::configured(&config).context("sip.tls")?;
+    let mut listen = Listen::configured(&config).context("sip.tls")?;
+    if let Some(cluster) = &cluster {
+        listen.first_connection = cluster.first_connection();
+    }
     if let Some(identity) = &listen.identity {
         let (identity, metrics) = (Arc::clone(identity), Arc::clone(&metrics));
         tokio::spawn(reload_on_hangup(identity, metrics));
@@ -96,6 +108,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         status,
         status_asked,
         location,
+        cluster,
         cdr,
         shutdown: watched(shutdown),
     };
@@ -133,13 +146,24 @@ fn register_device_drops(config: &Config, registry: &mut Registry) {
     );
 }
 
+/// What the pages show.
+struct Pages<'a> {
+    flows: &'a Arc<FlowTable>,
+    status: &'a Status,
+    standing: &'a Standing,
+    cluster: Option<&'a Cluster>,
+}
+
 async fn serve_pages(
     config: &Arc<Config>,
     registry: Registry,
     metrics: &Arc<Metrics>,
-    flows: &Arc<FlowTable>,
-    status: &Status,
-    standing: &Standing,
+    Pages {
+        flows,
+        status,
+        standing,
+        cluster,
+    }: Pages<'_>,
 ) -> anyhow::Result<AdminServer> {
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
@@ -156,7 +180,8 @@ async fn serve_pages(
         );
         async move { status.page().await }
     };
-    let health = || Health::Healthy;
+    let cluster = cluster.map(Cluster::health);
+    let health = move || cluster.as_ref().map_or(Health::Healthy, |health| health());
     Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)
 }
 

@@ -93,6 +93,8 @@ pub struct Listen {
     pub path_mtu: Option<u16>,
     /// What connections may cost.
     pub limits: TcpLimits,
+    /// The first connection gets this number.
+    pub first_connection: ConnectionId,
 }
 
 impl Listen {
@@ -127,6 +129,7 @@ impl Listen {
             outbound: vec![sip.outbound_address],
             path_mtu: Some(config.tunnel.mtu),
             limits: config.sip.limits.clone(),
+            first_connection: ConnectionId::first(0, 0),
         })
     }
 
@@ -228,7 +231,8 @@ impl Transports {
                 .map_err(failed(Transport::Udp, *address))?;
             udp.push(outlet);
         }
-        let connections = connections::Connections::new(listen.limits.clone());
+        let connections =
+            connections::Connections::new(listen.limits.clone(), listen.first_connection);
         let mut streams = Vec::new();
         for (speaks, address) in listen.streams() {
             let (transport, mtu) = (speaks.transport(), listen.path_mtu);

@@ -13,6 +13,7 @@
 mod gathering;
 mod pressure;
 mod report;
+mod sharing;
 mod sightings;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ use tracing::{info, warn};
 use wire::relay_control::{SessionStatistics, Silence, ToAgent};
 
 use crate::cdr::Cdr;
+use crate::cluster::Cluster;
 use crate::config::{Config, CookieKey};
 use crate::decapsulator::TunnelEnd;
 use crate::dns::{Answered, Dns};
@@ -46,6 +48,7 @@ use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
+use crate::worker::sharing::Waiting;
 use crate::worker::sightings::EdgeNames;
 
 const TUNNEL_FAILED: &str = "the tunnel's end failed";
@@ -92,6 +95,8 @@ pub struct Parts {
     pub status_asked: mpsc::Receiver<Asked>,
     /// Where bindings are kept over a restart.
     pub location: Option<location::Opened>,
+    /// The other concentrators.
+    pub cluster: Option<Cluster>,
     /// Where a record of each call goes.
     pub cdr: Option<Cdr>,
     /// Turns true when the program is to end.
@@ -112,13 +117,24 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         status,
         mut status_asked,
         location,
+        cluster,
         cdr,
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
     let mut worker = Worker::new(&config, transports, dns)?;
-    worker.restore(location)?;
+    if let Some(cluster) = &cluster {
+        worker.share(cluster, location.is_some());
+    }
+    worker.restore(location, cluster.is_some())?;
     worker.keep_records(cdr);
+    let waiting = Waiting {
+        shutdown: &mut shutdown,
+        status: &status,
+        asked: &mut status_asked,
+    };
+    let mut inlets = worker.join(&config, cluster, waiting).await?;
+    let mut heard = Vec::with_capacity(BATCH);
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
     let mut turns_for_the_tunnel = 0;
@@ -157,10 +173,20 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                     worker.handle_tunnel(received, &mut tunnel);
                     // A flood in the tunnel must not silence the other transports.
                     worker.handle_waiting(&mut incoming);
+                    worker.handle_heard_waiting(&mut inlets);
                 }
                 received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
                     anyhow::ensure!(received > 0, "the transports have ended");
                     worker.handle_batch(&mut batch);
+                    worker.handle_heard_waiting(&mut inlets);
+                }
+                received = inlets.heard.recv_many(&mut heard, BATCH) => {
+                    anyhow::ensure!(received > 0, "the sharing of registrations has ended");
+                    worker.handle_heard(&mut heard);
+                }
+                Ok(()) = inlets.kept.changed() => {
+                    let up_to = *inlets.kept.borrow_and_update();
+                    worker.handle_kept(up_to);
                 }
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
@@ -185,6 +211,7 @@ struct Worker {
     dns: Dns,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
+    cluster: Option<Cluster>,
     cdr: Option<Cdr>,
     /// Sessions that their relays are about to end for want of media.
     silent: HashMap<SessionRef, Silence>,
@@ -240,6 +267,7 @@ impl Worker {
             dns,
             links: HashMap::new(),
             location: None,
+            cluster: None,
             cdr: None,
             silent: HashMap::new(),
             pressure: Pressure::default(),
@@ -250,11 +278,16 @@ impl Worker {
     }
 
     /// Takes back the bindings that were kept, and keeps them from now on.
-    fn restore(&mut self, location: Option<location::Opened>) -> anyhow::Result<()> {
-        let Some(opened) = location else {
-            self.proxy.ignore_registrations();
+    fn restore(&mut self, location: Option<location::Opened>, shared: bool) -> anyhow::Result<()> {
+        let Some(mut opened) = location else {
+            if !shared {
+                self.proxy.ignore_registrations();
+            }
             return Ok(());
         };
+        if shared {
+            opened.hurry();
+        }
         let start = now();
         let location = opened.restore(|record| {
             self.proxy.restore(record, start);
@@ -287,6 +320,9 @@ impl Worker {
         if let Some(location) = &self.location {
             report::publish_location(location, metrics);
         }
+        if let Some(cluster) = &self.cluster {
+            report::publish_cluster(cluster, &self.proxy, metrics);
+        }
         if let Some(cdr) = &self.cdr {
             report::publish_records(cdr, metrics);
         }
@@ -299,6 +335,9 @@ impl Worker {
         status.set("bindings", bindings);
         if let Some(location) = &self.location {
             status.set("location", location.status());
+        }
+        if let Some(cluster) = &self.cluster {
+            status.set("cluster", cluster.status());
         }
         if let Some(cdr) = &self.cdr {
             status.set("cdr", cdr.status());
@@ -313,14 +352,7 @@ impl Worker {
         while let Some((id, query)) = self.proxy.poll_query() {
             self.dns.ask(id, query);
         }
-        while let Some(event) = self.proxy.poll_registration() {
-            if let Some(location) = &mut self.location {
-                location.note(event);
-            }
-        }
-        if let Some(location) = &mut self.location {
-            location.flush(self.proxy.registrar());
-        }
+        self.take_news();
         while let Some(command) = self.calls.relays.poll_command() {
             self.perform(command);
         }
@@ -598,7 +630,7 @@ fn cookie_keys(config: &Config) -> anyhow::Result<Keys> {
     Ok(Keys::new(current.map_or_else(random, Ok)?, previous))
 }
 
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut random = std::fs::File::open("/dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes)?;

@@ -140,10 +140,10 @@ struct Outlet {
 }
 
 impl Connections {
-    pub(crate) fn new(limits: TcpLimits) -> Arc<Self> {
+    pub(crate) fn new(limits: TcpLimits, first: ConnectionId) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(first.0),
             waiting: Arc::default(),
             open: Mutex::default(),
         })

@@ -359,6 +359,7 @@ impl Rig {
             outbound: vec![any.ip()],
             path_mtu: Some(1472),
             limits,
+            first_connection: ConnectionId::first(0, 0),
         };
         let flows = Arc::new(FlowTable::new(64));
         let metrics = Arc::new(Metrics::default());

@@ -19,7 +19,7 @@ use crate::service::{FOLDER, Program, Service, start_program};
 use crate::topology::two_edges::{CONCENTRATOR, SERVICE, TwoEdges};
 use crate::wait;
 
-const SECOND: &str = "10.0.10.2";
+pub(super) const SECOND: &str = "10.0.10.2";
 /// Of audio in the call that outlives the first concentrator.
 const SECONDS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -175,7 +175,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     ))
 }
 
-fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
+pub(super) fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
     let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, 1, 0, folder)?;
     let ended = caller.wait(PATIENCE)?;
     let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
@@ -184,7 +184,7 @@ fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
 }
 
 /// Another host beside the first one, with the service address as well.
-fn wire_second(net: &TwoEdges) -> Result<Namespace> {
+pub(super) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
     let second = Namespace::new("second")?;
     let end = |namespace, device, address| End {
         namespace,
@@ -204,7 +204,7 @@ fn wire_second(net: &TwoEdges) -> Result<Namespace> {
 }
 
 /// What both ingresses and both relays know of the second one.
-fn with_both(config: &str) -> String {
+pub(super) fn with_both(config: &str) -> String {
     config
         .replace(
             &format!("concentrators = [\"{CONCENTRATOR}\"]"),
@@ -220,14 +220,16 @@ fn with_both(config: &str) -> String {
 }
 
 /// With the first one's config, less its name and address.
-fn start_second(second: &Namespace, folder: &Path) -> Result<Program> {
+pub(super) fn start_second(second: &Namespace, folder: &Path) -> Result<Program> {
     let folder = folder.join(FOLDER);
     let config = std::fs::read_to_string(folder.join("concentrator.toml"))?;
     let config = config.split("\n[admin]").next().unwrap_or_default();
     let config = config
         .replace("name = \"c1\"", "name = \"c2\"")
         .replace(&CONCENTRATOR.to_string(), SECOND)
-        .replace("\"c1.", "\"c2.");
+        .replace("\"c1.", "\"c2.")
+        .replace("id = 1\n", "id = 2\n")
+        .replace("\"location.db\"", "\"location2.db\"");
     let mut program = start_program(
         second,
         "concentrator2",
@@ -241,7 +243,7 @@ fn start_second(second: &Namespace, folder: &Path) -> Result<Program> {
 }
 
 /// Waits until both ingresses send to this one and no other.
-fn wait_for_choice(net: &TwoEdges, service: &Service, concentrator: &str) -> Result<()> {
+pub(super) fn wait_for_choice(net: &TwoEdges, service: &Service, concentrator: &str) -> Result<()> {
     for (ingress, namespace) in [
         (&service.ingress1, &net.edge1),
         (&service.ingress2, &net.edge2),

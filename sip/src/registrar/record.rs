@@ -44,7 +44,7 @@ impl Clock {
     }
 
     /// What is too far back for the monotonic clock happened at its beginning.
-    pub(super) fn instant(&self, unix_ms: u64) -> Instant {
+    pub fn instant(&self, unix_ms: u64) -> Instant {
         if unix_ms >= self.unix_ms {
             let later = Duration::from_millis(unix_ms - self.unix_ms);
             self.at.checked_add(later).unwrap_or(self.at)

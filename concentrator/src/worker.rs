@@ -123,10 +123,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
     let mut worker = Worker::new(&config, transports, dns)?;
-    if let Some(cluster) = &cluster {
-        worker.share(cluster, location.is_some());
-    }
-    worker.restore(location, cluster.is_some())?;
+    worker.restore(location, cluster.as_ref())?;
     worker.keep_records(cdr);
     let waiting = Waiting {
         shutdown: &mut shutdown,
@@ -134,7 +131,6 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         asked: &mut status_asked,
     };
     let mut inlets = worker.join(&config, cluster, waiting).await?;
-    let mut heard = Vec::with_capacity(BATCH);
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
     let mut turns_for_the_tunnel = 0;
@@ -142,9 +138,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         worker.flush();
         let deadline = worker.deadline();
         let mut received_now = None;
-        if let Some(pause) = worker.pause.take() {
-            // Not an await: whatever arrives would wake us.
-            std::thread::sleep(pause);
+        if worker.rest() {
             turns_for_the_tunnel = (turns_for_the_tunnel + 1) % TURNS_FOR_THE_TUNNEL;
             if turns_for_the_tunnel != 0 {
                 received_now = tunnel.receive_now().context(TUNNEL_FAILED)?;
@@ -161,17 +155,12 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 }
                 Some(input) = relay_inputs.recv() => worker.handle_relay(input),
                 Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
-                Some(event) = transport_events.recv() => {
-                    // What a phone has said before it closed its connection comes first.
-                    worker.handle_all_waiting(&mut incoming);
-                    worker.handle_transport(event);
-                }
+                Some(event) = transport_events.recv() => worker.handle_transport(event, &mut incoming),
                 Some(users) = users.recv() => worker.replace_users(users),
                 Some(asked) = status_asked.recv() => worker.show(&status, asked),
                 received = tunnel.receive() => {
-                    let received = received.context(TUNNEL_FAILED)?;
-                    worker.handle_tunnel(received, &mut tunnel);
-                    // A flood in the tunnel must not silence the other transports.
+                    worker.handle_tunnel(received.context(TUNNEL_FAILED)?, &mut tunnel);
+                    // A flood in the tunnel must not silence the others.
                     worker.handle_waiting(&mut incoming);
                     worker.handle_heard_waiting(&mut inlets);
                 }
@@ -180,14 +169,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                     worker.handle_batch(&mut batch);
                     worker.handle_heard_waiting(&mut inlets);
                 }
-                received = inlets.heard.recv_many(&mut heard, BATCH) => {
-                    anyhow::ensure!(received > 0, "the sharing of registrations has ended");
-                    worker.handle_heard(&mut heard);
-                }
-                Ok(()) = inlets.kept.changed() => {
-                    let up_to = *inlets.kept.borrow_and_update();
-                    worker.handle_kept(up_to);
-                }
+                () = inlets.ready() => worker.handle_heard_waiting(&mut inlets),
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
         }
@@ -278,14 +260,21 @@ impl Worker {
     }
 
     /// Takes back the bindings that were kept, and keeps them from now on.
-    fn restore(&mut self, location: Option<location::Opened>, shared: bool) -> anyhow::Result<()> {
+    fn restore(
+        &mut self,
+        location: Option<location::Opened>,
+        cluster: Option<&Cluster>,
+    ) -> anyhow::Result<()> {
+        if let Some(cluster) = cluster {
+            self.share(cluster, location.is_some());
+        }
         let Some(mut opened) = location else {
-            if !shared {
+            if cluster.is_none() {
                 self.proxy.ignore_registrations();
             }
             return Ok(());
         };
-        if shared {
+        if cluster.is_some() {
             opened.hurry();
         }
         let start = now();
@@ -384,6 +373,12 @@ impl Worker {
         }
     }
 
+    /// Lets packets gather, where that pays.
+    fn rest(&mut self) -> bool {
+        // Not an await: whatever arrives would wake us.
+        self.pause.take().map(std::thread::sleep).is_some()
+    }
+
     fn deadline(&self) -> Instant {
         [self.proxy.poll_timeout(), self.calls.relays.poll_timeout()]
             .into_iter()
@@ -466,7 +461,9 @@ impl Worker {
         self.proxy.handle_answer(id, answer, &mut self.calls, now());
     }
 
-    fn handle_transport(&mut self, event: TransportEvent) {
+    fn handle_transport(&mut self, event: TransportEvent, incoming: &mut mpsc::Receiver<Incoming>) {
+        // What a phone has said before it closed its connection comes first.
+        self.handle_all_waiting(incoming);
         match event {
             TransportEvent::Closed(connection) => {
                 self.proxy

@@ -150,7 +150,7 @@ impl Task {
                     Some(message) => self.handle_binding(&message).await,
                     None => self.listen_again("ended"),
                 },
-                prepared = prepared(&mut self.preparing) => self.handle_prepared(prepared).await,
+                prepared = prepared(&mut self.preparing) => self.handle_prepared(prepared),
                 Ok(()) = self.connected.changed() => self.handle_connection(),
                 _ = tick.tick() => self.handle_tick().await,
             }
@@ -445,7 +445,7 @@ impl Task {
         self.preparing = Some(tokio::spawn(prepare));
     }
 
-    async fn handle_prepared(&mut self, prepared: Result<Prepared, Refusal>) {
+    fn handle_prepared(&mut self, prepared: Result<Prepared, Refusal>) {
         self.preparing = None;
         self.prepare_at = now() + AGAIN;
         let Prepared {

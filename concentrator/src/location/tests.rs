@@ -245,6 +245,7 @@ impl Life {
             .map(|(user, binding)| Record {
                 user: user.clone(),
                 binding,
+                removed: false,
             })
             .collect();
         all.sort_by(|a, b| a.user.cmp(&b.user));

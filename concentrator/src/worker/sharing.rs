@@ -14,11 +14,28 @@ use crate::status::{Asked, Status};
 /// What the worker hears of registrations.
 pub(super) struct Inlets {
     /// From the others; nothing ever comes where there are none.
-    pub(super) heard: mpsc::Receiver<Heard>,
+    heard: mpsc::Receiver<Heard>,
+    /// The first of what is waiting.
+    first: Option<Heard>,
     /// From the disk: up to which number all is on it.
-    pub(super) kept: watch::Receiver<u64>,
+    kept: watch::Receiver<u64>,
     /// So that they stay open.
     _open: (Option<mpsc::Sender<Heard>>, Option<watch::Sender<u64>>),
+}
+
+impl Inlets {
+    /// Waits until there is something for [`Worker::handle_heard_waiting`].
+    pub(super) async fn ready(&mut self) {
+        if self.first.is_some() {
+            return;
+        }
+        tokio::select! {
+            Some(heard) = self.heard.recv() => self.first = Some(heard),
+            Ok(()) = self.kept.changed() => self.kept.mark_changed(),
+            // The task has ended, as at the end of the program.
+            else => std::future::pending().await,
+        }
+    }
 }
 
 /// Who may want something while the worker waits for the others.
@@ -60,6 +77,7 @@ impl Worker {
             let (open, heard) = mpsc::channel(1);
             return Ok(Inlets {
                 heard,
+                first: None,
                 kept,
                 _open: (Some(open), keep_open),
             });
@@ -69,6 +87,7 @@ impl Worker {
         self.cluster = Some(cluster);
         let mut inlets = Inlets {
             heard,
+            first: None,
             kept,
             _open: (None, keep_open),
         };
@@ -117,9 +136,10 @@ impl Worker {
     /// Some of what the others did, while other things press.
     pub(super) fn handle_heard_waiting(&mut self, inlets: &mut Inlets) {
         if self.cluster.is_none() {
+            inlets.kept.mark_unchanged();
             return;
         }
-        let mut batch = Vec::new();
+        let mut batch: Vec<Heard> = inlets.first.take().into_iter().collect();
         while batch.len() < BATCH
             && let Ok(heard) = inlets.heard.try_recv()
         {
@@ -132,7 +152,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn handle_heard(&mut self, batch: &mut Vec<Heard>) {
+    fn handle_heard(&mut self, batch: &mut Vec<Heard>) {
         let Some(cluster) = &mut self.cluster else {
             return batch.clear();
         };
@@ -142,7 +162,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn handle_kept(&mut self, up_to: u64) {
+    fn handle_kept(&mut self, up_to: u64) {
         self.proxy.kept(up_to, now());
     }
 

@@ -1,5 +1,5 @@
 //! Two concentrators that share registrations over three NATS servers. A phone registers through one and is
-//! called through the other. The leader of the stream is killed while REGISTERs arrive; then all of NATS. In
+//! called through the other; entries of the bucket that make no sense disturb nobody. The leader of the stream is killed while REGISTERs arrive; then all of NATS. In
 //! the end a concentrator starts with an empty disk, and has everything before it serves.
 
 use std::collections::{BTreeSet, HashMap};
@@ -46,6 +46,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let mut expected = BTreeSet::from(["ua2@example.com".to_owned()]);
     rig.wait_for_all(&expected).context("ua2 at both")?;
 
+    rig.put_nonsense()?;
     let phones = Phones::at(&rig.net.ua1)?;
     let burst = rig.leader_dies(&phones, &mut expected)?;
     rig.nats.start_missing(&rig.net.core)?;
@@ -104,15 +105,40 @@ impl Rig {
         Ok(rig)
     }
 
-    /// REGISTERs come one after the other, and in their midst the leader of the stream dies.
-    fn leader_dies(&mut self, phones: &Phones, expected: &mut BTreeSet<String>) -> Result<String> {
-        let unacknowledged = |rig: &Self| {
-            let name = "sipcast_concentrator_events_total{event=\"register_unacknowledged\"}";
-            let metrics = rig.service.concentrator.metrics(&rig.net.concentrator)?;
-            let sample = metrics.into_iter().find(|(sample, _)| sample == name);
+    /// How often something happened at both concentrators.
+    fn events(&self, event: &str) -> Result<[u64; 2]> {
+        let name = format!("sipcast_concentrator_events_total{{event=\"{event}\"}}");
+        let of = |program: &Program, namespace: &Namespace| {
+            let metrics = program.metrics(namespace)?;
+            let sample = metrics.into_iter().find(|(sample, _)| *sample == name);
             Ok::<u64, anyhow::Error>(sample.map_or(0, |(_, value)| value as u64))
         };
-        let before = unacknowledged(self)?;
+        Ok([
+            of(&self.service.concentrator, &self.net.concentrator)?,
+            of(&self.other, &self.second)?,
+        ])
+    }
+
+    /// Entries that are no record, of a newer build, and under a name that is none of ours.
+    fn put_nonsense(&self) -> Result<()> {
+        let core = &self.net.core;
+        let subject = |digit: &str| format!("$KV.sipcast.b.{}", digit.repeat(32));
+        self.nats.put(core, &subject("0"), b"no record")?;
+        self.nats.put(core, &subject("1"), &[0x82, 0x09, 0x01])?;
+        self.nats.put(core, "$KV.sipcast.b.note", b"bring milk")?;
+        for event in ["unreadable", "newer_version", "strange"] {
+            let event = format!("cluster_{event}");
+            wait::until("nonsense to be counted", PATIENCE, || {
+                Ok((self.events(&event)? == [1, 1]).then_some(()))
+            })
+            .with_context(|| event.clone())?;
+        }
+        Ok(())
+    }
+
+    /// REGISTERs come one after the other, and in their midst the leader of the stream dies.
+    fn leader_dies(&mut self, phones: &Phones, expected: &mut BTreeSet<String>) -> Result<String> {
+        let before = self.events("register_unacknowledged")?[0];
         let mut killed = String::new();
         let result = phones.register("burst", BURST, |number| {
             if number == BURST / 4 {
@@ -125,7 +151,7 @@ impl Rig {
             .context("after the leader died")?;
         // The pages lag.
         thread::sleep(Duration::from_secs(1));
-        let late = unacknowledged(self)? - before;
+        let late = self.events("register_unacknowledged")?[0] - before;
         Ok(format!(
             "{} of {BURST} REGISTERs answered 200 while leader {killed} died, the last after {} ms, {late} of \
              them before JetStream had them, and all at both",

@@ -33,6 +33,7 @@ rtpengine|rtpengine-daemon|a relay of another make in the lab, and the peer of t
 dnsmasq|dnsmasq-base|the DNS of the lab
 bird|bird2|the routers of the lab and a BGP speaker of its edges
 vtysh|frr|another BGP speaker of its edges
+nats-server|nats-server|shares registrations between the concentrators of the lab
 '
 
 # sbin: a plain user has no PATH to nft and ethtool.
@@ -85,6 +86,9 @@ install_missing() {
     esac
     case " $packages" in
         *" frr "*) $sudo systemctl disable --now frr 2>/dev/null || true ;;
+    esac
+    case " $packages" in
+        *" nats-server "*) $sudo systemctl disable --now nats-server 2>/dev/null || true ;;
     esac
 }
 

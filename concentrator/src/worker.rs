@@ -14,6 +14,7 @@ mod gathering;
 mod peers;
 mod pressure;
 mod report;
+mod sharing;
 mod sightings;
 
 use std::collections::{HashMap, HashSet};
@@ -34,6 +35,7 @@ use tracing::{info, warn};
 use wire::relay_control::{SessionStatistics, Silence, ToAgent};
 
 use crate::cdr::Cdr;
+use crate::cluster::Cluster;
 use crate::config::{Config, CookieKey};
 use crate::core_link::{PeerInput, Peers};
 use crate::decapsulator::TunnelEnd;
@@ -48,6 +50,7 @@ use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
+use crate::worker::sharing::Waiting;
 use crate::worker::sightings::EdgeNames;
 
 const TUNNEL_FAILED: &str = "the tunnel's end failed";
@@ -98,6 +101,8 @@ pub struct Parts {
     pub status_asked: mpsc::Receiver<Asked>,
     /// Where bindings are kept over a restart.
     pub location: Option<location::Opened>,
+    /// The other concentrators.
+    pub cluster: Option<Cluster>,
     /// Where a record of each call goes.
     pub cdr: Option<Cdr>,
     /// Turns true when the program is to end.
@@ -120,14 +125,21 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         status,
         mut status_asked,
         location,
+        cluster,
         cdr,
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
     let peers = Peers::new(owner, config.names_of_peers(), &metrics.core_link);
     let mut worker = Worker::new(&config, transports, dns, (owner, peers))?;
-    worker.restore(location)?;
+    worker.restore(location, cluster.as_ref())?;
     worker.keep_records(cdr);
+    let waiting = Waiting {
+        shutdown: &mut shutdown,
+        status: &status,
+        asked: &mut status_asked,
+    };
+    let mut inlets = worker.join(&config, cluster, waiting).await?;
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
     let mut turns_for_the_tunnel = 0;
@@ -135,9 +147,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         worker.flush();
         let deadline = worker.deadline();
         let mut received_now = None;
-        if let Some(pause) = worker.pause.take() {
-            // Not an await: whatever arrives would wake us.
-            std::thread::sleep(pause);
+        if worker.rest() {
             turns_for_the_tunnel = (turns_for_the_tunnel + 1) % TURNS_FOR_THE_TUNNEL;
             if turns_for_the_tunnel != 0 {
                 received_now = tunnel.receive_now().context(TUNNEL_FAILED)?;
@@ -155,23 +165,21 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 Some(input) = relay_inputs.recv() => worker.handle_relay(input),
                 Some(input) = peer_inputs.recv() => worker.handle_peers(input, &mut peer_inputs),
                 Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
-                Some(event) = transport_events.recv() => {
-                    // What a phone has said before it closed its connection comes first.
-                    worker.handle_all_waiting(&mut incoming);
-                    worker.handle_transport(event);
-                }
+                Some(event) = transport_events.recv() => worker.handle_transport(event, &mut incoming),
                 Some(users) = users.recv() => worker.replace_users(users),
                 Some(asked) = status_asked.recv() => worker.show(&status, asked),
                 received = tunnel.receive() => {
-                    let received = received.context(TUNNEL_FAILED)?;
-                    worker.handle_tunnel(received, &mut tunnel);
-                    // A flood in the tunnel must not silence the other transports.
+                    worker.handle_tunnel(received.context(TUNNEL_FAILED)?, &mut tunnel);
+                    // A flood in the tunnel must not silence the others.
                     worker.handle_waiting(&mut incoming);
+                    worker.handle_heard_waiting(&mut inlets);
                 }
                 received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
                     anyhow::ensure!(received > 0, "the transports have ended");
                     worker.handle_batch(&mut batch, &incoming);
+                    worker.handle_heard_waiting(&mut inlets);
                 }
+                () = inlets.ready() => worker.handle_heard_waiting(&mut inlets),
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
         }
@@ -196,6 +204,7 @@ struct Worker {
     dns: Dns,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
+    cluster: Option<Cluster>,
     cdr: Option<Cdr>,
     /// Sessions that their relays are about to end for want of media.
     silent: HashMap<SessionRef, Silence>,
@@ -259,6 +268,7 @@ impl Worker {
             dns,
             links: HashMap::new(),
             location: None,
+            cluster: None,
             cdr: None,
             silent: HashMap::new(),
             lost: HashSet::new(),
@@ -270,11 +280,23 @@ impl Worker {
     }
 
     /// Takes back the bindings that were kept, and keeps them from now on.
-    fn restore(&mut self, location: Option<location::Opened>) -> anyhow::Result<()> {
-        let Some(opened) = location else {
-            self.proxy.ignore_registrations();
+    fn restore(
+        &mut self,
+        location: Option<location::Opened>,
+        cluster: Option<&Cluster>,
+    ) -> anyhow::Result<()> {
+        if let Some(cluster) = cluster {
+            self.share(cluster, location.is_some());
+        }
+        let Some(mut opened) = location else {
+            if cluster.is_none() {
+                self.proxy.ignore_registrations();
+            }
             return Ok(());
         };
+        if cluster.is_some() {
+            opened.hurry();
+        }
         let start = now();
         let location = opened.restore(|record| {
             self.proxy.restore(record, start);
@@ -307,6 +329,9 @@ impl Worker {
         if let Some(location) = &self.location {
             report::publish_location(location, metrics);
         }
+        if let Some(cluster) = &self.cluster {
+            report::publish_cluster(cluster, &self.proxy, metrics);
+        }
         if let Some(cdr) = &self.cdr {
             report::publish_records(cdr, metrics);
         }
@@ -321,6 +346,9 @@ impl Worker {
         if let Some(location) = &self.location {
             status.set("location", location.status());
         }
+        if let Some(cluster) = &self.cluster {
+            status.set("cluster", cluster.status());
+        }
         if let Some(cdr) = &self.cdr {
             status.set("cdr", cdr.status());
         }
@@ -334,14 +362,7 @@ impl Worker {
         while let Some((id, query)) = self.proxy.poll_query() {
             self.dns.ask(id, query);
         }
-        while let Some(event) = self.proxy.poll_registration() {
-            if let Some(location) = &mut self.location {
-                location.note(event);
-            }
-        }
-        if let Some(location) = &mut self.location {
-            location.flush(self.proxy.registrar());
-        }
+        self.take_news();
         while let Some(command) = self.calls.relays.poll_command() {
             self.perform(command);
         }
@@ -382,6 +403,12 @@ impl Worker {
                 cdr.handle_call(event, &self.calls, unix_time(), now());
             }
         }
+    }
+
+    /// Lets packets gather, where that pays.
+    fn rest(&mut self) -> bool {
+        // Not an await: whatever arrives would wake us.
+        self.pause.take().map(std::thread::sleep).is_some()
     }
 
     fn deadline(&self) -> Instant {
@@ -485,7 +512,9 @@ impl Worker {
         self.proxy.handle_answer(id, answer, &mut self.calls, now());
     }
 
-    fn handle_transport(&mut self, event: TransportEvent) {
+    fn handle_transport(&mut self, event: TransportEvent, incoming: &mut mpsc::Receiver<Incoming>) {
+        // What a phone has said before it closed its connection comes first.
+        self.handle_all_waiting(incoming);
         match event {
             TransportEvent::Closed(connection) => {
                 self.proxy
@@ -671,7 +700,7 @@ fn cookie_keys(config: &Config) -> anyhow::Result<Keys> {
     Ok(Keys::new(current.map_or_else(random, Ok)?, previous))
 }
 
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut random = std::fs::File::open("/dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes)?;

@@ -36,6 +36,7 @@ mod kamailio;
 mod ladder;
 mod link;
 mod namespace;
+mod nats;
 mod phone;
 mod process;
 mod raw;

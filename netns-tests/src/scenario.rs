@@ -22,6 +22,7 @@ mod bad_config;
 mod baresip;
 mod calls;
 mod cdr;
+mod cluster_registrations;
 mod core_link;
 mod digest;
 mod dispatch;
@@ -141,6 +142,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "restart-in-call",
         about: "the concentrator crashes and starts again in mid-call; the media go on, the BYE arrives",
         run: restart::in_mid_call,
+    },
+    Scenario {
+        name: "cluster-registrations",
+        about: "two concentrators share registrations over NATS; its leader dies, all of it, an empty disk",
+        run: cluster_registrations::run,
     },
     Scenario {
         name: "second-concentrator",

@@ -27,6 +27,7 @@
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
 //! * `peers`: messages that are another core's, which is alive
+//! * `sharing`: registrations that other concentrators have too
 //! * `stateless`: messages of transactions that another core had (16.11)
 //! * `uas`: what is answered here (8.2); `reveal`: by which edge it came, for those who may know
 //!
@@ -60,6 +61,7 @@ mod response;
 pub mod reveal;
 mod route;
 pub mod routing;
+pub mod sharing;
 mod sips;
 mod stateless;
 mod uas;
@@ -230,6 +232,7 @@ pub struct Proxy {
     journal: calls::Journal,
     reveal: reveal::Reveal,
     peers: peers::Peers,
+    held: sharing::Held,
 }
 
 impl Proxy {
@@ -257,6 +260,7 @@ impl Proxy {
             journal: calls::Journal::default(),
             reveal: reveal::Reveal::default(),
             peers: peers::Peers::default(),
+            held: sharing::Held::default(),
         }
     }
 
@@ -292,6 +296,7 @@ impl Proxy {
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, media: &mut dyn Media, now: Instant) {
         self.registrar.handle_timeout(now);
+        self.release_held(now);
         self.transactions.handle_timeout(now);
         self.fire_timer_c(media, now);
         self.fire_dns_deadlines(media, now);
@@ -340,7 +345,7 @@ impl Proxy {
 
     /// Takes a binding back that was kept over a restart; false where it has no place.
     pub fn restore(&mut self, record: Record, now: Instant) -> bool {
-        self.registrar.restore(&record.user, record.binding, now)
+        !record.removed && self.registrar.restore(&record.user, record.binding, now)
     }
 
     /// When to call [`Proxy::handle_timeout`], and for whom.
@@ -353,6 +358,7 @@ impl Proxy {
             self.resolving.poll_timeout(),
             self.waiting_for_media.poll_timeout(),
             self.groups.poll_timeout().map(|at| (at, "probe")),
+            self.next_held(),
         ]
         .into_iter()
         .flatten()
@@ -466,8 +472,10 @@ impl Proxy {
         }
         match routed {
             route::Routed::Register(aor) => {
+                let before = self.registrar.told();
                 let response = self.registrar.register(&request, &aor, hop, now);
-                self.answer(id, &response, now);
+                let numbers = (before, self.registrar.told());
+                self.answer_register(id, &response, numbers, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
             route::Routed::WrongScheme => self.refuse_scheme(id, &request, hop, now),

@@ -359,12 +359,12 @@ impl Rig {
             outbound: vec![any.ip()],
             path_mtu: Some(1472),
             limits,
+            first_connection: ConnectionId::first(0, Owner(7)),
         };
         let flows = Arc::new(FlowTable::new(64));
         let metrics = Arc::new(Metrics::default());
         let opened = Transports::open(
             &listen,
-            Owner(7),
             &Arc::default(),
             Arc::clone(&flows),
             Arc::clone(&metrics),

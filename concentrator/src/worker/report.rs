@@ -8,6 +8,7 @@ use sip::digest::{Algorithm, Digest};
 use sip::proxy::Proxy;
 
 use crate::cdr::Cdr;
+use crate::cluster::Cluster;
 use crate::location::Location;
 use crate::media::Calls;
 use crate::metrics::{Metrics, event, kind};
@@ -55,6 +56,48 @@ pub(super) fn publish_location(location: &Location, metrics: &Metrics) {
     let waiting = i64::try_from(location.waiting()).unwrap_or(i64::MAX);
     let gauge = metrics.state.get_or_create(&kind("location_waiting"));
     gauge.set(waiting);
+}
+
+/// The same for what concentrators share.
+pub(super) fn publish_cluster(cluster: &Cluster, proxy: &Proxy, metrics: &Metrics) {
+    let counters = cluster.counters();
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (held, shared) = (proxy.held_counters(), proxy.registrar().counts().shared);
+    for (name, total) in [
+        ("cluster_written", load(&counters.written)),
+        ("cluster_coalesced", load(&counters.coalesced)),
+        ("cluster_refused", load(&counters.refused)),
+        ("cluster_retried", load(&counters.retried)),
+        ("cluster_dropped", load(&counters.dropped)),
+        ("cluster_heard", load(&counters.heard)),
+        ("cluster_unreadable", load(&counters.unreadable)),
+        ("cluster_newer_version", load(&counters.newer_version)),
+        ("cluster_strange", load(&counters.strange)),
+        ("cluster_stale", load(&counters.stale)),
+        ("cluster_resumed", load(&counters.resumed)),
+        ("cluster_compared", load(&counters.compared)),
+        ("cluster_disconnected", load(&counters.disconnected)),
+        ("register_acknowledged", held.acknowledged),
+        ("register_unacknowledged", held.unacknowledged),
+        ("register_unkept", held.unkept),
+        ("register_crowded", held.crowded),
+        ("binding_merged", shared.merged),
+        ("binding_merge_known", shared.known),
+        ("binding_merge_older", shared.older),
+        ("binding_merge_no_room", shared.no_room),
+        ("binding_past_forgotten", shared.forgotten),
+    ] {
+        let counter = metrics.events.get_or_create(&event(name));
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+    let level = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let more = [
+        ("registers_held", level(proxy.held())),
+        ("bindings_past", level(shared.past)),
+    ];
+    for (name, level) in cluster.levels().into_iter().chain(more) {
+        metrics.state.get_or_create(&kind(name)).set(level);
+    }
 }
 
 /// The same for records of calls.

@@ -174,7 +174,7 @@ impl Bench {
         buffer.truncate(length);
         drop(peer);
         let closed = within(self.events.recv()).await.unwrap();
-        self.worker.handle_transport(closed);
+        self.worker.handle_transport(closed, &mut self.incoming);
         Message::parse(buffer.into()).unwrap()
     }
 }

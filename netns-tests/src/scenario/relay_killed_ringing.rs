@@ -102,7 +102,8 @@ impl Lab<'_> {
         const RING_MS: u32 = 3_000;
         let folder = self.folder.join(name);
         let before = self.event("binding_added")? + self.event("binding_refreshed")?;
-        let mut callee = phone::slow_callee(&self.net.ua2, RING_MS, SECONDS, &folder)?;
+        let mut callee =
+            phone::slow_callee(&self.net.ua2, Transport::Udp, RING_MS, SECONDS, &folder)?;
         wait::until("ua2 to register", PATIENCE, || {
             callee.check_alive()?;
             let now = self.event("binding_added")? + self.event("binding_refreshed")?;

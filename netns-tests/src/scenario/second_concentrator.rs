@@ -194,7 +194,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     ))
 }
 
-fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
+pub(super) fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
     let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, 1, 0, folder)?;
     let ended = caller.wait(PATIENCE)?;
     let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
@@ -252,7 +252,9 @@ pub(super) fn start_second(
     let own = own
         .replace("name = \"c1\"", "name = \"c2\"")
         .replace(&CONCENTRATOR.to_string(), SECOND)
-        .replace("\"c1.", "\"c2.");
+        .replace("\"c1.", "\"c2.")
+        .replace("id = 1\n", "id = 2\n")
+        .replace("\"location.db\"", "\"location2.db\"");
     let config = edit(own + link);
     let mut program = start_program(
         second,

@@ -12,7 +12,7 @@ use super::address::same_uri;
 use super::bindings::Entry;
 use super::contact::{Contact, Wish};
 use super::path::{Path, lists};
-use super::{Binding, Limits, Refusal};
+use super::{Binding, Limits, Origin, Refusal};
 use crate::hop::Hop;
 use crate::message::{HeaderName, Message, Uri};
 
@@ -191,6 +191,7 @@ impl Register<'_> {
             flow: self.path.next_hop(self.hop),
             relay: self.hop.relay,
             path: path.map_or_else(|| self.path.clone(), |before| before.path.clone()),
+            origin: Origin::default(),
         }
     }
 }

@@ -47,3 +47,4 @@ mod service;
 mod topology;
 mod verdict;
 mod wait;
+mod xdp;

@@ -46,6 +46,7 @@ mod standby;
 mod stranger_rtp;
 mod torture;
 mod websocket;
+mod xdp_ingress;
 
 /// Characters of what fell short that are shown again at the end.
 const SUMMARY: usize = 600;
@@ -222,6 +223,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "dispatch",
         about: "two trunk servers: fail-over by OPTIONS, 503 and SRV; dialogs at the unicast address",
         run: dispatch::run,
+    },
+    Scenario {
+        name: "xdp-ingress",
+        about: "an edge forwards by XDP: UDP, TCP, an INVITE in fragments; the program taken away in mid-call",
+        run: xdp_ingress::run,
     },
     Scenario {
         name: "large-requests",

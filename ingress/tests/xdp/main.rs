@@ -41,7 +41,7 @@ fn counted(rig: &Rig, before: &[Count]) -> (Outcome, u64) {
     let now = rig.xdp.counts().unwrap();
     let changed = Outcome::ALL.into_iter().zip(before.iter().zip(&now));
     let mut changed = changed.filter(|(_, (before, now))| before != now);
-    let (outcome, (before, now)) = changed.next().expect("nothing was counted");
+    let (outcome, (before, now)) = changed.next().unwrap();
     assert!(changed.next().is_none(), "two outcomes");
     assert_eq!(now.packets, before.packets + 1);
     (outcome, now.bytes - before.bytes)

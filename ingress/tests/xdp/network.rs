@@ -111,6 +111,7 @@ impl Rig {
 
 /// Runs the test on a thread that is alone in a new network namespace, which vanishes with it. Where the
 /// program cannot be loaded it says SKIP, which is a failure where CI=true.
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
 pub(crate) fn in_own_namespace(test: impl FnOnce() + Send + 'static) {
     if let Some(why) = obstacle() {
         assert_ne!(

@@ -183,13 +183,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
         }
-        let now = now();
-        // Nor may it stop the clock. What was set since then is not due yet.
-        if now >= deadline {
-            worker.handle_timeout(now);
-        }
-        if now >= next_snapshot {
-            next_snapshot = now + SNAPSHOT_INTERVAL;
+        // Nor may it stop the clock.
+        if worker.pass_time(deadline, &mut next_snapshot) {
             tunnel.publish();
             worker.publish(&metrics);
         }
@@ -313,6 +308,19 @@ impl Worker {
             self.proxy.report_calls();
         }
         self.cdr = cdr;
+    }
+
+    /// Does what is due. What was set since the deadline was asked for is not. True when the gauges are.
+    fn pass_time(&mut self, deadline: Instant, next_snapshot: &mut Instant) -> bool {
+        let now = now();
+        if now >= deadline {
+            self.handle_timeout(now);
+        }
+        let snapshot = now >= *next_snapshot;
+        if snapshot {
+            *next_snapshot = now + SNAPSHOT_INTERVAL;
+        }
+        snapshot
     }
 
     /// The program ends.

@@ -48,3 +48,4 @@ mod service;
 mod topology;
 mod verdict;
 mod wait;
+mod xdp;

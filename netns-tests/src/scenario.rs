@@ -53,6 +53,7 @@ mod standby;
 mod stranger_rtp;
 mod torture;
 mod websocket;
+mod xdp_ingress;
 
 /// How the word of a scenario begins that could not show anything here.
 const SKIPPED: &str = "skipped: ";
@@ -247,6 +248,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "dispatch",
         about: "two trunk servers: fail-over by OPTIONS, 503 and SRV; dialogs at the unicast address",
         run: dispatch::run,
+    },
+    Scenario {
+        name: "xdp-ingress",
+        about: "an edge forwards by XDP: UDP, TCP, an INVITE in fragments; the program taken away in mid-call",
+        run: xdp_ingress::run,
     },
     Scenario {
         name: "large-requests",

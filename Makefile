@@ -9,7 +9,8 @@ LAB = target/debug/sipcast-lab
 demo: setup build
 	$(LAB) demo
 
-# Everything that must be so. CI=true: a skipped namespace test is an error.
+# Everything that must be so. CI=true: a machine on which a namespace test cannot run is an error; one whose
+# material lies beside the project and is not there says "skipped".
 test: setup check pure docs unit namespaces
 
 # Installs what is missing (Debian), or says what that is.

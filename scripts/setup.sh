@@ -9,7 +9,8 @@ cd "$(dirname "$0")/.."
 needs='
 cc|gcc|links Rust programs
 /usr/lib/x86_64-linux-gnu/crti.o|libc6-dev|links Rust programs
-clang|clang|builds the BPF program of the relay; without it a relay needs a socket for every port
+clang|clang|builds the BPF programs; without it a relay needs a socket for every port, and there is no XDP
+bpftool|bpftool|takes the XDP program of an ingress away in mid-call, in the lab
 ip|iproute2|network namespaces, addresses and routes of the lab
 nft|nftables|the NATs of the lab
 ethtool|ethtool|checksum settings of the lab

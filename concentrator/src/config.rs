@@ -29,6 +29,7 @@ use crate::transport::tls::Identity;
 mod authentication;
 mod cdr;
 mod checks;
+mod cluster;
 mod core_link;
 pub mod file;
 mod media;
@@ -37,11 +38,13 @@ mod relay;
 mod routing;
 
 pub use authentication::Authentication;
+pub use cluster::{Access, Bucket, BucketTls, Cluster};
 pub use core_link::{CoreLink, Peer};
 
 use authentication::check_authentication;
 use cdr::check_cdr;
 use checks::{check_domains, check_edges, check_service_addresses, check_sip, check_tunnel};
+use cluster::check_cluster;
 use core_link::check_core_link;
 use file::File;
 use media::{check_fallbacks, check_media, check_pins, check_relay_control};
@@ -74,6 +77,8 @@ pub struct Config {
     pub authentication: Option<Authentication>,
     /// Where bindings are kept over a restart.
     pub location: Option<Location>,
+    /// Several concentrators that are one service; `None`: alone.
+    pub cluster: Option<Cluster>,
     /// Which relay carries media, and when.
     pub media: Media,
     /// What is different for some accounts and trunks.
@@ -174,6 +179,8 @@ pub struct Sip {
     pub outbound_address: IpAddr,
     /// Limits of the connections.
     pub limits: TcpLimits,
+    /// Transactions that the requests of one source may have made, unless it is a trunk's.
+    pub max_transactions_per_source: usize,
     /// Who is told by which edge an OPTIONS came.
     pub reveal_edge_to: Vec<Network>,
 }
@@ -387,6 +394,7 @@ impl Config {
             sip: check_sip(file, folder)?,
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
+            cluster: check_cluster(file.cluster.as_ref(), folder)?,
             media: check_media(&file.media)?,
             cdr: check_cdr(file.cdr.as_ref(), folder)?,
             pins: check_pins(file, &edges)?,

@@ -2,6 +2,7 @@
 
 pub mod acceptance;
 pub mod cdr;
+pub mod cluster;
 pub mod config;
 pub mod core_link;
 pub mod decapsulator;

@@ -24,11 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sip::registrar::record::Record;
 use sip::registrar::{AddressOfRecord, Binding, Event, Place, Registrar};
+use tokio::sync::watch;
 
 use crate::config::{Location as Config, OnCorrupt};
 use store::Store;
@@ -81,6 +82,10 @@ pub struct Location {
     events_lost: u64,
     shared: Arc<Shared>,
     restored: [usize; 3],
+    /// The number of the last event that was noted, and of the last one that the writer was told.
+    noted: u64,
+    marked: u64,
+    kept: watch::Receiver<u64>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -89,13 +94,19 @@ pub struct Location {
 pub struct Opened {
     store: Store,
     config: Config,
+    window: Duration,
 }
 
 /// Opens the file.
 pub fn open(config: &Config) -> Result<Opened, LocationError> {
     let store = Store::open(&config.file).or_else(|error| start_empty(config, error))?;
     let config = config.clone();
-    Ok(Opened { store, config })
+    let window = writer::WINDOW;
+    Ok(Opened {
+        store,
+        config,
+        window,
+    })
 }
 
 /// A damaged file is moved away where the operator has said so; else the start ends here.
@@ -109,9 +120,18 @@ fn start_empty(config: &Config, error: LocationError) -> Result<Store, LocationE
 }
 
 impl Opened {
+    /// Somebody waits for what is written: it is written sooner.
+    pub fn hurry(&mut self) {
+        self.window = writer::SHORT_WINDOW;
+    }
+
     /// Gives the bindings that were kept and are not over to `take`, and starts the writer.
     pub fn restore(self, mut take: impl FnMut(Record)) -> Result<Location, LocationError> {
-        let Self { store, config } = self;
+        let Self {
+            store,
+            config,
+            window,
+        } = self;
         let (store, found) = match store.read(&writer::clock(), &mut take) {
             Ok(found) => (store, found),
             Err(error) => {
@@ -122,7 +142,12 @@ impl Opened {
         let restored = [found.restored, found.expired.len(), found.unreadable];
         let (batches, receiver) = sync_channel(QUEUE);
         let shared = Arc::new(Shared::default());
-        let writer = writer::start(store, found.expired, receiver, Arc::clone(&shared))
+        let (told, kept) = watch::channel(0);
+        let outcome = writer::Outcome {
+            shared: Arc::clone(&shared),
+            kept: told,
+        };
+        let writer = writer::start(store, found.expired, receiver, window, outcome)
             .map_err(|error| LocationError::Thread(config.file.display().to_string(), error))?;
         Ok(Location {
             file: config.file,
@@ -132,14 +157,23 @@ impl Opened {
             events_lost: 0,
             shared,
             restored,
+            noted: 0,
+            marked: 0,
+            kept,
             writer: Some(writer),
         })
     }
 }
 
 impl Location {
-    /// Notes what happened to a binding.
-    pub fn note(&mut self, event: Event) {
+    /// Up to which number what was noted is on the disk.
+    pub fn kept(&self) -> watch::Receiver<u64> {
+        self.kept.clone()
+    }
+
+    /// Notes what happened to a binding, under a number that grows.
+    pub fn note(&mut self, event: Event, number: u64) {
+        self.noted = number;
         let change = match event {
             Event::BindingAdded(user, binding) | Event::BindingRefreshed(user, binding) => {
                 kept(user, binding, false)
@@ -175,6 +209,10 @@ impl Location {
             && let Some(after) = self.rewrite
         {
             self.next_page(registrar, after);
+        }
+        if self.noted > self.marked {
+            self.marked = self.noted;
+            self.waiting.push_back(Change::UpTo(self.noted));
         }
         while !self.waiting.is_empty() {
             let count = self.waiting.len().min(BATCH);

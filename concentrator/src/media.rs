@@ -16,13 +16,12 @@
 //! Pure: no socket, no clock. Commands for the relays leave through [`RelayPool`].
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use sip::message::{Message, Method};
-use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
-use sip::sdp::{self, MediaAddress, Sdp, session_description};
+use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, Refusal, SessionRef};
+use sip::sdp::{self, MediaAddress};
 use wire::mark::RelayId;
 use wire::relay_control::{Gate, Payload, Side, SideAddr};
 
@@ -32,57 +31,21 @@ use addresses::{gate, gate_for_relay, may_send};
 pub use call::Call;
 use call::{Description, Turn};
 use choice::Plan;
-use placement::{parties, streams_of};
+pub use counters::Counters;
+use description::{Body, MAX_STREAMS, carried, read, relayable};
+use placement::{claimed_address, parties};
 
 mod addresses;
 mod call;
 pub mod choice;
+mod counters;
+mod description;
 mod placement;
 mod sessions;
+mod stateless;
 
-/// The most media lines of one call that are relayed; further ones stay as they came.
-const MAX_STREAMS: usize = 8;
-
-/// What happened to calls' media.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Calls whose media were placed on a relay.
-    pub relayed: u64,
-    /// Calls that need no relay by policy.
-    pub direct: u64,
-    /// Calls that went on without a relay although policy wanted one.
-    pub unplaced: u64,
-    /// Branches refused because no relay had an address of each party's family.
-    pub unbridged: u64,
-    /// Calls placed on another relay than the first that they should have, because that one had no
-    /// lease to give.
-    pub fallback: u64,
-    /// Calls whose media pass the relays of both edges.
-    pub chained: u64,
-    /// Calls that should pass two relays and pass one.
-    pub unchained: u64,
-    /// Calls about which a pin has decided something.
-    pub pinned: u64,
-    /// Sessions of calls that we do not know, given back because a cookie has named them.
-    pub released_by_cookie: u64,
-    /// Media lines of relayed calls that found no lease.
-    pub lines_unplaced: u64,
-    /// Bodies that claim to be SDP and are not.
-    pub bad_sdp: u64,
-    /// Media addresses that nothing may come from: loopback, multicast, our own.
-    pub hostile_addresses: u64,
-    /// Offers and answers undone because their request failed.
-    pub rolled_back: u64,
-    /// Calls that had lost their sessions, or that we had forgotten, relayed anew.
-    pub adopted: u64,
-}
-
-/// The description in a message.
-struct Body<'a> {
-    bytes: &'a [u8],
-    range: Range<usize>,
-    sdp: Sdp<'a>,
-}
+/// The most leases of one call: lines that an offer replaces keep theirs until it is agreed.
+const MAX_LEASES: usize = 2 * MAX_STREAMS;
 
 /// The calls whose media are on relays, and the relays.
 #[derive(Debug)]
@@ -181,13 +144,6 @@ impl Calls {
         }
     }
 
-    /// The description in a message, if there is one that can be read.
-    fn description<'a>(&mut self, message: &'a Message) -> Option<Body<'a>> {
-        let body = read_description(message)?;
-        self.counters.bad_sdp += u64::from(body.is_err());
-        body.ok()
-    }
-
     /// Notes what a party says about each line, and rewrites it for the other.
     fn exchange(
         &mut self,
@@ -208,14 +164,7 @@ impl Calls {
             self.counters.bad_sdp += 1;
             return None;
         };
-        let (before, after) = (
-            &body.bytes[..body.range.start],
-            &body.bytes[body.range.end..],
-        );
-        if before.is_empty() && after.is_empty() {
-            return Some(rewritten);
-        }
-        Some([before, &rewritten, after].concat())
+        Some(body.with(rewritten))
     }
 
     /// The lease that carries a line from now on: an offer may take one, an answer has what its
@@ -230,7 +179,7 @@ impl Calls {
     ) -> Option<LeasedSession> {
         let off = !relayable(media);
         let call = self.calls.get_mut(&key)?;
-        if number >= MAX_STREAMS || (off && number >= call.lines.len()) {
+        if off && number >= call.lines.len() {
             return None;
         }
         let believed = media.address.filter(|_| !off && !media.is_held());
@@ -240,6 +189,7 @@ impl Calls {
         self.counters.hostile_addresses += u64::from(address != believed);
         let parties = [Party::Caller, Party::Callee].map(|party| call.signalling(party));
         let far = call.far;
+        let full = call.leases().count() >= MAX_LEASES;
         let payload = media.payload();
         let line = call.line(number);
         line.describe(
@@ -257,10 +207,10 @@ impl Calls {
         if line.lease.is_some() || !turn.offer {
             return line.lease;
         }
-        let lease = call
-            .spare
-            .take()
-            .or_else(|| self.take_for_line(key, far, parties));
+        let lease = match call.spare.take() {
+            None if !full => self.take_for_line(key, far, parties),
+            spare => spare,
+        };
         self.counters.lines_unplaced += u64::from(lease.is_none());
         let lease = lease?;
         for session in lease.sessions() {
@@ -345,7 +295,7 @@ impl Calls {
         if is_offer {
             let call_id = String::from_utf8_lossy(call_id).into_owned();
             let mut call = Call::new(call_id, now);
-            call.answered = true;
+            (call.answered, call.media_started) = (true, true);
             self.calls.insert(message.session, call);
             self.counters.adopted += 1;
         }
@@ -369,11 +319,15 @@ impl Media for Calls {
         let (firsts, parties) = (choice.firsts(), parties(call));
         // Before anything is read: mostly there are more than the largest offer needs.
         self.shortage(&firsts, parties, branches.saturating_mul(MAX_STREAMS))?;
-        let body = read_description(call.request).and_then(Result::ok);
-        if !Self::wanted(call, &choice, body.as_ref()) {
+        let offer = read(call.request);
+        let claimed = claimed_address(call.request, offer.as_ref());
+        if !Self::wanted(call, &choice, claimed) {
             return None;
         }
-        let leases = branches.saturating_mul(streams_of(body.as_ref()));
+        // An offer that will be refused waits for nothing.
+        let offer = offer.map(carried).transpose().ok()?;
+        let lines = offer.map_or(0, |offer| offer.live_lines());
+        let leases = branches.saturating_mul(lines.max(1));
         let short = self.shortage(&firsts, parties, leases)?;
         if !again {
             self.relays
@@ -385,14 +339,26 @@ impl Media for Calls {
     fn place(&mut self, call: &NewCall<'_>, now: Instant) -> Placement {
         let choice = self.plan.choose(call);
         self.counters.pinned += u64::from(choice.pinned);
-        let body = match choice.policy {
+        let offer = match choice.policy {
             RelayPolicy::Never => None,
-            RelayPolicy::Auto | RelayPolicy::Always => self.description(call.request),
+            RelayPolicy::Auto | RelayPolicy::Always => read(call.request),
         };
-        if !Self::wanted(call, &choice, body.as_ref()) {
+        let claimed = claimed_address(call.request, offer.as_ref());
+        if !Self::wanted(call, &choice, claimed) {
             self.counters.direct += 1;
             return Placement::default();
         }
+        let body = match offer.map(carried).transpose() {
+            Ok(body) => body,
+            Err(refusal) => {
+                self.count_bad(&refusal);
+                self.counters.offers_refused += 1;
+                return Placement {
+                    refusal: Some(refusal),
+                    ..Placement::default()
+                };
+            }
+        };
         let Some(lease) = self.take(call, &choice) else {
             // Between two families nothing flows without a relay.
             let incompatible = call.from.flow.peer.is_ipv4() != call.to.peer.is_ipv4();
@@ -402,7 +368,7 @@ impl Media for Calls {
                 self.counters.unplaced += 1;
             }
             return Placement {
-                incompatible,
+                refusal: incompatible.then_some(Refusal::Incompatible),
                 ..Placement::default()
             };
         };
@@ -428,23 +394,41 @@ impl Media for Calls {
         Placement {
             session: Some(key),
             far,
+            caller_side: far.is_none().then(|| media_address(lease.a)),
             body,
-            incompatible: false,
+            refusal: None,
         }
     }
 
-    fn rewrite(&mut self, message: &CallMessage<'_>, now: Instant) -> Option<Vec<u8>> {
+    fn rewrite(
+        &mut self,
+        message: &CallMessage<'_>,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         let CallMessage {
             message: sip,
             party,
             session: key,
             ..
         } = *message;
-        let body = self.description(sip);
+        let body = match read(sip).map(carried).transpose() {
+            Ok(body) => body,
+            Err(refusal) => {
+                self.count_bad(&refusal);
+                if self.may_refuse(message) {
+                    self.counters.offers_refused += 1;
+                    return Err(refusal);
+                }
+                self.pass_unchanged(message, now);
+                None
+            }
+        };
         if !self.find_or_adopt(message, body.is_some(), now) {
-            return None;
+            return Ok(body.and_then(|body| self.answer_by_cookie(message, &body, now)));
         }
-        let call = self.calls.get_mut(&key)?;
+        let Some(call) = self.calls.get_mut(&key) else {
+            return Ok(None);
+        };
         call.heard(party, message.from.flow.peer.ip());
         let turn = call.turn(sip, party, body.is_some());
         if let (Party::Callee, Some(200..=299)) = (party, sip.status())
@@ -454,7 +438,7 @@ impl Media for Calls {
         }
         let body = body.and_then(|body| self.exchange(key, party, &body, turn));
         self.settle(key, party, turn, now);
-        body
+        Ok(body)
     }
 
     fn refused(&mut self, request: &Message, party: Party, session: SessionRef, now: Instant) {
@@ -475,6 +459,8 @@ impl Media for Calls {
     fn answered(&mut self, session: SessionRef, _: Instant) {
         if let Some(call) = self.calls.get_mut(&session) {
             call.answered = true;
+            // What it has heard while the call rang does not say that it lives.
+            call.media_started &= self.relays.is_up(session.relay);
         }
     }
 
@@ -514,19 +500,6 @@ impl Media for Calls {
 
     /// The relay's own limits end it if no media flow, and say so.
     fn unsettled(&mut self, _: SessionRef, _: Instant) {}
-}
-
-/// The description in a message; `Err` where it cannot be read.
-fn read_description(message: &Message) -> Option<Result<Body<'_>, sdp::SdpError>> {
-    let range = session_description(message)?;
-    let bytes = message.body();
-    let sdp = Sdp::parse(&bytes[range.clone()]);
-    Some(sdp.map(|sdp| Body { bytes, range, sdp }))
-}
-
-/// A media line that a relay can carry.
-fn relayable(media: &sdp::Media<'_>) -> bool {
-    media.is_udp() && !media.is_rejected()
 }
 
 /// The side of a session that faces a party.

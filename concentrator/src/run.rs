@@ -22,12 +22,14 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sip::cookie::Owner;
+use sip::hop::ConnectionId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tunnel_io::device_drops::DeviceDrops;
 use wire::probe::State;
 
 use crate::cdr;
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::core_link::connections::ConnectionMap;
 use crate::core_link::{PeerInput, link};
@@ -62,7 +64,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let (status, status_asked) = Status::new();
     let standing = Standing::new(config.edges.len());
     drain_on_signal(standing.clone())?;
-    let _pages = serve_pages(&config, registry, &metrics, &flows, &status, &standing).await?;
+    let owner = worker::draw_owner()?;
+    let cluster = Cluster::new(&config, owner, worker::now());
+    let pages = Pages {
+        flows: &flows,
+        status: &status,
+        standing: &standing,
+        cluster: cluster.as_ref(),
+    };
+    let _pages = serve_pages(&config, registry, &metrics, pages).await?;
 
     let users = reload::on_hangup(&config, Arc::clone(&metrics))?;
     // Before anything is opened: a file that cannot be used must not leave phones half served.
@@ -71,20 +81,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let relay_inputs = reach_relays(&config, &metrics, &mut tasks).await?;
     let _addresses = ServiceAddresses::add(&config)?;
-    let listen = Listen::configured(&config).context("sip.tls")?;
+    let mut listen = Listen::configured(&config).context("sip.tls")?;
+    listen.first_connection = match &cluster {
+        Some(cluster) => cluster.first_connection(),
+        None => ConnectionId::first(0, owner),
+    };
     if let Some(identity) = &listen.identity {
         let (identity, metrics) = (Arc::clone(identity), Arc::clone(&metrics));
         tokio::spawn(reload_on_hangup(identity, metrics));
     }
-    let owner = worker::draw_owner()?;
     let map = Arc::new(ConnectionMap::default());
-    let opened = Transports::open(
-        &listen,
-        owner,
-        &map,
-        Arc::clone(&flows),
-        Arc::clone(&metrics),
-    )?;
+    let opened = Transports::open(&listen, &map, Arc::clone(&flows), Arc::clone(&metrics))?;
     let sockets = opened.transports.udp_addresses().collect();
     let counters = Arc::clone(&metrics);
     let mut decapsulator = Decapsulator::new(&config, sockets, flows, counters, standing);
@@ -113,6 +120,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         status,
         status_asked,
         location,
+        cluster,
         cdr,
         shutdown: watched(shutdown),
     };
@@ -150,13 +158,24 @@ fn register_device_drops(config: &Config, registry: &mut Registry) {
     );
 }
 
+/// What the pages show.
+struct Pages<'a> {
+    flows: &'a Arc<FlowTable>,
+    status: &'a Status,
+    standing: &'a Standing,
+    cluster: Option<&'a Cluster>,
+}
+
 async fn serve_pages(
     config: &Arc<Config>,
     registry: Registry,
     metrics: &Arc<Metrics>,
-    flows: &Arc<FlowTable>,
-    status: &Status,
-    standing: &Standing,
+    Pages {
+        flows,
+        status,
+        standing,
+        cluster,
+    }: Pages<'_>,
 ) -> anyhow::Result<AdminServer> {
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
@@ -173,7 +192,8 @@ async fn serve_pages(
         );
         async move { status.page().await }
     };
-    let health = || Health::Healthy;
+    let cluster = cluster.map(Cluster::health);
+    let health = move || cluster.as_ref().map_or(Health::Healthy, |health| health());
     Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)
 }
 

@@ -95,6 +95,8 @@ pub struct Listen {
     pub path_mtu: Option<u16>,
     /// What connections may cost.
     pub limits: TcpLimits,
+    /// The first connection gets this number.
+    pub first_connection: ConnectionId,
 }
 
 impl Listen {
@@ -129,6 +131,7 @@ impl Listen {
             outbound: vec![sip.outbound_address],
             path_mtu: Some(config.tunnel.mtu),
             limits: config.sip.limits.clone(),
+            first_connection: ConnectionId::first(0, Owner(0)),
         })
     }
 
@@ -208,11 +211,10 @@ pub struct Opened {
 }
 
 impl Transports {
-    /// Opens all sockets and starts to receive. Needs a tokio runtime. The numbers of connections have
-    /// `owner` in them, and `map` shows which there are.
+    /// Opens all sockets and starts to receive. Needs a tokio runtime. `map` shows
+    /// which connections there are.
     pub fn open(
         listen: &Listen,
-        owner: Owner,
         map: &Arc<ConnectionMap>,
         flows: Arc<FlowTable>,
         metrics: Arc<Metrics>,
@@ -233,8 +235,11 @@ impl Transports {
                 .map_err(failed(Transport::Udp, *address))?;
             udp.push(outlet);
         }
-        let connections =
-            connections::Connections::new(listen.limits.clone(), owner, Arc::clone(map));
+        let connections = connections::Connections::new(
+            listen.limits.clone(),
+            listen.first_connection,
+            Arc::clone(map),
+        );
         let mut streams = Vec::new();
         for (speaks, address) in listen.streams() {
             let (transport, mtu) = (speaks.transport(), listen.path_mtu);
@@ -367,4 +372,4 @@ fn failed(transport: Transport, address: SocketAddr) -> impl FnOnce(std::io::Err
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,9 +14,10 @@ mod gathering;
 mod peers;
 mod pressure;
 mod report;
+mod sharing;
 mod sightings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +35,7 @@ use tracing::{info, warn};
 use wire::relay_control::{SessionStatistics, Silence, ToAgent};
 
 use crate::cdr::Cdr;
+use crate::cluster::Cluster;
 use crate::config::{Config, CookieKey};
 use crate::core_link::{PeerInput, Peers};
 use crate::decapsulator::TunnelEnd;
@@ -48,6 +50,7 @@ use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
+use crate::worker::sharing::Waiting;
 use crate::worker::sightings::EdgeNames;
 
 const TUNNEL_FAILED: &str = "the tunnel's end failed";
@@ -98,6 +101,8 @@ pub struct Parts {
     pub status_asked: mpsc::Receiver<Asked>,
     /// Where bindings are kept over a restart.
     pub location: Option<location::Opened>,
+    /// The other concentrators.
+    pub cluster: Option<Cluster>,
     /// Where a record of each call goes.
     pub cdr: Option<Cdr>,
     /// Turns true when the program is to end.
@@ -120,14 +125,21 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         status,
         mut status_asked,
         location,
+        cluster,
         cdr,
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
     let peers = Peers::new(owner, config.names_of_peers(), &metrics.core_link);
     let mut worker = Worker::new(&config, transports, dns, (owner, peers))?;
-    worker.restore(location)?;
+    worker.restore(location, cluster.as_ref())?;
     worker.keep_records(cdr);
+    let waiting = Waiting {
+        shutdown: &mut shutdown,
+        status: &status,
+        asked: &mut status_asked,
+    };
+    let mut inlets = worker.join(&config, cluster, waiting).await?;
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
     let mut turns_for_the_tunnel = 0;
@@ -135,9 +147,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         worker.flush();
         let deadline = worker.deadline();
         let mut received_now = None;
-        if let Some(pause) = worker.pause.take() {
-            // Not an await: whatever arrives would wake us.
-            std::thread::sleep(pause);
+        if worker.rest() {
             turns_for_the_tunnel = (turns_for_the_tunnel + 1) % TURNS_FOR_THE_TUNNEL;
             if turns_for_the_tunnel != 0 {
                 received_now = tunnel.receive_now().context(TUNNEL_FAILED)?;
@@ -155,33 +165,26 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
                 Some(input) = relay_inputs.recv() => worker.handle_relay(input),
                 Some(input) = peer_inputs.recv() => worker.handle_peers(input, &mut peer_inputs),
                 Some(answered) = dns_answers.recv() => worker.handle_dns(answered),
-                Some(event) = transport_events.recv() => {
-                    // What a phone has said before it closed its connection comes first.
-                    worker.handle_all_waiting(&mut incoming);
-                    worker.handle_transport(event);
-                }
+                Some(event) = transport_events.recv() => worker.handle_transport(event, &mut incoming),
                 Some(users) = users.recv() => worker.replace_users(users),
                 Some(asked) = status_asked.recv() => worker.show(&status, asked),
                 received = tunnel.receive() => {
-                    let received = received.context(TUNNEL_FAILED)?;
-                    worker.handle_tunnel(received, &mut tunnel);
-                    // A flood in the tunnel must not silence the other transports.
+                    worker.handle_tunnel(received.context(TUNNEL_FAILED)?, &mut tunnel);
+                    // A flood in the tunnel must not silence the others.
                     worker.handle_waiting(&mut incoming);
+                    worker.handle_heard_waiting(&mut inlets);
                 }
                 received = incoming.recv_many(&mut batch, BATCH), if !incoming.is_closed() => {
                     anyhow::ensure!(received > 0, "the transports have ended");
-                    worker.handle_batch(&mut batch);
+                    worker.handle_batch(&mut batch, &incoming);
+                    worker.handle_heard_waiting(&mut inlets);
                 }
+                () = inlets.ready() => worker.handle_heard_waiting(&mut inlets),
                 () = tokio::time::sleep_until(deadline.min(next_snapshot).into()) => {}
             }
         }
-        let now = now();
-        // Nor may it stop the clock. What was set since then is not due yet.
-        if now >= deadline {
-            worker.handle_timeout(now);
-        }
-        if now >= next_snapshot {
-            next_snapshot = now + SNAPSHOT_INTERVAL;
+        // Nor may it stop the clock.
+        if worker.pass_time(deadline, &mut next_snapshot) {
             tunnel.publish();
             worker.publish(&metrics);
         }
@@ -196,9 +199,12 @@ struct Worker {
     dns: Dns,
     links: HashMap<LinkId, mpsc::Sender<ToAgent>>,
     location: Option<Location>,
+    cluster: Option<Cluster>,
     cdr: Option<Cdr>,
     /// Sessions that their relays are about to end for want of media.
     silent: HashMap<SessionRef, Silence>,
+    /// Calls without media whose relay has failed.
+    lost: HashSet<SessionRef>,
     pressure: Pressure,
     gathering: Gathering,
     /// Of the edges, for whoever looks at the pages.
@@ -257,8 +263,10 @@ impl Worker {
             dns,
             links: HashMap::new(),
             location: None,
+            cluster: None,
             cdr: None,
             silent: HashMap::new(),
+            lost: HashSet::new(),
             pressure: Pressure::default(),
             gathering: Gathering::default(),
             names: EdgeNames::new(config.edge_names()),
@@ -267,11 +275,23 @@ impl Worker {
     }
 
     /// Takes back the bindings that were kept, and keeps them from now on.
-    fn restore(&mut self, location: Option<location::Opened>) -> anyhow::Result<()> {
-        let Some(opened) = location else {
-            self.proxy.ignore_registrations();
+    fn restore(
+        &mut self,
+        location: Option<location::Opened>,
+        cluster: Option<&Cluster>,
+    ) -> anyhow::Result<()> {
+        if let Some(cluster) = cluster {
+            self.share(cluster, location.is_some());
+        }
+        let Some(mut opened) = location else {
+            if cluster.is_none() {
+                self.proxy.ignore_registrations();
+            }
             return Ok(());
         };
+        if cluster.is_some() {
+            opened.hurry();
+        }
         let start = now();
         let location = opened.restore(|record| {
             self.proxy.restore(record, start);
@@ -290,6 +310,19 @@ impl Worker {
         self.cdr = cdr;
     }
 
+    /// Does what is due. What was set since the deadline was asked for is not. True when the gauges are.
+    fn pass_time(&mut self, deadline: Instant, next_snapshot: &mut Instant) -> bool {
+        let now = now();
+        if now >= deadline {
+            self.handle_timeout(now);
+        }
+        let snapshot = now >= *next_snapshot;
+        if snapshot {
+            *next_snapshot = now + SNAPSHOT_INTERVAL;
+        }
+        snapshot
+    }
+
     /// The program ends.
     fn finish(&mut self) {
         self.flush();
@@ -303,6 +336,9 @@ impl Worker {
         sightings::publish(self.proxy.registrar(), &self.names, metrics);
         if let Some(location) = &self.location {
             report::publish_location(location, metrics);
+        }
+        if let Some(cluster) = &self.cluster {
+            report::publish_cluster(cluster, &self.proxy, metrics);
         }
         if let Some(cdr) = &self.cdr {
             report::publish_records(cdr, metrics);
@@ -318,6 +354,9 @@ impl Worker {
         if let Some(location) = &self.location {
             status.set("location", location.status());
         }
+        if let Some(cluster) = &self.cluster {
+            status.set("cluster", cluster.status());
+        }
         if let Some(cdr) = &self.cdr {
             status.set("cdr", cdr.status());
         }
@@ -331,14 +370,7 @@ impl Worker {
         while let Some((id, query)) = self.proxy.poll_query() {
             self.dns.ask(id, query);
         }
-        while let Some(event) = self.proxy.poll_registration() {
-            if let Some(location) = &mut self.location {
-                location.note(event);
-            }
-        }
-        if let Some(location) = &mut self.location {
-            location.flush(self.proxy.registrar());
-        }
+        self.take_news();
         while let Some(command) = self.calls.relays.poll_command() {
             self.perform(command);
         }
@@ -346,6 +378,12 @@ impl Worker {
         let mut ended = false;
         while let Some(event) = self.calls.relays.poll_event() {
             ended |= self.handle_relay_event(event);
+        }
+        if !self.lost.is_empty() {
+            let lost = std::mem::take(&mut self.lost);
+            self.proxy.handle_media_lost(&lost, &mut self.calls, now());
+            self.record_calls();
+            ended = true;
         }
         if ended {
             self.send_all();
@@ -375,6 +413,12 @@ impl Worker {
         }
     }
 
+    /// Lets packets gather, where that pays.
+    fn rest(&mut self) -> bool {
+        // Not an await: whatever arrives would wake us.
+        self.pause.take().map(std::thread::sleep).is_some()
+    }
+
     fn deadline(&self) -> Instant {
         [self.proxy.poll_timeout(), self.calls.relays.poll_timeout()]
             .into_iter()
@@ -398,14 +442,18 @@ impl Worker {
     fn handle_tunnel(&mut self, received: usize, tunnel: &mut TunnelEnd) {
         let now = now();
         let more = TunnelEnd::has_more(received);
-        self.proxy.set_overloaded(self.pressure.observe(more, now));
+        self.pressure.observe_tunnel(more, now);
+        self.proxy.set_overloaded(self.pressure.is_high());
         self.pause = self.gathering.observe(received, more, now);
         tunnel.handle_packets(now, |incoming| self.handle_incoming(incoming, now));
     }
 
     fn handle_waiting(&mut self, incoming: &mut mpsc::Receiver<Incoming>) {
         let now = now();
-        for _ in 0..BATCH {
+        let waiting = incoming.len();
+        let taken = waiting.min(BATCH);
+        self.observe_queue(taken, waiting - taken, incoming, now);
+        for _ in 0..taken {
             let Ok(incoming) = incoming.try_recv() else {
                 return;
             };
@@ -420,11 +468,26 @@ impl Worker {
         }
     }
 
-    fn handle_batch(&mut self, batch: &mut Vec<Incoming>) {
+    /// What was just taken from the queue, after the tunnel was found empty.
+    fn handle_batch(&mut self, batch: &mut Vec<Incoming>, queue: &mpsc::Receiver<Incoming>) {
         let now = now();
+        self.pressure.observe_tunnel(false, now);
+        self.observe_queue(batch.len(), queue.len(), queue, now);
         for incoming in batch.drain(..) {
             self.handle_incoming(incoming, now);
         }
+    }
+
+    fn observe_queue(
+        &mut self,
+        taken: usize,
+        left: usize,
+        queue: &mpsc::Receiver<Incoming>,
+        now: Instant,
+    ) {
+        let room = queue.max_capacity();
+        self.pressure.observe_queue(taken, left, room, now);
+        self.proxy.set_overloaded(self.pressure.is_high());
     }
 
     fn handle_incoming(&mut self, incoming: Incoming, now: Instant) {
@@ -457,7 +520,9 @@ impl Worker {
         self.proxy.handle_answer(id, answer, &mut self.calls, now());
     }
 
-    fn handle_transport(&mut self, event: TransportEvent) {
+    fn handle_transport(&mut self, event: TransportEvent, incoming: &mut mpsc::Receiver<Incoming>) {
+        // What a phone has said before it closed its connection comes first.
+        self.handle_all_waiting(incoming);
         match event {
             TransportEvent::Closed(connection) => {
                 self.proxy
@@ -515,6 +580,7 @@ impl Worker {
             RelayEvent::AgentDown(agent) => warn!(agent, "relay is down"),
             RelayEvent::MediaStarted(session, side) => {
                 tracing::debug!(relay = %session.relay, session = session.session, ?side, "media started");
+                self.calls.media_started(session);
                 if let Some(cdr) = &mut self.cdr {
                     cdr.media_started(session, side, &self.calls, now());
                 }
@@ -534,6 +600,17 @@ impl Worker {
                 warn!(relay = %session.relay, session = session.session, "session lost");
                 return self.session_over(session, None);
             }
+            RelayEvent::AgentGone(agent) => {
+                let unused = self.calls.unused_of(&agent);
+                warn!(
+                    agent,
+                    calls = unused.len(),
+                    "relay has ended: calls without media are given up"
+                );
+                for session in unused {
+                    self.session_over(session, None);
+                }
+            }
         }
         false
     }
@@ -543,6 +620,7 @@ impl Worker {
     fn session_over(&mut self, session: SessionRef, stats: Option<Box<SessionStatistics>>) -> bool {
         let now = now();
         let call = self.calls.call_of(session);
+        let no_media = call.is_some_and(|call| self.calls.has_no_media(call));
         self.calls.session_gone(session);
         let silence = self.silent.remove(&session);
         let over = call.filter(|call| !self.calls.is_relayed(*call));
@@ -554,6 +632,7 @@ impl Worker {
                     cdr.fall_silent(call, silence, now);
                 }
             }
+            (Some(call), None) if stats.is_none() && no_media => drop(self.lost.insert(call)),
             // Its relay has forgotten it: the parties may go on, with the next offer or without media.
             (Some(call), None) if stats.is_none() => self.proxy.forget_call(call),
             (Some(_) | None, _) => {}
@@ -603,6 +682,7 @@ fn proxy_config(config: &Config, owner: Owner) -> anyhow::Result<sip::proxy::Con
         limits: sip::transaction::Limits {
             max_server: MAX_TRANSACTIONS,
             max_client: MAX_TRANSACTIONS,
+            max_of_source: config.sip.max_transactions_per_source,
         },
         registrar: sip::registrar::Limits {
             min_expires_s: seconds(limits.min_expires),
@@ -628,7 +708,7 @@ fn cookie_keys(config: &Config) -> anyhow::Result<Keys> {
     Ok(Keys::new(current.map_or_else(random, Ok)?, previous))
 }
 
-fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut random = std::fs::File::open("/dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes)?;
@@ -652,3 +732,6 @@ pub(crate) fn unix_time() -> Duration {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

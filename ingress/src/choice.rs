@@ -10,13 +10,13 @@
 //! which are standbys; those that drain. Where there is none of these, packets go on going where they
 //! went last: what does not answer probes may still hear.
 
-use std::hash::Hasher as _;
 use std::net::IpAddr;
-
-use siphasher::sip::SipHasher13;
 
 use crate::config::{Concentrator, HashKey};
 use crate::probes::path::Fitness;
+use score::Score;
+
+pub mod score;
 
 /// See the module.
 #[derive(Debug)]
@@ -83,6 +83,18 @@ impl Choice {
         self.all[place].address
     }
 
+    /// Those that packets go to now, by their place in the configuration.
+    pub fn chosen(&self) -> impl Iterator<Item = (usize, Concentrator)> + '_ {
+        self.among.iter().map(|place| (*place, self.all[*place]))
+    }
+
+    /// Counts packets that were sent to a concentrator, by its place, on another way.
+    pub fn count(&mut self, place: usize, packets: u64) {
+        if let Some(count) = self.packets.get_mut(place) {
+            *count += packets;
+        }
+    }
+
     fn place_of(&self, user_agent: IpAddr) -> usize {
         match self.among[..] {
             [only] => only,
@@ -111,23 +123,15 @@ impl Choice {
     fn highest(&self, user_agent: IpAddr) -> usize {
         let score = |place: usize| {
             let one = &self.all[place];
-            let mut hasher = SipHasher13::new_with_key(&self.key.0);
-            write(&mut hasher, user_agent);
-            write(&mut hasher, one.address);
-            // In (0, 1), and the logarithm below 0.
-            let part = ((hasher.finish() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-            f64::from(one.weight.max(1)) / -part.ln()
+            Score::new(self.key, user_agent, one.address, one.weight.max(1))
         };
         let scored = self.among.iter().map(|place| (score(*place), *place));
-        let highest = scored.max_by(|a, b| a.0.total_cmp(&b.0));
-        highest.map_or(0, |(_, place)| place)
-    }
-}
-
-fn write(hasher: &mut SipHasher13, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => hasher.write(&v4.octets()),
-        IpAddr::V6(v6) => hasher.write(&v6.octets()),
+        let best = scored.reduce(
+            |best, other| {
+                if other.0.beats(&best.0) { other } else { best }
+            },
+        );
+        best.map_or(0, |(_, place)| place)
     }
 }
 
@@ -169,7 +173,7 @@ mod tests {
         choice.all[choice.place_of(user_agent)].address
     }
 
-    fn chosen(choice: &Choice) -> Vec<IpAddr> {
+    fn chosen_by(choice: &Choice) -> Vec<IpAddr> {
         let chosen = choice.shares().filter(|share| share.is_chosen);
         chosen.map(|share| share.concentrator.address).collect()
     }
@@ -228,7 +232,7 @@ mod tests {
             "the last one is never given up"
         );
         choice.set(standby, Fitness::Serving);
-        assert_eq!(chosen(&choice), [standby]);
+        assert_eq!(chosen_by(&choice), [standby]);
     }
 
     #[test]
@@ -239,11 +243,11 @@ mod tests {
             concentrator(3, 100),
         ];
         let mut choice = Choice::new(&all, KEY);
-        assert_eq!(chosen(&choice), [all[1].address, all[2].address]);
+        assert_eq!(chosen_by(&choice), [all[1].address, all[2].address]);
         choice.set(all[0].address, Fitness::Unfit);
-        assert_eq!(chosen(&choice).len(), 2);
+        assert_eq!(chosen_by(&choice).len(), 2);
         choice.set(all[2].address, Fitness::Serving);
-        assert_eq!(chosen(&choice), [all[2].address]);
+        assert_eq!(chosen_by(&choice), [all[2].address]);
     }
 
     #[test]

@@ -14,10 +14,21 @@ use wire::ip::Packet;
 /// What to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Mark it and send it through the tunnel, with this protocol type in the GRE header; and whose it is.
-    Forward(Protocol, IpAddr),
+    /// Mark it and send it through the tunnel.
+    Forward(Passage),
     /// Drop it and count why.
     Drop(DropReason),
+}
+
+/// What is known of a packet to be forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passage {
+    /// In the GRE header.
+    pub protocol: Protocol,
+    /// Who has sent it.
+    pub source: IpAddr,
+    /// Whose business it is.
+    pub user_agent: IpAddr,
 }
 
 /// Why a packet is not forwarded.
@@ -33,16 +44,25 @@ pub enum DropReason {
     NotServiceAddress,
     /// A tunnel packet itself: unwrapped a second time it could be anything.
     NestedTunnel,
+    /// Its source is in `limits.deny`.
+    Denied,
+    /// Its source sends too fast.
+    SourceLimit,
+    /// All sources together send too fast.
+    TotalLimit,
 }
 
 impl DropReason {
     /// All of them, in the order of the enum.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
         Self::NotServiceAddress,
         Self::NestedTunnel,
+        Self::Denied,
+        Self::SourceLimit,
+        Self::TotalLimit,
     ];
 
     /// The name in metrics.
@@ -53,6 +73,9 @@ impl DropReason {
             Self::Malformed => "malformed",
             Self::NotServiceAddress => "not_service_address",
             Self::NestedTunnel => "nested_tunnel",
+            Self::Denied => "denied",
+            Self::SourceLimit => "source_limit",
+            Self::TotalLimit => "total_limit",
         }
     }
 }
@@ -77,7 +100,11 @@ pub fn classify(bytes: &[u8], service_addresses: &[IpAddr]) -> Verdict {
     } else {
         Protocol::Ipv6
     };
-    Verdict::Forward(protocol, user_agent(&packet, service_addresses))
+    Verdict::Forward(Passage {
+        protocol,
+        source: packet.src(),
+        user_agent: user_agent(&packet, service_addresses),
+    })
 }
 
 /// Who sent it; of an ICMP error about a packet of ours, to whom that one went: a router on the way
@@ -122,7 +149,13 @@ mod tests {
             let error = Repr { src, dst, kind }.build(&quote).unwrap();
             classify(&error, &[service])
         };
-        let forward = |user_agent| Verdict::Forward(Protocol::Ipv4, user_agent);
+        let forward = |user_agent| {
+            Verdict::Forward(Passage {
+                protocol: Protocol::Ipv4,
+                source: router,
+                user_agent,
+            })
+        };
         assert_eq!(owner(service, phone), forward(phone));
         // Not ours: whoever says so speaks for itself only.
         assert_eq!(owner(phone, router), forward(router));

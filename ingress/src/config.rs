@@ -1,7 +1,9 @@
 //! The config file as checked types: whoever holds a [`Config`] need not check again.
 
 mod announcement;
+mod limits;
 mod probes;
+mod xdp;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -15,13 +17,17 @@ use wire::mark::{Mark, RelayId};
 
 pub use announcement::AnnouncementConfig;
 use announcement::AnnouncementSection;
+pub use limits::Limits;
+use limits::LimitsSection;
 pub use probes::Probes;
 use probes::ProbesSection;
+use xdp::XdpSection;
+pub use xdp::{Xdp, XdpMode};
 
 /// The weight of a concentrator that has none of its own.
 const DEFAULT_WEIGHT: u16 = 100;
 /// More would make every packet's choice long.
-const MAX_CONCENTRATORS: usize = 16;
+pub(crate) const MAX_CONCENTRATORS: usize = 16;
 /// The port of the admin pages when the file names none.
 const DEFAULT_ADMIN_PORT: u16 = 9101;
 /// Every IPv4 link carries this much (RFC 791 section 3.1).
@@ -40,6 +46,10 @@ pub struct Config {
     pub relay: RelayId,
     /// The tunnel.
     pub tunnel: Tunnel,
+    /// Who may send, and how fast.
+    pub limits: Limits,
+    /// The fast path.
+    pub xdp: Xdp,
     /// How the concentrators are watched.
     pub probes: Probes,
     /// The routes that the BGP speaker redistributes.
@@ -92,6 +102,10 @@ struct File {
     service_addresses: Vec<IpAddr>,
     mark: u8,
     tunnel: TunnelSection,
+    #[serde(default)]
+    limits: LimitsSection,
+    #[serde(default)]
+    xdp: XdpSection,
     #[serde(default)]
     probes: ProbesSection,
     #[serde(default)]
@@ -182,6 +196,14 @@ impl Config {
             Ok(probes) => probes,
             Err((key, message)) => return invalid(key, message),
         };
+        let limits = match file.limits.check() {
+            Ok(limits) => limits,
+            Err((key, message)) => return invalid(key, message),
+        };
+        let xdp = match file.xdp.check() {
+            Ok(xdp) => xdp,
+            Err((key, message)) => return invalid(key, message),
+        };
         let announcement = match file.announcement.check(&file.service_addresses) {
             Ok(announcement) => announcement,
             Err((key, message)) => return invalid(key, message),
@@ -192,6 +214,8 @@ impl Config {
                 service_addresses: file.service_addresses,
                 relay: RelayId { key, mark },
                 tunnel,
+                limits,
+                xdp,
                 probes,
                 announcement,
                 admin_listen,

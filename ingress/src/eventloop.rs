@@ -4,11 +4,13 @@
 //!
 //! 1. the request to end, which withdraws the routes first and ends some time later, and to drain;
 //! 2. the probes: answers that have come, and what is due; the announced routes follow;
-//! 3. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
+//! 3. once a second, the XDP program's counters;
+//! 4. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
 //!
 //! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
 //! network: what the kernel does not take is dropped and counted.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,14 +24,17 @@ use tunnel_io::device_drops::DeviceDrops;
 use tunnel_io::gre_socket::{GrePacket, GreSocket};
 use tunnel_io::packet_batch::PacketBatch;
 use tunnel_io::routes::CapturedAddress;
+use tunnel_io::send_report::SendReport;
 use tunnel_io::system;
 use tunnel_io::tun::TunDevice;
 
 use crate::announcer::{AnnouncementPage, Announcer};
 use crate::config::Config;
+use crate::fastpath::{FastPath, FastPathPage};
 use crate::forwarder::Forwarder;
 use crate::metrics::Metrics;
 use crate::metrics::announcement::AnnouncementMetrics;
+use crate::metrics::fastpath::FastPathMetrics;
 use crate::metrics::paths::PathMetrics;
 use crate::probes::watch::{Page, Watch};
 
@@ -44,17 +49,22 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     register_queue_drops(&config, &mut registry);
     let path_metrics = PathMetrics::register(&mut registry);
     let announcement_metrics = AnnouncementMetrics::register(&mut registry);
-    let pages = (Page::default(), AnnouncementPage::default());
+    let fast_metrics = FastPathMetrics::register(&mut registry);
+    let pages = Pages::default();
     let _admin = serve_admin(&config, registry, metrics.clone(), pages.clone()).await?;
     let mut drain = admin::drain::on_signal()?;
-    let mut watch = Watch::open(&config, path_metrics, pages.0, now()).await?;
+    let mut watch = Watch::open(&config, path_metrics, pages.paths, now()).await?;
     let tunnel = OpenTunnel::open(&config)?;
+    // The keys of a RandomState are the standard library's randomness.
+    let random = RandomState::new().build_hasher().finish();
+    let mut forwarder = Forwarder::new(&config, random);
+    let mut fast = FastPath::open(&config, forwarder.choice(), fast_metrics, pages.fast)?;
     // Behind the tunnel, so that it is dropped first: withdraw, then stop.
     let mut announcer = Announcer::new(
         &config,
         &tunnel.device,
         announcement_metrics,
-        pages.1,
+        pages.announcement,
         now(),
     );
     tracing::info!(
@@ -65,10 +75,10 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         mtu = config.tunnel.mtu,
         "forwarding"
     );
-    let mut forwarder = Forwarder::new(&config);
     // One byte more than the MTU would show a device whose MTU somebody has raised.
     let mut batch = PacketBatch::new(BATCH, usize::from(config.tunnel.mtu) + 1);
     let mut serving = false;
+    let started = now();
     loop {
         tokio::select! {
             biased;
@@ -76,11 +86,15 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             Ok(()) = drain.changed() => announcer.set_draining(*drain.borrow_and_update(), now()),
             () = watch.wait() => {
                 serving = watch.step(&tunnel.socket, forwarder.choice(), now());
+                fast.follow(forwarder.choice());
             }
+            () = fast.wait() => fast.sample(forwarder.choice()),
             () = announcer.wait(now()) => {}
             read = tunnel.device.read_batch(&mut batch) => {
                 read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
-                forward_batch(&mut batch, &mut forwarder, &tunnel.socket, &metrics);
+                let now_ns = now().saturating_duration_since(started).as_nanos() as u64;
+                let report = forward_batch(&mut batch, &mut forwarder, &tunnel.socket, now_ns);
+                metrics.add(&forwarder.take_counts(), &report);
                 continue;
             }
         }
@@ -167,12 +181,12 @@ fn forward_batch(
     batch: &mut PacketBatch,
     forwarder: &mut Forwarder,
     socket: &GreSocket,
-    metrics: &Metrics,
-) {
+    now_ns: u64,
+) -> SendReport {
     let packets: Vec<GrePacket<'_>> = batch
         .iter_mut()
         .filter_map(|packet| {
-            let encapsulation = forwarder.forward(packet).ok()?;
+            let encapsulation = forwarder.forward(packet, now_ns).ok()?;
             Some(GrePacket {
                 to: encapsulation.concentrator,
                 header: encapsulation.header,
@@ -180,23 +194,31 @@ fn forward_batch(
             })
         })
         .collect();
-    let report = socket.send_batch(&packets);
-    metrics.add(&forwarder.take_counts(), &report);
+    socket.send_batch(&packets)
+}
+
+/// What `/status` shows of the parts.
+#[derive(Debug, Clone, Default)]
+struct Pages {
+    paths: Page,
+    announcement: AnnouncementPage,
+    fast: FastPathPage,
 }
 
 async fn serve_admin(
     config: &Config,
     registry: Registry,
     metrics: Metrics,
-    (page, announcement): (Page, AnnouncementPage),
+    pages: Pages,
 ) -> anyhow::Result<admin::http::AdminServer> {
     let description = describe(config);
-    let health_page = page.clone();
+    let health_page = pages.paths.clone();
     let status = move || {
         let mut status = description.clone();
         status["counters"] = metrics.status();
-        status["paths"] = page.paths().into();
-        status["announcement"] = announcement.get();
+        status["paths"] = pages.paths.paths().into();
+        status["announcement"] = pages.announcement.get();
+        status["xdp"] = pages.fast.get();
         std::future::ready(status)
     };
     let listen = config.admin_listen;

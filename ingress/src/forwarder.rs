@@ -6,8 +6,9 @@ use wire::gre::{HEADER_LEN, Protocol, Repr};
 use wire::mark::{Mark, stamp};
 
 use crate::choice::Choice;
-use crate::classify::{DropReason, Verdict, classify};
+use crate::classify::{DropReason, Passage, Verdict, classify};
 use crate::config::Config;
+use crate::limits::Limits;
 
 /// What goes in front of a packet, and where both go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,7 @@ impl Counts {
 pub struct Forwarder {
     service_addresses: Vec<IpAddr>,
     mark: Mark,
+    limits: Limits,
     choice: Choice,
     /// Ready-made, as only the inner version varies.
     header_ipv4: [u8; HEADER_LEN],
@@ -48,13 +50,14 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder for this configuration.
-    pub fn new(config: &Config) -> Self {
+    /// A forwarder for this configuration. `random` is known to nobody else.
+    pub fn new(config: &Config, random: u64) -> Self {
         let key = config.relay.key;
         let header = |protocol| Repr { key, protocol }.header();
         Self {
             service_addresses: config.service_addresses.clone(),
             mark: config.relay.mark,
+            limits: Limits::new(&config.limits, random),
             choice: Choice::new(&config.tunnel.concentrators, config.tunnel.hash_key),
             header_ipv4: header(Protocol::Ipv4),
             header_ipv6: header(Protocol::Ipv6),
@@ -63,28 +66,35 @@ impl Forwarder {
     }
 
     /// Stamps the mark into the packet and says where it goes; or drops it, leaves it as it is and
-    /// says why.
-    pub fn forward(&mut self, packet: &mut [u8]) -> Result<Encapsulation, DropReason> {
-        let verdict = classify(packet, &self.service_addresses);
-        let marked = match verdict {
-            // It cannot fail for a packet whose headers have been read.
-            Verdict::Forward(protocol, from) => stamp(packet, self.mark)
-                .map(|()| (protocol, from))
-                .map_err(|_| DropReason::Truncated),
+    /// says why. `now_ns` is the time since some moment in the past.
+    pub fn forward(&mut self, packet: &mut [u8], now_ns: u64) -> Result<Encapsulation, DropReason> {
+        let verdict = match classify(packet, &self.service_addresses) {
+            Verdict::Forward(passage) => self.mark(packet, passage, now_ns),
             Verdict::Drop(reason) => Err(reason),
         };
-        let (protocol, from) =
-            marked.inspect_err(|reason| self.counts.dropped[*reason as usize] += 1)?;
+        let passage = verdict.inspect_err(|reason| self.counts.dropped[*reason as usize] += 1)?;
         self.counts.forwarded_packets += 1;
         self.counts.forwarded_bytes += packet.len() as u64;
-        let header = match protocol {
+        let header = match passage.protocol {
             Protocol::Ipv4 => self.header_ipv4,
             Protocol::Ipv6 => self.header_ipv6,
         };
         Ok(Encapsulation {
-            concentrator: self.choice.take(from),
+            concentrator: self.choice.take(passage.user_agent),
             header,
         })
+    }
+
+    fn mark(
+        &mut self,
+        packet: &mut [u8],
+        passage: Passage,
+        now_ns: u64,
+    ) -> Result<Passage, DropReason> {
+        self.limits.admit(passage.source, now_ns)?;
+        // It cannot fail for a packet whose headers have been read.
+        stamp(packet, self.mark).map_err(|_| DropReason::Truncated)?;
+        Ok(passage)
     }
 
     /// Where packets go to.

@@ -1,6 +1,7 @@
 //! What is counted, by name. Cloning gives another handle to the same counters.
 
 pub mod announcement;
+pub mod fastpath;
 pub mod paths;
 
 use prometheus_client::encoding::EncodeLabelSet;

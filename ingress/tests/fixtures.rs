@@ -18,7 +18,7 @@ const UDP: u8 = 17;
 #[expect(clippy::unwrap_used, reason = "a test of its own checks the example")]
 fn forwarder() -> Forwarder {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/ingress.toml");
-    Forwarder::new(&Config::load(&file).unwrap())
+    Forwarder::new(&Config::load(&file).unwrap(), 1)
 }
 
 /// An IPv4 packet from 192.0.2.7 with a right checksum.
@@ -63,7 +63,7 @@ fn sum(bytes: &[u8]) -> u16 {
 fn an_ipv4_packet_goes_out_with_mark_checksum_and_gre_header() {
     // ECN is ECT(0); the user agent's own DSCP is EF.
     let mut packet = ipv4(46 << 2 | 0b10, 0, UDP, SERVICE_V4, b"OPTIONS");
-    let out = forwarder().forward(&mut packet).unwrap();
+    let out = forwarder().forward(&mut packet, 0).unwrap();
     assert_eq!(out.concentrator, "10.0.9.2".parse::<IpAddr>().unwrap());
     assert_eq!(out.header, [0x20, 0x00, 0x08, 0x00, 0x00, 0x00, 0x10, 0x01]);
     assert_eq!(packet, ipv4(1 << 2 | 0b10, 0, UDP, SERVICE_V4, b"OPTIONS"));
@@ -72,7 +72,7 @@ fn an_ipv4_packet_goes_out_with_mark_checksum_and_gre_header() {
 #[test]
 fn an_ipv6_packet_goes_out_with_mark_and_gre_header() {
     let mut packet = ipv6(46 << 2 | 0b01, UDP, SERVICE_V6, b"OPTIONS");
-    let out = forwarder().forward(&mut packet).unwrap();
+    let out = forwarder().forward(&mut packet, 0).unwrap();
     assert_eq!(out.header, [0x20, 0x00, 0x86, 0xdd, 0x00, 0x00, 0x10, 0x01]);
     assert_eq!(packet, ipv6(1 << 2 | 0b01, UDP, SERVICE_V6, b"OPTIONS"));
 }
@@ -84,8 +84,8 @@ fn all_fragments_of_a_datagram_carry_the_same_mark_and_go_the_same_way() {
     let mut first = ipv4(0, more, UDP, SERVICE_V4, &[1; 1_480]);
     let mut second = ipv4(0, second_offset, UDP, SERVICE_V4, &[2; 200]);
     assert_eq!(
-        forwarder.forward(&mut first),
-        forwarder.forward(&mut second)
+        forwarder.forward(&mut first, 0),
+        forwarder.forward(&mut second, 0)
     );
     assert_eq!((first[1], second[1]), (4, 4));
     assert_eq!(first[6..8], more.to_be_bytes());
@@ -124,7 +124,7 @@ fn what_cannot_be_tunnelled_is_dropped_untouched_and_counted_by_reason() {
     for (original, reason) in &cases {
         let mut packet = original.clone();
         assert_eq!(
-            forwarder.forward(&mut packet),
+            forwarder.forward(&mut packet, 0),
             Err(*reason),
             "{original:02x?}"
         );
@@ -142,7 +142,7 @@ fn what_cannot_be_tunnelled_is_dropped_untouched_and_counted_by_reason() {
 #[test]
 fn icmp_errors_to_the_service_address_are_tunnelled() {
     let mut packet = ipv4(0, 0, 1, SERVICE_V4, &[3, 4, 0, 0, 0, 0, 5, 0]);
-    assert!(forwarder().forward(&mut packet).is_ok());
+    assert!(forwarder().forward(&mut packet, 0).is_ok());
 }
 
 proptest! {
@@ -163,7 +163,7 @@ proptest! {
         packet[10..12].copy_from_slice(&checksum);
 
         let mut out = packet.clone();
-        prop_assert!(forwarder().forward(&mut out).is_ok());
+        prop_assert!(forwarder().forward(&mut out, 0).is_ok());
         prop_assert_eq!(out[1], 1 << 2 | tos & 3);
         prop_assert_eq!(sum(&out[..header]), 0xffff);
         out[1] = packet[1];
@@ -177,7 +177,7 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..1_400),
     ) {
         let mut out = ipv6(class, next_header, SERVICE_V6, &payload);
-        prop_assert!(forwarder().forward(&mut out).is_ok());
+        prop_assert!(forwarder().forward(&mut out, 0).is_ok());
         prop_assert_eq!(out, ipv6(1 << 2 | class & 3, next_header, SERVICE_V6, &payload));
     }
 
@@ -189,6 +189,6 @@ proptest! {
         if let Some(first) = bytes.first_mut() {
             *first = match version { 0 => *first, 1 => 0x45, _ => 0x60 };
         }
-        let _ = forwarder().forward(&mut bytes);
+        let _ = forwarder().forward(&mut bytes, 0);
     }
 }

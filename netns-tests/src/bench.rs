@@ -14,6 +14,7 @@ mod anycast;
 mod bindings;
 mod control_delay;
 mod failover;
+mod ingress;
 mod ingress_tun;
 mod load;
 mod relay;
@@ -74,6 +75,11 @@ const BENCHES: &[Bench] = &[
         name: "failover/tcp",
         about: "the same over TCP at 100 calls/s",
         run: failover::run_tcp,
+    },
+    Bench {
+        name: "ingress",
+        about: "CPU per packet at an edge: XDP beside the TUN path and the kernel's plain forwarding",
+        run: ingress::run,
     },
     Bench {
         name: "ingress-tun",

@@ -49,3 +49,4 @@ mod topology;
 mod two_concentrators;
 mod verdict;
 mod wait;
+mod xdp;

@@ -2,7 +2,8 @@
 //! folder.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -104,9 +105,26 @@ impl Nats {
         Ok(())
     }
 
+    /// Puts an entry, as a client that is none of ours; all three must run.
+    pub(crate) fn put(&self, namespace: &Namespace, subject: &str, body: &[u8]) -> Result<()> {
+        namespace.inside(|| {
+            let mut server = TcpStream::connect((self.address, CLIENTS))?;
+            server.set_read_timeout(Some(READY))?;
+            let head = format!(
+                "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
+                body.len()
+            );
+            server.write_all(&[head.as_bytes(), body, b"\r\nPING\r\n"].concat())?;
+            let mut lines = BufReader::new(server).lines();
+            let pong = lines.find(|line| line.as_ref().map_or(true, |line| line == "PONG"));
+            pong.context("no PONG")??;
+            Ok(())
+        })
+    }
+
     fn leader(&self, namespace: &Namespace, stream: &str) -> Option<String> {
         let pages = self.pages(namespace, "/jsz?accounts=true&streams=true");
-        let leaders = pages.iter().filter_map(|page| {
+        let mut leaders = pages.iter().filter_map(|page| {
             let accounts = page.get("account_details")?.as_array()?;
             let details = accounts
                 .iter()
@@ -117,7 +135,7 @@ impl Nats {
             let leader = stream.pointer("/cluster/leader")?.as_str()?;
             (!leader.is_empty()).then(|| leader.to_owned())
         });
-        leaders.last()
+        leaders.next_back()
     }
 
     /// The pages of those that answer.

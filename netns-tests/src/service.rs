@@ -14,7 +14,7 @@ use crate::http;
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::topology::two_edges::{CONCENTRATOR, EDGE1, EDGE2, SERVICE, TwoEdges};
-use crate::wait;
+use crate::{wait, xdp};
 
 /// Where [`Service::start`] keeps config files, within the folder it is given.
 pub(crate) const FOLDER: &str = "service";
@@ -385,7 +385,8 @@ mtu = 1472
 [announcement]
 linger_s = 0
 graceful_s = 0
-"#
+{}"#,
+        xdp::wanted().map_or_else(String::new, |mode| xdp::section(&mode))
     )
 }
 

@@ -58,6 +58,8 @@ pub struct Media {
     pub quarantine: Duration,
     /// Leases kept a concentrator at most.
     pub max_stock: u32,
+    /// Sessions at a time, leases included; `usize::MAX` where only the ports are a limit.
+    pub max_sessions: usize,
     /// Packets held by all sessions together.
     pub max_held: usize,
     /// How packets are waited for.
@@ -138,6 +140,7 @@ struct MediaFile {
     quarantine_ms: u64,
     #[serde(default = "max_stock")]
     max_stock: u32,
+    max_sessions: Option<usize>,
     #[serde(default = "max_held_packets")]
     max_held_packets: usize,
     threads: Option<u16>,
@@ -357,6 +360,11 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
     };
     let limits = check_limits(path, file)?;
     check_range(path, "media.quarantine_ms", file.quarantine_ms)?;
+    if file.max_sessions == Some(0) {
+        let message =
+            "0 lets no call in; use at least 1, or leave it out for as many as ports allow";
+        return wrong("media.max_sessions", message.to_owned());
+    }
     let threads = file.threads.unwrap_or_else(all_cores);
     if !(1..=MAX_THREADS).contains(&threads) {
         let message = format!("{threads} is out of range; use 1 to {MAX_THREADS}");
@@ -375,6 +383,7 @@ fn check_media(path: &Path, file: &MediaFile) -> Result<Media, ConfigError> {
         limits,
         quarantine: Duration::from_millis(file.quarantine_ms),
         max_stock: file.max_stock,
+        max_sessions: file.max_sessions.unwrap_or(usize::MAX),
         max_held: file.max_held_packets,
         threads: MediaThreads {
             threads: threads.into(),
@@ -523,6 +532,11 @@ mod tests {
             "gather_us = 1000",
             "gather_us = 1000\nthreads = 0",
             "media.threads: 0 is out",
+        ),
+        (
+            "# max_sessions = 2000",
+            "max_sessions = 0",
+            "media.max_sessions: 0 lets no call in",
         ),
     ];
 

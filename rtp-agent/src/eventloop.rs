@@ -277,6 +277,7 @@ fn relay_config(config: &Config) -> anyhow::Result<RelayConfig> {
         quarantine: config.media.quarantine,
         limits: config.media.limits,
         max_stock: config.media.max_stock,
+        max_sessions: config.media.max_sessions,
         max_held: config.media.max_held,
         seed: u64::from_ne_bytes(seed),
         concentrators: names.collect(),

@@ -105,7 +105,7 @@ fn socket_rows(sockets: SocketCounts, are_shared: bool) -> [Row; 3] {
 }
 
 #[rustfmt::skip]
-fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 14] {
+fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 15] {
     [
         ("sipcast_relay_rtp_packets_received", "RTP packets accepted", totals.rtp.packets_in),
         ("sipcast_relay_rtp_packets_sent", "RTP packets sent", totals.rtp.packets_out),
@@ -117,6 +117,7 @@ fn counter_rows(totals: &Totals, gauges: &Gauges, troubles: &Troubles) -> [Row; 
         ("sipcast_relay_sources_moved", "Times that a new source took over a side", totals.relatched),
         ("sipcast_relay_no_ports", "Leases not prepared for want of ports", troubles.no_ports),
         ("sipcast_relay_open_failed", "Leases whose ports the system refused", troubles.open_failed),
+        ("sipcast_relay_limit_reached", "Leases not prepared because of max_sessions", troubles.limit_reached),
         ("sipcast_relay_control_links_closed", "Control links closed for a fault", troubles.links_closed),
         ("sipcast_relay_requests_failed", "Control requests not carried out", troubles.requests_failed),
         ("sipcast_relay_messages_not_understood", "Control messages of a later version, or damaged", troubles.not_understood),

@@ -65,6 +65,8 @@ pub struct RelayConfig {
     pub limits: Limits,
     /// Leases kept a concentrator at most, whatever it asks for.
     pub max_stock: u32,
+    /// Sessions at a time, those that are only prepared included; `usize::MAX` is no limit.
+    pub max_sessions: usize,
     /// Packets held by all sessions together.
     pub max_held: usize,
     /// Decides the order of ports.
@@ -122,6 +124,8 @@ pub struct Troubles {
     pub no_ports: u64,
     /// A port could not be opened.
     pub open_failed: u64,
+    /// A session was not prepared because there are as many as are allowed.
+    pub limit_reached: u64,
     /// A connection was closed for what the concentrator sent or did not send.
     pub links_closed: u64,
     /// A request could not be carried out.
@@ -147,6 +151,8 @@ pub struct Relay {
     commands: VecDeque<Command>,
     /// When to try again after ports ran out.
     retry_refill: Option<Instant>,
+    /// The ports that were tried last could not be opened.
+    open_fails: bool,
     draining: bool,
     ended: report::Totals,
     ended_silent: report::Silences,
@@ -224,6 +230,7 @@ impl Relay {
             outputs: Vec::new(),
             commands: VecDeque::new(),
             retry_refill: None,
+            open_fails: false,
             draining: false,
             ended: report::Totals::default(),
             ended_silent: report::Silences::default(),

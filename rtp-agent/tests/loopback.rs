@@ -232,6 +232,7 @@ impl Agent {
                 },
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
+                max_sessions: usize::MAX,
                 max_held: 100,
                 threads: MediaThreads {
                     threads: 2,

@@ -63,6 +63,9 @@ pub struct DialogCookie {
     pub session: Option<(u64, RelayId)>,
     /// The second session and its relay, where media pass two relays.
     pub far: Option<(u64, RelayId)>,
+    /// The relay of the edge that the INVITE came by, where there is a session: not always the one
+    /// that has it.
+    pub caller_relay: Option<RelayId>,
     /// Seconds since 1970 when the dialog began.
     pub started: u32,
     /// What names the caller's and the callee's user agent at the registrar, 48 bits; 0 for one

@@ -38,6 +38,14 @@ impl Transport {
         }
     }
 
+    /// True for TLS, alone or under WebSocket: what a `sips:` URI asks of every hop.
+    pub const fn is_secure(self) -> bool {
+        match self {
+            Self::Tls | Self::Wss => true,
+            Self::Udp | Self::Tcp | Self::Ws => false,
+        }
+    }
+
     /// The name in a Via header: `UDP`, `TCP`, `TLS`, `WS`, `WSS`.
     pub const fn via_name(self) -> &'static str {
         match self {
@@ -75,22 +83,31 @@ impl Transport {
     }
 }
 
-/// One connection: the concentrator that has it in the upper 16 bits, below them a number that is
-/// unique for the life of its process.
+/// One accepted connection, unique among all concentrators that share registrations and among their
+/// lives: the number of the concentrator that has it in the upper 16 bits, the number that its process has drawn in the next 16, then a
+/// count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
 impl ConnectionId {
-    const NUMBER_BITS: u32 = 48;
-
-    /// Of the first connection of this concentrator.
-    pub const fn first_of(owner: Owner) -> Self {
-        Self((owner.0 as u64) << Self::NUMBER_BITS | 1)
+    /// The first connection of this concentrator, 0 where it is alone, in the life that has drawn `owner`.
+    pub const fn first(concentrator: u16, owner: Owner) -> Self {
+        Self((concentrator as u64) << 48 | (owner.0 as u64) << 32 | 1)
     }
 
-    /// The concentrator that has the connection.
+    /// What its process has drawn, which is in its cookies too.
     pub const fn owner(self) -> Owner {
-        Owner((self.0 >> Self::NUMBER_BITS) as u16)
+        Owner((self.0 >> 32) as u16)
+    }
+
+    /// The number of the concentrator that has it; 0 where that is alone.
+    pub const fn concentrator(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    /// True where both are of the same concentrator, in the same life of it.
+    pub const fn is_of_the_life_of(self, other: Self) -> bool {
+        self.0 >> 32 == other.0 >> 32
     }
 }
 

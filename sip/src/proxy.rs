@@ -21,10 +21,13 @@
 //! * `large`: which copies go over TCP because of their length (18.1.1)
 //! * `response`: back to the caller, best of several (16.7)
 //! * `cancel`: CANCEL and Timer C (16.8, 16.10)
+//! * `sips`: what must go over TLS (26.2.2, RFC 5630)
 //! * `overload`: which requests are refused so that others succeed (21.5.4)
+//! * `lost`: calls whose relay fails before they are answered
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
 //! * `peers`: messages that are another core's, which is alive
+//! * `sharing`: registrations that other concentrators have too
 //! * `stateless`: messages of transactions that another core had (16.11)
 //! * `uas`: what is answered here (8.2); `reveal`: by which edge it came, for those who may know
 //!
@@ -48,6 +51,7 @@ pub mod groups;
 mod hang_up;
 mod large;
 mod loops;
+mod lost;
 pub mod media;
 mod next_hop;
 mod overload;
@@ -57,6 +61,8 @@ mod response;
 pub mod reveal;
 mod route;
 pub mod routing;
+pub mod sharing;
+mod sips;
 mod stateless;
 mod uas;
 mod validate;
@@ -162,6 +168,8 @@ struct Branch {
     instead_of_udp: bool,
     /// It went to the flow that a Path names.
     by_path: bool,
+    /// It was cancelled because its relay has failed.
+    media_lost: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +232,7 @@ pub struct Proxy {
     journal: calls::Journal,
     reveal: reveal::Reveal,
     peers: peers::Peers,
+    held: sharing::Held,
 }
 
 impl Proxy {
@@ -251,6 +260,7 @@ impl Proxy {
             journal: calls::Journal::default(),
             reveal: reveal::Reveal::default(),
             peers: peers::Peers::default(),
+            held: sharing::Held::default(),
         }
     }
 
@@ -286,6 +296,7 @@ impl Proxy {
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, media: &mut dyn Media, now: Instant) {
         self.registrar.handle_timeout(now);
+        self.release_held(now);
         self.transactions.handle_timeout(now);
         self.fire_timer_c(media, now);
         self.fire_dns_deadlines(media, now);
@@ -334,7 +345,7 @@ impl Proxy {
 
     /// Takes a binding back that was kept over a restart; false where it has no place.
     pub fn restore(&mut self, record: Record, now: Instant) -> bool {
-        self.registrar.restore(&record.user, record.binding, now)
+        !record.removed && self.registrar.restore(&record.user, record.binding, now)
     }
 
     /// When to call [`Proxy::handle_timeout`], and for whom.
@@ -347,6 +358,7 @@ impl Proxy {
             self.resolving.poll_timeout(),
             self.waiting_for_media.poll_timeout(),
             self.groups.poll_timeout().map(|at| (at, "probe")),
+            self.next_held(),
         ]
         .into_iter()
         .flatten()
@@ -400,8 +412,9 @@ impl Proxy {
             return;
         }
         match self.transactions.handle_request(&request, hop, now) {
-            Incoming::New(id) if self.must_shed(&request) => {
-                self.counters.shed += 1;
+            Incoming::New(id) | Incoming::Cancel { cancel: id, .. }
+                if self.must_shed(&request, hop) =>
+            {
                 self.transactions.abandon_server(id);
                 self.refuse_for_now(&request, hop);
             }
@@ -459,10 +472,13 @@ impl Proxy {
         }
         match routed {
             route::Routed::Register(aor) => {
+                let before = self.registrar.told();
                 let response = self.registrar.register(&request, &aor, hop, now);
-                self.answer(id, &response, now);
+                let numbers = (before, self.registrar.told());
+                self.answer_register(id, &response, numbers, now);
             }
             route::Routed::Options => self.answer_options(id, &request, hop, now),
+            route::Routed::WrongScheme => self.refuse_scheme(id, &request, hop, now),
             route::Routed::Refused { status, reason } if self.may_be_forged(hop) => {
                 let response = self.refusal(&request, status, reason);
                 self.journal_refusal(id, status);

@@ -19,6 +19,8 @@
 //! lost starts over from [`Registrar::page`]. Where nobody ever will, [`Registrar::tell_nobody`]
 //! spares making them.
 //!
+//! Several concentrators may have one set of bindings, each a whole copy: [`shared`].
+//!
 //! Not done: Date in the answer (no wall clock here), display names of contacts, GRUU (RFC 5627):
 //! its contact parameters are kept and echoed only.
 //!
@@ -44,6 +46,7 @@ mod ids;
 mod path;
 pub(crate) mod ping;
 pub mod record;
+pub mod shared;
 pub mod sighting;
 mod update;
 
@@ -53,6 +56,7 @@ pub use path::Path;
 use answer::Refusal;
 use bindings::{Bindings, Entry};
 use ping::Wheel;
+use shared::Sharing;
 use sighting::{OfEdge, Sighting};
 use update::{Change, Update};
 
@@ -124,6 +128,21 @@ pub struct Binding {
     pub relay: Option<RelayId>,
     /// The proxies on the way (RFC 3327), which a request to it must name in Route.
     pub path: Path,
+    /// Who took its REGISTER, where several may.
+    pub origin: Origin,
+}
+
+/// What orders the versions of a binding that concentrators share, beside Call-ID and CSeq; all zero where
+/// they are not shared. See [`shared`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// When it was made, in milliseconds since 1970 on the clock that the concentrators have in
+    /// common; always later than the version that it took the place of.
+    pub stamp_ms: u64,
+    /// The concentrator that took the REGISTER.
+    pub handler: u16,
+    /// How often the user agent has begun to count anew within one Call-ID.
+    pub epoch: u16,
 }
 
 impl Binding {
@@ -136,6 +155,7 @@ impl Binding {
             && self.flow == before.flow
             && self.relay == before.relay
             && self.path == before.path
+            && self.origin.handler == before.origin.handler
     }
 }
 
@@ -189,6 +209,19 @@ pub struct Counts {
     pub pings_strange: u64,
     /// Events dropped because nobody polled for them.
     pub events_lost: u64,
+    /// Of shared bindings.
+    pub shared: shared::Counts,
+}
+
+/// Something that happened, with its place among all that did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// What.
+    pub event: Event,
+    /// The how many-th event this is, those that were lost included.
+    pub number: u64,
+    /// Another concentrator did it.
+    pub foreign: bool,
 }
 
 /// Events kept for [`Registrar::poll_event`].
@@ -205,9 +238,13 @@ pub struct Registrar {
     keys: Keys,
     bindings: Bindings,
     /// None: nobody wants to know.
-    events: Option<VecDeque<Event>>,
+    events: Option<VecDeque<(Event, bool)>>,
+    /// Events so far.
+    told: u64,
     transmits: VecDeque<Transmit>,
     totals: Counts,
+    /// None: the bindings are ours alone.
+    sharing: Option<Sharing>,
 }
 
 impl Registrar {
@@ -218,8 +255,10 @@ impl Registrar {
             keys,
             bindings: Bindings::new(Wheel::new(limits.ping_interval_s, limits.ping_misses)),
             events: Some(VecDeque::new()),
+            told: 0,
             transmits: VecDeque::new(),
             totals: Counts::default(),
+            sharing: None,
         }
     }
 
@@ -249,10 +288,11 @@ impl Registrar {
         // What is over must neither count against a limit nor keep an order of CSeq numbers.
         self.remove_expired(now);
         let update = Update::plan(request, self.bindings.of(aor), hop, &self.limits, now)
-            .and_then(|update| self.check_room(aor, update));
+            .and_then(|update| self.check_room(aor, update))
+            .and_then(|update| self.check_past(aor, update, now));
         match update {
             Ok(Update { changes, outbound }) => {
-                self.commit(aor, changes);
+                self.commit(request, aor, changes, now);
                 self.bindings.seen(&hop.flow, hop.relay, now);
                 self.answer_ok(request, aor, outbound, hop, now)
             }
@@ -264,13 +304,17 @@ impl Registrar {
     }
 
     /// Takes a binding back from a store, as it is; false where there is no room or it is over.
-    pub fn restore(&mut self, aor: &AddressOfRecord, binding: Binding, now: Instant) -> bool {
+    pub fn restore(&mut self, aor: &AddressOfRecord, mut binding: Binding, now: Instant) -> bool {
         let user = self.bindings.of(aor).len();
         if binding.expires_at <= now
             || self.bindings.len() >= self.limits.max_bindings
             || user >= self.limits.max_contacts_per_user
         {
             return false;
+        }
+        if binding.origin.stamp_ms == 0 {
+            let registered_at = binding.registered_at;
+            self.stamp(aor, &mut binding, registered_at);
         }
         let name = self.name(aor, &binding);
         self.bindings.add(aor, binding, name);
@@ -325,6 +369,7 @@ impl Registrar {
     /// Removes the bindings that only this connection could reach.
     pub fn connection_closed(&mut self, connection: ConnectionId) {
         for (aor, binding) in self.bindings.close_connection(connection) {
+            self.remember(&aor, &binding, true);
             self.event(Event::BindingRemoved(aor, binding));
         }
     }
@@ -332,7 +377,9 @@ impl Registrar {
     /// Removes what is over, and pings whose turn it is.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.remove_expired(now);
-        let Some((pings, lost)) = self.bindings.turn(now) else {
+        self.forget_past(now);
+        let pingers = self.sharing.as_ref().map(Sharing::pingers);
+        let Some((pings, lost)) = self.bindings.turn(pingers, now) else {
             return;
         };
         for flow in lost {
@@ -370,7 +417,8 @@ impl Registrar {
         let expires = self.bindings.next_deadline();
         let expires = expires.map(|at| (at, "binding expires"));
         let ping = self.bindings.next_tick().map(|at| (at, "ping"));
-        [expires, ping]
+        let past = self.next_to_forget().map(|at| (at, "past forgotten"));
+        [expires, ping, past]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)
@@ -378,7 +426,24 @@ impl Registrar {
 
     /// The next thing that happened.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.as_mut()?.pop_front()
+        self.poll_news().map(|news| news.event)
+    }
+
+    /// The same, with who did it and its number.
+    pub fn poll_news(&mut self) -> Option<News> {
+        let events = self.events.as_mut()?;
+        let number = self.told + 1 - events.len() as u64;
+        let (event, foreign) = events.pop_front()?;
+        Some(News {
+            event,
+            number,
+            foreign,
+        })
+    }
+
+    /// Events so far; the last one has this number.
+    pub fn told(&self) -> u64 {
+        self.told
     }
 
     /// From now on what happens is counted and not told.
@@ -392,6 +457,7 @@ impl Registrar {
             users: self.bindings.users(),
             bindings: self.bindings.len(),
             flows: self.bindings.flows(),
+            shared: self.shared_counts(),
             ..self.totals
         }
     }
@@ -457,6 +523,7 @@ impl Registrar {
 
     fn remove_expired(&mut self, now: Instant) {
         while let Some((aor, binding)) = self.bindings.take_expired(now) {
+            self.remember(&aor, &binding, false);
             self.event(Event::BindingExpired(aor, binding));
         }
     }
@@ -506,17 +573,25 @@ impl Registrar {
         }
     }
 
-    fn commit(&mut self, aor: &AddressOfRecord, changes: Vec<Change>) {
+    fn commit(
+        &mut self,
+        request: &Message,
+        aor: &AddressOfRecord,
+        changes: Vec<Change>,
+        now: Instant,
+    ) {
         for change in changes {
             match change {
-                Change::Add(binding) => {
+                Change::Add(mut binding) => {
+                    self.stamp(aor, &mut binding, now);
                     let name = self.name(aor, &binding);
                     self.bindings.add(aor, binding.clone(), name);
                     self.event(Event::BindingAdded(aor.clone(), binding));
                 }
-                Change::Refresh(id, binding) => self.refresh(aor, id, binding),
+                Change::Refresh(id, binding) => self.refresh(aor, id, binding, now),
                 Change::Remove(id) => {
                     if let Some((aor, binding)) = self.bindings.take(id) {
+                        let binding = self.stamp_removed(request, &aor, binding, now);
                         self.event(Event::BindingRemoved(aor, binding));
                     }
                 }
@@ -524,7 +599,13 @@ impl Registrar {
         }
     }
 
-    fn refresh(&mut self, aor: &AddressOfRecord, id: u64, binding: Binding) {
+    fn refresh(&mut self, aor: &AddressOfRecord, id: u64, mut binding: Binding, now: Instant) {
+        self.stamp_refreshed(aor, id, &mut binding, now);
+        self.replace(aor, id, binding, false);
+    }
+
+    /// Puts a binding in the place of another.
+    fn replace(&mut self, aor: &AddressOfRecord, id: u64, binding: Binding, foreign: bool) {
         let Some(entry) = self.bindings.of(aor).iter().find(|entry| entry.id == id) else {
             return;
         };
@@ -539,22 +620,29 @@ impl Registrar {
             self.name(aor, &binding)
         };
         if self.events.is_none() {
-            self.totals.refreshed += 1;
+            self.totals.refreshed += u64::from(!foreign);
             return self.bindings.refresh(aor, id, binding, name);
         }
         let before = self.bindings.current(entry);
         self.bindings.refresh(aor, id, binding.clone(), name);
+        let aor = aor.clone();
         if binding.only_later_than(&before) {
-            return self.event(Event::BindingProlonged(aor.clone(), binding));
+            return self.happened(Event::BindingProlonged(aor, binding), foreign);
         }
-        if record::key(aor, &before) != record::key(aor, &binding) {
-            self.event(Event::BindingRenamed(aor.clone(), before));
+        if !shared::same_key(&before, &binding) {
+            self.happened(Event::BindingRenamed(aor.clone(), before), foreign);
         }
-        self.event(Event::BindingRefreshed(aor.clone(), binding));
+        self.happened(Event::BindingRefreshed(aor, binding), foreign);
     }
 
     fn event(&mut self, event: Event) {
+        self.happened(event, false);
+    }
+
+    /// What others did is told and not counted as ours.
+    fn happened(&mut self, event: Event, foreign: bool) {
         match event {
+            _ if foreign => {}
             Event::BindingAdded(..) => self.totals.added += 1,
             Event::BindingRefreshed(..) | Event::BindingProlonged(..) => self.totals.refreshed += 1,
             Event::BindingRenamed(..) => {}
@@ -565,10 +653,11 @@ impl Registrar {
         let Some(events) = &mut self.events else {
             return;
         };
+        self.told += 1;
         if events.len() == MAX_EVENTS {
             events.pop_front();
             self.totals.events_lost += 1;
         }
-        events.push_back(event);
+        events.push_back((event, foreign));
     }
 }

@@ -13,7 +13,8 @@
 //! The four machines live in one file each and know neither messages nor flows: status codes and
 //! bytes go in, bytes and verdicts come out. This layer finds the machine for a message by the
 //! keys of [`crate::key`], carries out what the machine says, and forgets it when it ends. Two
-//! tables, one for each side, each bounded by [`Limits`].
+//! tables, one for each side, each bounded by [`Limits`]. What the requests of one source have made
+//! is counted ([`count_of`](Transactions::count_of)); the user judges it by [`Limits::max_of_source`].
 //!
 //! What the user can rely on:
 //! * Each server transaction reports [`Event::ServerEnded`] exactly once, also when it was
@@ -24,6 +25,7 @@
 //! * An id is never used twice; one that is no longer valid does nothing.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -37,6 +39,7 @@ use crate::transaction::client_invite::Received;
 use crate::transaction::server::Server;
 use crate::transaction::server_invite::Acknowledged;
 use crate::transaction::slab::SlotId;
+use crate::transaction::sources::Sources;
 use crate::transaction::table::Table;
 
 mod client;
@@ -46,6 +49,7 @@ mod server;
 pub mod server_invite;
 pub mod server_non_invite;
 mod slab;
+mod sources;
 mod table;
 mod verdict;
 
@@ -59,6 +63,7 @@ pub struct Transactions {
     timers: Timers,
     servers: Table<ServerKey, Server>,
     clients: Table<ClientKey, Client>,
+    sources: Sources,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -70,6 +75,7 @@ impl Transactions {
             timers,
             servers: Table::new(limits.max_server),
             clients: Table::new(limits.max_client),
+            sources: Sources::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -90,9 +96,14 @@ impl Transactions {
         }
         let cancelled = key.invite_of_cancel();
         let server = Server::new(&key, hop.flow.transport.is_reliable(), self.timers, now);
-        let Some(id) = self.servers.insert_new(key, hash, hop.flow, server) else {
+        let source = hop.flow.peer.ip();
+        let inserted = self
+            .servers
+            .insert_new(key, hash, hop.flow, server, Some(source));
+        let Some(id) = inserted else {
             return Incoming::Full;
         };
+        self.sources.add(source);
         match cancelled {
             Some(invite) => Incoming::Cancel {
                 cancel: ServerId(id),
@@ -169,12 +180,36 @@ impl Transactions {
         flow: Flow,
         now: Instant,
     ) -> Option<ClientId> {
+        self.send_charged(request, flow, None, now)
+    }
+
+    /// The same for a copy of a request that came from there, which is counted as that source's.
+    pub fn send_request_of(
+        &mut self,
+        source: IpAddr,
+        request: &Message,
+        flow: Flow,
+        now: Instant,
+    ) -> Option<ClientId> {
+        self.send_charged(request, flow, Some(source), now)
+    }
+
+    fn send_charged(
+        &mut self,
+        request: &Message,
+        flow: Flow,
+        charged: Option<IpAddr>,
+        now: Instant,
+    ) -> Option<ClientId> {
         if !request.is_request() || request.method() == Method::Ack {
             return None;
         }
         let key = ClientKey::of(request)?;
         let client = Client::new(request, flow.transport.is_reliable(), self.timers, now);
-        let id = self.clients.insert(key, flow, client)?;
+        let id = self.clients.insert(key, flow, client, charged)?;
+        if let Some(source) = charged {
+            self.sources.add(source);
+        }
         let bytes = request.bytes().clone();
         self.transmits.push_back(Transmit { flow, bytes });
         Some(ClientId(id))
@@ -303,6 +338,17 @@ impl Transactions {
         }
     }
 
+    /// How many of them the requests of a source have made, on both sides. All addresses of an IPv6
+    /// /64 are one source.
+    pub fn count_of(&self, source: IpAddr) -> usize {
+        self.sources.count(source)
+    }
+
+    /// Sources that have transactions.
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
     fn end_server_if_done(&mut self, id: SlotId) {
         if self.servers.has_ended(id) {
             self.end_server(id);
@@ -310,7 +356,8 @@ impl Transactions {
     }
 
     fn end_server(&mut self, id: SlotId) {
-        if self.servers.remove(id).is_some() {
+        if let Some(entry) = self.servers.remove(id) {
+            self.discharge(entry.charged);
             self.events.push_back(Event::ServerEnded(ServerId(id)));
         }
     }
@@ -322,8 +369,15 @@ impl Transactions {
     }
 
     fn end_client(&mut self, id: SlotId, event: impl FnOnce(ClientId) -> Event) {
-        if self.clients.remove(id).is_some() {
+        if let Some(entry) = self.clients.remove(id) {
+            self.discharge(entry.charged);
             self.events.push_back(event(ClientId(id)));
+        }
+    }
+
+    fn discharge(&mut self, charged: Option<IpAddr>) {
+        if let Some(source) = charged {
+            self.sources.remove(source);
         }
     }
 }

@@ -157,6 +157,7 @@ fn lines(told: &Told) -> Vec<String> {
                 )
             }
             CallProgress::CallerGone => "caller gone".to_owned(),
+            CallProgress::RelayLost => "relay lost".to_owned(),
             CallProgress::HungUp { by, .. } => {
                 assert!(matches!(by, Party::Caller | Party::Callee));
                 format!("hung up by {by:?}")

@@ -6,10 +6,12 @@
 #[path = "common/world.rs"]
 mod world;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sip::hop::Transmit;
 use sip::message::{HeaderName, Message};
+use sip::proxy::calls::CallProgress;
 use sip::proxy::media::SessionRef;
 use world::{ALICE, BOB, World, answer, find, in_dialog, invite, parse, request, summary};
 
@@ -226,6 +228,89 @@ fn a_header_that_is_too_long_to_keep_costs_the_call_its_end_and_nothing_else() {
         ),
         (0, 1)
     );
+}
+
+/// The callee has the address of a relay that is no more.
+#[test]
+fn a_target_whose_relay_fails_while_it_rings_is_cancelled_and_the_caller_told() {
+    let mut world = remembering();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = find(&sent, BOB);
+    world.receive(BOB, &answer(&to_bob, 180, "Ringing", "b1"));
+    assert_eq!(summary(&lose_relay(&mut world)), ["CANCEL -> bob"]);
+    assert_eq!(summary(&lose_relay(&mut world)), [""; 0], "once");
+    let terminated = answer(&to_bob, 487, "Request Terminated", "b1");
+    let sent = world.receive(BOB, &terminated);
+    assert_eq!(summary(&sent), ["ACK -> bob", "503 -> alice"]);
+    let warning = text(&parse(&sent[1]), HeaderName::Warning);
+    assert_eq!(warning, "399 sipcast \"The media relay has failed\"");
+    assert_eq!(world.media.count("ended"), 1);
+    world.assert_all_forgotten();
+}
+
+#[test]
+fn the_next_target_has_a_relay_of_its_own() {
+    let mut world = World::new();
+    world.register_with_q(BOB, "sip:bob@192.168.1.2:5060", "bob", "1");
+    world.register_with_q(world::BOB_DESK, "sip:bob@192.168.1.3:5060", "desk", "0.5");
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = find(&sent, BOB);
+    world.receive(BOB, &answer(&to_bob, 180, "Ringing", "b1"));
+    lose_relay(&mut world);
+    let sent = world.receive(BOB, &answer(&to_bob, 487, "Request Terminated", "b1"));
+    assert_eq!(summary(&sent), ["ACK -> bob", "INVITE -> desk"]);
+    assert_eq!(world.media.count("place"), 2);
+}
+
+#[test]
+fn a_target_that_has_failed_by_itself_has_the_last_word() {
+    let mut world = remembering();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = find(&sent, BOB);
+    world.receive(BOB, &answer(&to_bob, 180, "Ringing", "b1"));
+    lose_relay(&mut world);
+    let sent = world.receive(BOB, &answer(&to_bob, 486, "Busy Here", "b1"));
+    assert_eq!(summary(&sent), ["ACK -> bob", "486 -> alice"]);
+}
+
+/// "the callee's UA MUST NOT send a BYE on a confirmed dialog until it has received an ACK" (RFC 3261
+/// section 15).
+#[test]
+fn a_2xx_that_crosses_the_cancel_makes_a_call_that_ends_with_its_ack() {
+    let mut world = remembering();
+    world.proxy.report_calls();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    let to_bob = find(&sent, BOB);
+    world.receive(BOB, &answer(&to_bob, 180, "Ringing", "b1"));
+    lose_relay(&mut world);
+    let sent = world.receive(BOB, &answer(&to_bob, 200, "OK", "b1"));
+    assert_eq!(summary(&sent), ["200 -> alice"]);
+    let ok = parse(&sent[0]);
+    let sent = world.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
+    assert_eq!(summary(&sent), ["ACK -> bob", "BYE -> alice", "BYE -> bob"]);
+    assert!(String::from_utf8_lossy(&sent[1].bytes).contains("Reason: Q.850;cause=41"));
+    let told: Vec<_> = std::iter::from_fn(|| world.proxy.poll_call())
+        .map(|event| (event.key, matches!(event.what, CallProgress::RelayLost)))
+        .collect();
+    assert_eq!(told.last(), Some(&(told[0].0, true)), "of the same call");
+    assert_eq!(world.proxy.remembered(), 0);
+}
+
+#[test]
+fn a_call_that_was_answered_meanwhile_is_ended_at_once() {
+    let mut world = remembering();
+    world.call();
+    let sent = lose_relay(&mut world);
+    assert_eq!(summary(&sent), ["BYE -> alice", "BYE -> bob"]);
+    assert_eq!(summary(&lose_relay(&mut world)), [""; 0]);
+}
+
+fn lose_relay(world: &mut World) -> Vec<Transmit> {
+    let relay = world.hop(ALICE).relay.expect("a relay");
+    let lost = HashSet::from([SessionRef { relay, session: 1 }]);
+    let now = world.now;
+    world.proxy.handle_media_lost(&lost, &mut world.media, now);
+    world.drain()
 }
 
 fn remembering() -> World {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip::hop::{ConnectionId, Flow, Transport};
-use sip::registrar::record::{Clock, Record, RecordError, encode, key};
-use sip::registrar::{AddressOfRecord, Binding, Path};
+use sip::registrar::record::{Clock, Record, RecordError, encode, encode_version, key};
+use sip::registrar::{AddressOfRecord, Binding, Origin, Path};
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
@@ -79,21 +79,25 @@ fn a_newer_build_may_append_fields_and_a_newer_version_is_named() {
 }
 
 #[test]
-fn of_two_records_of_a_binding_the_later_registered_is_right_in_either_order() {
+fn what_orders_versions_is_kept_and_may_be_missing() {
     let clock = clock();
-    let record = |later_s: u64, cseq: u32| {
-        let mut binding = plain(&clock);
-        binding.registered_at += Duration::from_secs(later_s);
-        binding.cseq = cseq;
-        let user = user();
-        Record { user, binding }
+    let mut shared = plain(&clock);
+    shared.origin = Origin {
+        stamp_ms: 1_800_000_000_001,
+        handler: 3,
+        epoch: 1,
     };
-    for (old, new) in [(record(0, 9), record(1, 1)), (record(0, 1), record(0, 2))] {
-        assert!(new.supersedes(&old));
-        assert!(!old.supersedes(&new));
-        assert!(!new.supersedes(&new));
-        assert_eq!(key(&old.user, &old.binding), key(&new.user, &new.binding));
-    }
+    let bytes = encode_version(&user(), &shared, true, &clock);
+    let read = Record::decode(&bytes, &clock).unwrap();
+    assert!(read.removed);
+    assert_eq!(read.binding.origin, shared.origin);
+    // As an older build wrote it.
+    let mut older = encode(&user(), &plain(&clock), &clock);
+    assert_eq!(older.split_off(older.len() - 2), [0xf6, 0xf4]);
+    older[0] -= 2;
+    let read = Record::decode(&older, &clock).unwrap();
+    assert!(!read.removed);
+    assert_eq!(read.binding, plain(&clock));
 }
 
 #[test]
@@ -139,6 +143,7 @@ fn plain(clock: &Clock) -> Binding {
         },
         relay: None,
         path: Path::default(),
+        origin: Origin::default(),
     }
 }
 

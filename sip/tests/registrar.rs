@@ -18,6 +18,8 @@ use sip::registrar::{AddressOfRecord, Binding, Event, Limits, Registrar, same_ur
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
+/// "If there is neither, a locally-configured default value MUST be taken as the requested expiration."
+/// (10.3 step 7)
 #[test]
 fn a_first_contact_is_bound_for_the_default_time_to_the_flow_it_came_by() {
     let mut rig = Rig::new();
@@ -40,6 +42,9 @@ fn a_first_contact_is_bound_for_the_default_time_to_the_flow_it_came_by() {
     assert!(response.to().unwrap().tag().is_some());
 }
 
+/// "The response MUST contain Contact header field values enumerating all current bindings. Each Contact
+/// value MUST feature an "expires" parameter indicating its expiration interval chosen by the registrar."
+/// (10.3 step 8)
 #[test]
 fn a_register_without_contact_tells_and_changes_nothing() {
     let mut rig = Rig::new();
@@ -54,6 +59,9 @@ fn a_register_without_contact_tells_and_changes_nothing() {
     assert_eq!(rig.registrar.counts().added, 1);
 }
 
+/// "If the field value has an "expires" parameter, that value MUST be taken as the requested expiration. …
+/// If there is no such parameter, but the request has an Expires header field, that value MUST be taken as
+/// the requested expiration." (10.3 step 7)
 #[test]
 fn the_contacts_own_expires_goes_before_the_header_and_that_before_the_default() {
     for (contact, header, expected) in [
@@ -73,6 +81,9 @@ fn the_contacts_own_expires_goes_before_the_header_and_that_before_the_default()
     }
 }
 
+/// "the registrar MAY reject the registration with a response of 423 (Interval Too Brief). This response
+/// MUST contain a Min-Expires header field that states the minimum expiration interval the registrar is
+/// willing to honor." (10.3 step 7)
 #[test]
 fn too_brief_an_interval_is_refused_with_the_least_and_binds_nothing() {
     let mut rig = Rig::new();
@@ -84,6 +95,8 @@ fn too_brief_an_interval_is_refused_with_the_least_and_binds_nothing() {
     assert_eq!(response.status(), Some(200));
 }
 
+/// "If not, the registrar checks whether the Call-ID agrees with the value stored for each binding. If not,
+/// it MUST remove the binding." (10.3 step 6)
 #[test]
 fn a_wildcard_with_zero_expires_removes_all_bindings() {
     let mut rig = Rig::new();
@@ -97,6 +110,8 @@ fn a_wildcard_with_zero_expires_removes_all_bindings() {
     assert_empty(&rig.registrar);
 }
 
+/// "If the request has additional Contact fields or an expiration time other than zero, the request is
+/// invalid, and the server MUST return a 400 (Invalid Request) and skip the remaining steps." (10.3 step 6)
 #[test]
 fn a_wildcard_with_another_contact_or_another_time_is_refused() {
     for (contacts, header) in [
@@ -116,6 +131,8 @@ fn a_wildcard_with_another_contact_or_another_time_is_refused() {
     }
 }
 
+/// "If the value is higher than that of the existing binding, it MUST update or remove the binding as
+/// above. If not, the update MUST be aborted and the request fails." (10.3 step 7)
 #[test]
 fn within_one_call_id_an_older_or_equal_cseq_is_refused_and_changes_nothing() {
     let mut rig = Rig::new();
@@ -136,6 +153,8 @@ fn within_one_call_id_an_older_or_equal_cseq_is_refused_and_changes_nothing() {
     assert_eq!(rig.only_binding().cseq, 1);
 }
 
+/// "If the Call-ID value in the existing binding differs from the Call-ID value in the request, the binding
+/// MUST be removed if the expiration time is zero and updated otherwise." (10.3 step 7)
 #[test]
 fn a_refresh_moves_the_deadline_and_the_flow_and_replaces_the_parameters() {
     let mut rig = Rig::new();
@@ -154,6 +173,7 @@ fn a_refresh_moves_the_deadline_and_the_flow_and_replaces_the_parameters() {
     assert_eq!(rig.registrar.counts().flows, 1);
 }
 
+/// "the binding MUST be removed if the expiration time is zero and updated otherwise." (10.3 step 7)
 #[test]
 fn zero_expires_removes_one_binding_and_is_fine_for_one_that_is_not_there() {
     let mut rig = Rig::new();
@@ -162,6 +182,7 @@ fn zero_expires_removes_one_binding_and_is_fine_for_one_that_is_not_there() {
     assert_eq!(contacts_of(&response), ["<sip:b@h>;expires=3600"]);
 }
 
+/// "The registrar now processes each contact address in the Contact header field in turn." (10.3 step 7)
 #[test]
 fn a_contact_named_twice_counts_as_it_was_named_last() {
     let mut rig = Rig::new();
@@ -169,6 +190,8 @@ fn a_contact_named_twice_counts_as_it_was_named_last() {
     assert_eq!(contacts_of(&response), ["<sip:a@h>;expires=200"]);
 }
 
+/// "The binding updates MUST be committed (that is, made visible to the proxy or redirect server) if and
+/// only if all binding updates and additions succeed." (10.3 step 7)
 #[test]
 fn one_bad_contact_spoils_the_whole_request() {
     let bare = "sip:user@example.com?Route=%3Csip:sip.example.com%3E";
@@ -193,6 +216,8 @@ fn one_bad_contact_spoils_the_whole_request() {
     assert_eq!(rig.register("a", 1, &[&long]).status(), Some(400));
 }
 
+/// "REGISTER requests MUST also be processed atomically, meaning that a particular REGISTER request is
+/// either processed completely or not at all." (10.3)
 #[test]
 fn too_many_contacts_of_one_user_are_refused_all_or_nothing() {
     let mut rig = Rig::new();
@@ -230,6 +255,8 @@ fn a_full_registrar_refuses_new_bindings_and_still_refreshes_and_removes() {
     assert_eq!(rig.registrar.counts().refused, 1);
 }
 
+/// "Each Contact value MUST feature an "expires" parameter indicating its expiration interval chosen by the
+/// registrar." (10.3 step 8)
 #[test]
 fn a_binding_is_there_one_millisecond_before_its_time_and_gone_at_it() {
     let mut rig = Rig::new();
@@ -373,6 +400,9 @@ fn bindings_go_with_their_connection_and_no_others() {
     );
 }
 
+/// "The URI MUST then be converted to a canonical form. To do that, all URI parameters MUST be removed
+/// (including the user-param), and any escaped characters MUST be converted to their unescaped form." (10.3
+/// step 5)
 #[test]
 fn an_address_of_record_is_canonical() {
     let name = |uri: &str| AddressOfRecord::from_uri(uri.as_bytes()).map(|aor| aor.to_string());

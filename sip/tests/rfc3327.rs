@@ -12,6 +12,10 @@ const EDGE: &str = "192.0.2.66:5070";
 const PATH: &str = "<sip:token@192.0.2.66:5060;lr>";
 const FAR: &str = "<sip:p1.example.net;lr>";
 
+/// "The registrar copies the Path header field values into a Path header field in the successful (200
+/// class) REGISTER response. … With the addition of Path, the home proxy also copies the stored path vector
+/// associated with the specific contact in the registrar database into the Route header field of the
+/// outgoing request as a preloaded route." (5.3, 5.4)
 #[test]
 fn the_path_is_told_in_the_200_and_is_the_route_of_a_call() {
     // "The registrar then stores this path vector in association with the contact … The registrar
@@ -42,6 +46,8 @@ fn the_path_is_told_in_the_200_and_is_the_route_of_a_call() {
     world.assert_all_forgotten();
 }
 
+/// "This causes the outgoing request to transit the proxies that were included in the Path header field of
+/// the REGISTER request." (5.4)
 #[test]
 fn a_proxy_on_a_connection_is_reached_by_it() {
     let mut world = World::new();
@@ -63,6 +69,10 @@ fn of_a_proxy_that_is_a_name_we_know_where_it_is() {
     assert_eq!(summary(&sent)[1], format!("INVITE -> {EDGE}"));
 }
 
+/// "The recommended policy is for the registrar to reject the request with a 420 "Bad Extension" response
+/// indicating the Path extension. … However, the Path mechanism should technically work in the absence of
+/// UA support (at some compromise to security), so some registrars MAY choose to support the extension in
+/// the absence of a Supported header field value in the request." (5.3)
 #[test]
 fn a_path_that_the_phone_knows_nothing_of_is_refused() {
     // "If a registrar receives a REGISTER request containing a Path header field and there is no
@@ -109,6 +119,8 @@ fn a_path_that_is_no_route_or_too_long_is_refused() {
     assert_eq!(ok.status(), Some(200));
 }
 
+/// "The registrar then stores this path vector in association with that contact and the address-of-record
+/// indicated in the REGISTER request" (5.3)
 #[test]
 fn a_refresh_by_another_way_replaces_the_path() {
     let mut world = World::new();

@@ -9,6 +9,9 @@ use world::{ALICE, BOB, BOB_DESK, World, answer, find, in_dialog, invite, parse,
 const INSTANCE: &str = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"";
 const SUPPORTED: &str = "Supported: path, outbound\r\n";
 
+/// "the corresponding binding is between an AOR and the combination of the instance-id (from the
+/// "+sip.instance" Contact header parameter) and the value of "reg-id" Contact header field parameter"
+/// (section 6)
 #[test]
 fn instance_and_reg_id_name_a_binding_whatever_its_contact() {
     // "If a Contact header field value contains both a "+sip.instance" and a "reg-id" parameter …
@@ -29,6 +32,10 @@ fn instance_and_reg_id_name_a_binding_whatever_its_contact() {
     assert!(contacts[0].contains("reg-id=2"));
 }
 
+/// "the registrar MUST include the outbound option-tag in a Require header field value in its response to
+/// that REGISTER request. … If the Contact header did not contain a "reg-id" Contact header field parameter
+/// or if that parameter was ignored (as described above), the registrar MUST NOT include the outbound
+/// option-tag in the Require header field of its response." (section 6)
 #[test]
 fn the_answer_says_that_outbound_is_in_use_and_only_then() {
     // "the registrar MUST … include the 'outbound' option-tag in a Require header field value in
@@ -56,6 +63,8 @@ fn the_answer_says_that_outbound_is_in_use_and_only_then() {
     assert_eq!(ok.header_spelled("Flow-Timer"), Some(&b"120"[..]));
 }
 
+/// "If the Contact header field does not contain a "+sip.instance" Contact header field parameter, the
+/// registrar processes the request using the Contact binding rules in [RFC3261]." (section 6)
 #[test]
 fn without_the_option_tag_or_the_instance_a_reg_id_means_nothing() {
     for (contacts, supported) in [
@@ -116,6 +125,8 @@ fn one_register_makes_one_flow() {
     );
 }
 
+/// "The proxy MUST NOT populate the target set with more than one contact with the same AOR and instance-id
+/// at a time." (section 7)
 #[test]
 fn the_flows_of_one_instance_are_tried_one_after_the_other_the_newest_first() {
     // "the proxy MUST NOT populate the target set with more than one contact with the same AOR and
@@ -135,6 +146,9 @@ fn the_flows_of_one_instance_are_tried_one_after_the_other_the_newest_first() {
     }
 }
 
+/// "If the proxy receives a final response from a branch other than a 408 (Request Timeout) or a 430 (Flow
+/// Failed) response, the proxy MUST NOT forward the same request to another target representing the same
+/// AOR and instance-id. The targeted instance has already provided its response." (section 7)
 #[test]
 fn an_instance_that_has_answered_is_not_asked_again_over_its_other_flow() {
     let mut world = two_flows();
@@ -145,6 +159,9 @@ fn an_instance_that_has_answered_is_not_asked_again_over_its_other_flow() {
     world.assert_all_forgotten();
 }
 
+/// "If a request for a particular AOR and instance-id fails with a 430 (Flow Failed) response, the proxy
+/// SHOULD replace the failed branch with another target (if one is available) with the same AOR and
+/// instance-id, but a different reg-id." (section 7)
 #[test]
 fn a_caller_never_sees_that_flows_have_failed() {
     // "Endpoints should never receive a 430 response" (section 11.5).

@@ -158,6 +158,7 @@ fn addresses_change_their_family_both_ways() {
     assert_eq!(rewritten(&v6, &[relay("10.0.0.5", 4000)]), v4);
 }
 
+/// Counts and TTLs after an address are never expanded (CVE-2017-11521: `c=…/ttl/4294967295` took all memory).
 #[test]
 fn a_multicast_address_loses_its_ttl_and_layers_and_a_port_its_count() {
     let media = "m=video 4000/99999999999 RTP/AVP 31\r\nc=IN IP4 224.2.1.1/127/4294967297\r\n\
@@ -385,6 +386,8 @@ fn ten_thousand_attributes_are_passed_over() {
     assert!(out.ends_with(&attributes) && out.contains("m=audio 30000 "));
 }
 
+/// Lines were taken out behind the end of a description whose last line has none (CVE-2023-27596,
+/// CVE-2023-27600, CVE-2023-27601).
 #[test]
 fn a_description_cut_at_any_byte_does_no_harm() {
     let text = session(
@@ -423,6 +426,8 @@ fn the_description_in_a_multipart_is_found_and_its_bounds_are_exact() {
     assert_eq!(find_sdp(b"application/sdp; charset=x", b"v=0"), Some(0..3));
 }
 
+/// A boundary that is missing, empty or never closed was read behind the end (AST-2017-003, CVE-2022-21723),
+/// written behind it, or looked for for ever (Kamailio d7a7f22b84, 8f7b0b049a).
 #[test]
 fn a_multipart_that_cannot_be_read_has_no_description() {
     let body = format!("--b1\r\nContent-Type: application/sdp\r\n\r\n{CALL}\r\n--b1--\r\n");

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
 use nix::sys::socket::{
@@ -164,6 +164,52 @@ fn octets(address: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
+/// One message (RTM_NEWLINK) for each network device.
+pub(crate) fn dump_links() -> io::Result<Vec<Vec<u8>>> {
+    // struct ifinfomsg of zeros: all devices.
+    let request = Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; 16]);
+    let socket = request.ask()?;
+    // The kernel puts no more into one answer.
+    let mut answer = vec![0; 32_768];
+    let mut links = Vec::new();
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        let mut rest = &answer[..length];
+        while let Some((kind, message)) = first_message(rest) {
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(links),
+                libc::NLMSG_ERROR => return acknowledgement(message).map(|()| links),
+                _ => links.push(message.to_vec()),
+            }
+            let taken = message.len().next_multiple_of(4);
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+    }
+}
+
+/// Its type, and itself.
+fn first_message(bytes: &[u8]) -> Option<(u16, &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = bytes.get(4..6)?.first_chunk()?;
+    let message = bytes.get(..length.max(HEADER_LEN))?;
+    Some((u16::from_ne_bytes(*kind), message))
+}
+
+/// Type and value of each attribute.
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    // The two upper bits of a type are flags.
+    const TYPE: u16 = 0x3fff;
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = rest.get(2..4)?.first_chunk()?;
+        let value = rest.get(4..length)?;
+        let kind = u16::from_ne_bytes(*kind) & TYPE;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
 /// A netlink message under construction.
 struct Request(Vec<u8>);
 
@@ -195,6 +241,14 @@ impl Request {
     }
 
     fn send(self) -> io::Result<()> {
+        let socket = self.ask()?;
+        let mut answer = [0; 4_096];
+        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        acknowledgement(&answer[..length])
+    }
+
+    /// Sends it; the answer comes to this socket.
+    fn ask(self) -> io::Result<OwnedFd> {
         let protocol = SockProtocol::NetlinkRoute;
         let kernel = NetlinkAddr::new(0, 0);
         let socket = socket(
@@ -209,9 +263,7 @@ impl Request {
             &kernel,
             MsgFlags::empty(),
         )?;
-        let mut answer = [0; 4_096];
-        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        acknowledgement(&answer[..length])
+        Ok(socket)
     }
 }
 

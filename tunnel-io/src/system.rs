@@ -60,6 +60,15 @@ pub fn require_ipv6_forwarding() -> Result<(), SystemError> {
     )
 }
 
+/// The TTL or hop limit of packets that the kernel makes, to this address.
+pub fn default_hop_limit(to: IpAddr) -> io::Result<u8> {
+    let setting = match to {
+        IpAddr::V4(_) => "net.ipv4.ip_default_ttl",
+        IpAddr::V6(_) => "net.ipv6.conf.default.hop_limit",
+    };
+    get(setting)?.parse().map_err(io::Error::other)
+}
+
 /// CPU time, user and system, that the calling thread has used.
 pub fn thread_cpu_time() -> Duration {
     let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);

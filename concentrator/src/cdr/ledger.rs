@@ -140,11 +140,16 @@ impl Ledger {
                     Party::Caller => EndedBy::Caller,
                     Party::Callee => EndedBy::Callee,
                 };
-                if let Some(call) = self.calls.get_mut(&key) {
-                    call.end(by, now);
-                    self.close(key, now);
-                }
+                self.end(key, by, now);
             }
+            CallProgress::RelayLost => self.end(key, EndedBy::RelayLost, now),
+        }
+    }
+
+    fn end(&mut self, key: CallKey, by: EndedBy, now: Instant) {
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.end(by, now);
+            self.close(key, now);
         }
     }
 

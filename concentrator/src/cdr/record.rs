@@ -29,6 +29,8 @@ pub(super) enum EndedBy {
     Callee,
     /// There were no media any more, so it was ended from here.
     MediaTimeout,
+    /// Its relay has failed before there were any media, so it was ended from here.
+    RelayLost,
     /// It was not answered: refused, unreachable, or nobody.
     Failed,
     /// It was not answered, and the caller has cancelled it.

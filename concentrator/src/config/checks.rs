@@ -247,6 +247,10 @@ pub(super) fn check_sip(file: &File, folder: &Path) -> Result<Sip, Problem> {
         return problem("sip", "udp and tcp are both off; switch one on");
     }
     for (name, value) in [
+        (
+            "max_transactions_per_source",
+            sip.max_transactions_per_source as u64,
+        ),
         ("max_tcp_connections", sip.max_tcp_connections as u64),
         (
             "max_tcp_connections_per_source",
@@ -269,6 +273,7 @@ pub(super) fn check_sip(file: &File, folder: &Path) -> Result<Sip, Problem> {
         ws_port: sip.ws_port,
         outbound_address: check_outbound_address(file)?,
         reveal_edge_to: sip.reveal_edge_to.iter().map(network).collect(),
+        max_transactions_per_source: sip.max_transactions_per_source,
         limits: TcpLimits {
             connections: sip.max_tcp_connections,
             connections_per_source: sip.max_tcp_connections_per_source,

@@ -39,6 +39,8 @@ pub struct File {
     pub authentication: Option<AuthenticationFile>,
     /// Where bindings are kept over a restart; in memory only where absent.
     pub location: Option<LocationFile>,
+    /// Several concentrators that are one service; alone where absent.
+    pub cluster: Option<ClusterFile>,
     /// Which relay carries media, and when.
     #[serde(default)]
     pub media: MediaFile,
@@ -152,6 +154,8 @@ pub struct SipFile {
     pub tcp: bool,
     /// Longer requests go to next hops over TCP (RFC 3261 section 18.1.1).
     pub udp_request_max_bytes: usize,
+    /// Transactions that the requests of one source address may have made, unless it is a trunk's.
+    pub max_transactions_per_source: usize,
     /// Connections in all.
     pub max_tcp_connections: usize,
     /// Connections of one source address.
@@ -196,6 +200,9 @@ impl Default for SipFile {
             udp: true,
             tcp: true,
             udp_request_max_bytes: 1300,
+            // An eighth of both tables. A call makes four over UDP, for 32 s each, so these are some
+            // 700 calls a second of one address.
+            max_transactions_per_source: 100_000,
             max_tcp_connections: 10_000,
             max_tcp_connections_per_source: 200,
             // Longer than the default registration, so that a phone without keepalives keeps
@@ -266,6 +273,66 @@ pub struct LocationFile {
 
 fn default_on_corrupt() -> String {
     "fail".to_owned()
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterFile {
+    /// The number of this concentrator, which no other of the cluster has.
+    pub id: u16,
+    /// NATS servers with JetStream, which registrations are shared over; not shared where empty.
+    #[serde(default)]
+    pub nats: Vec<String>,
+    /// Who we are to them: a name and its password,
+    pub user: Option<String>,
+    /// the file of the password,
+    pub password_file: Option<PathBuf>,
+    /// or a token,
+    pub token_file: Option<PathBuf>,
+    /// or a credentials file.
+    pub credentials_file: Option<PathBuf>,
+    /// PEM, the authorities whose NATS servers are believed.
+    pub nats_ca: Option<PathBuf>,
+    /// PEM, our certificate to them.
+    pub nats_certificate: Option<PathBuf>,
+    /// PEM, its private key.
+    pub nats_private_key: Option<PathBuf>,
+    /// The name of the bucket.
+    #[serde(default = "default_bucket")]
+    pub bucket: String,
+    /// On how many servers it is kept, where we make it.
+    #[serde(default = "default_replicas")]
+    pub replicas: u8,
+    /// How long the answer to a REGISTER waits for JetStream.
+    #[serde(default = "default_ack_wait_ms")]
+    pub ack_wait_ms: u64,
+    /// In how much of the granted time a refresh that moved only the time is written.
+    #[serde(default = "default_coalesce_percent")]
+    pub coalesce_percent: u8,
+    /// How long the start waits for a complete replica.
+    #[serde(default = "default_start_wait_s")]
+    pub start_wait_s: u64,
+}
+
+fn default_bucket() -> String {
+    "sipcast".to_owned()
+}
+
+const fn default_replicas() -> u8 {
+    3
+}
+
+const fn default_ack_wait_ms() -> u64 {
+    200
+}
+
+const fn default_coalesce_percent() -> u8 {
+    10
+}
+
+const fn default_start_wait_s() -> u64 {
+    10
 }
 
 /// `[media]`

@@ -551,6 +551,24 @@ fn edges_are_revealed_to_nobody_unless_the_file_says_to_whom() {
 }
 
 #[test]
+fn pins_are_in_the_plan_as_the_file_has_them() {
+    let pins = "[[media.pins]]\naccount = \"alice@EXAMPLE.com\"\nagent = \"relay1\"\n\
+                [[media.pins]]\naccount = \"bob@example.com\"\nanchor = \"callee\"\nrelay = \"never\"\n";
+    let plan = checked(&GOOD.replace("[relay_control]", &format!("{pins}[relay_control]")))
+        .unwrap()
+        .media_plan();
+    assert_eq!(plan.pins.len(), 2);
+    let pin = |account: &str| plan.pins[&Pinned::Account(account.to_owned())];
+    let relay = pin("alice@example.com").relay.unwrap();
+    assert_eq!((relay.key, relay.mark.number()), (TunnelKey(0x1001), 1));
+    let bob = pin("bob@example.com");
+    assert_eq!(
+        (bob.relay, bob.anchor, bob.policy),
+        (None, Some(Anchor::Callee), Some(RelayPolicy::Never))
+    );
+}
+
+#[test]
 fn an_edge_is_named_by_its_old_key_too() {
     let names = checked(GOOD).unwrap().edge_names();
     let name = |key| names.get(&TunnelKey(key)).map(String::as_str);

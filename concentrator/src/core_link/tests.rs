@@ -40,7 +40,7 @@ fn flow(owner: Owner) -> Flow {
         transport: Transport::Tls,
         peer: address("203.0.113.7:40000"),
         local: address("198.51.100.1:5061"),
-        connection: Some(ConnectionId::first_of(owner)),
+        connection: Some(ConnectionId::first(3, owner)),
     }
 }
 

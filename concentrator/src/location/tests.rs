@@ -173,6 +173,7 @@ fn a_file_that_is_in_use_and_a_folder_that_is_not_there_are_told() {
 struct Life {
     registrar: Registrar,
     location: Location,
+    noted: u64,
     hop: Hop,
 }
 
@@ -201,6 +202,7 @@ impl Life {
             connection: None,
         };
         Self {
+            noted: 0,
             registrar,
             location: location.unwrap(),
             hop: Hop {
@@ -213,7 +215,8 @@ impl Life {
     fn register(&mut self, user: &str, cseq: u32, contact: &str, headers: &str) {
         self.register_quietly(user, cseq, contact, headers);
         while let Some(event) = self.registrar.poll_event() {
-            self.location.note(event);
+            self.noted += 1;
+            self.location.note(event, self.noted);
         }
     }
 
@@ -242,6 +245,7 @@ impl Life {
             .map(|(user, binding)| Record {
                 user: user.clone(),
                 binding,
+                removed: false,
             })
             .collect();
         all.sort_by(|a, b| a.user.cmp(&b.user));

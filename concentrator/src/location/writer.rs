@@ -15,12 +15,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sip::registrar::record::{self, Clock};
 use sip::registrar::{AddressOfRecord, Binding};
+use tokio::sync::watch;
 
 use super::store::{Store, Writes};
 use super::{Shared, now};
 
 /// What comes within this time is one transaction.
 pub(super) const WINDOW: Duration = Duration::from_millis(100);
+/// The same where somebody waits for it.
+pub(super) const SHORT_WINDOW: Duration = Duration::from_millis(20);
 /// A refresh that moved only the time may wait so long for company.
 pub(super) const PROLONG_WINDOW: Duration = Duration::from_secs(5);
 /// Bindings that wait for a disk that does not take them.
@@ -35,6 +38,8 @@ pub(super) enum Change {
     Prolong(AddressOfRecord, Binding),
     /// It is no more.
     Forget(AddressOfRecord, Binding),
+    /// All that came before has numbers up to this.
+    UpTo(u64),
     /// From here on all bindings come.
     Begin,
     /// All bindings have come.
@@ -43,12 +48,20 @@ pub(super) enum Change {
 
 pub(super) type Batch = Vec<Change>;
 
+/// Where the thread says what it has done.
+pub(super) struct Outcome {
+    pub(super) shared: Arc<Shared>,
+    /// Up to which number all is on the disk, but for refreshes that wait for company.
+    pub(super) kept: watch::Sender<u64>,
+}
+
 /// Starts the thread; it takes `dead` out first, and ends when nobody can send any more.
 pub(super) fn start(
     store: Store,
     dead: Vec<Vec<u8>>,
     batches: Receiver<Batch>,
-    shared: Arc<Shared>,
+    window: Duration,
+    Outcome { shared, kept }: Outcome,
 ) -> std::io::Result<JoinHandle<()>> {
     let writer = Writer {
         store,
@@ -59,6 +72,9 @@ pub(super) fn start(
         shared,
         failing: false,
         lost: false,
+        window,
+        up_to: 0,
+        kept,
     };
     std::thread::Builder::new()
         .name("location".into())
@@ -78,6 +94,10 @@ struct Writer {
     failing: bool,
     /// Something was dropped while the disk failed: everything must come anew once it works.
     lost: bool,
+    window: Duration,
+    /// The last number that came.
+    up_to: u64,
+    kept: watch::Sender<u64>,
 }
 
 impl Writer {
@@ -104,13 +124,16 @@ impl Writer {
                     return;
                 }
             }
+            if self.soon.is_empty() {
+                self.tell();
+            }
             let now = now();
             let all = later_due.is_some_and(|at| at <= now);
             if all || due.is_some_and(|at| at <= now) {
                 self.commit(all);
                 due = None;
             }
-            due = due.or_else(|| (!self.soon.is_empty()).then(|| now + WINDOW));
+            due = due.or_else(|| (!self.soon.is_empty()).then(|| now + self.window));
             later_due = (!self.later.is_empty()).then(|| {
                 later_due
                     .filter(|at| *at > now)
@@ -153,6 +176,7 @@ impl Writer {
                 self.later.remove(&key);
                 self.soon.insert(key, None);
             }
+            Change::UpTo(number) => self.up_to = number,
             Change::Begin => self.anew = Some(HashSet::new()),
             Change::End => self.finish_anew(),
         }
@@ -183,6 +207,7 @@ impl Writer {
                 add(&counters.written, self.soon.len() - forgotten);
                 add(&counters.commits, 1);
                 self.soon.clear();
+                self.tell();
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("bindings are kept again");
                 }
@@ -191,6 +216,12 @@ impl Writer {
                 }
             }
             Err(error) => self.failed(&error),
+        }
+    }
+
+    fn tell(&self) {
+        if !self.lost && *self.kept.borrow() < self.up_to {
+            self.kept.send_replace(self.up_to);
         }
     }
 

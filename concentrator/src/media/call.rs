@@ -38,6 +38,8 @@ pub struct Call {
     pub started: Instant,
     /// True from its 2xx on.
     pub answered: bool,
+    /// A relay has heard one of its sides, since its answer or before.
+    pub(super) media_started: bool,
     /// The lease that was taken before there was an offer.
     pub(super) spare: Option<LeasedSession>,
     /// The second relay that the call is pinned to, where its media pass two.
@@ -124,6 +126,7 @@ impl Call {
             call_id,
             started: now,
             answered: false,
+            media_started: false,
             spare: None,
             far: None,
             lines: Vec::new(),
@@ -182,6 +185,17 @@ impl Call {
             self.exchange
                 .response(method, party, described, success, both)
         }
+    }
+
+    /// True where the next description of `party` is an answer.
+    pub(super) fn waits_for(&self, party: Party) -> bool {
+        self.exchange.open == Some(party.other())
+    }
+
+    /// True where a description of `party` has been read.
+    pub(super) fn has_spoken(&self, party: Party) -> bool {
+        let mut lines = self.lines.iter();
+        lines.any(|line| line.said(party).next().is_some())
     }
 
     /// Both parties have said something that is not concluded, the sender of this message counted.

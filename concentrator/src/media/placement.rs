@@ -3,25 +3,28 @@
 
 use std::net::IpAddr;
 
+use sip::message::Message;
 use sip::proxy::media::{NewCall, SessionRef};
+use sip::sdp::SdpError;
 use wire::mark::RelayId;
 
+use super::Calls;
 use super::addresses::{behind_nat, contact_address};
 use super::choice::Choice;
-use super::{Body, Calls, MAX_STREAMS, relayable};
+use super::description::{Body, relayable};
 use crate::config::{Anchor, RelayPolicy};
 use crate::relays::pool::LeasedSession;
 
 impl Calls {
-    /// Whether the parties need a relay between them.
-    pub(super) fn wanted(call: &NewCall<'_>, choice: &Choice, offer: Option<&Body<'_>>) -> bool {
+    /// Whether the parties need a relay between them; `claimed` is where the caller says it is.
+    pub(super) fn wanted(call: &NewCall<'_>, choice: &Choice, claimed: Option<IpAddr>) -> bool {
         match choice.policy {
             RelayPolicy::Always => true,
             RelayPolicy::Never => false,
             RelayPolicy::Auto => {
                 let (caller, callee) = (call.from.flow.peer.ip(), call.to.peer.ip());
                 caller.is_ipv4() != callee.is_ipv4()
-                    || behind_nat(offered_address(offer), caller)
+                    || behind_nat(claimed, caller)
                     || behind_nat(contact_address(call.contact), callee)
             }
         }
@@ -124,15 +127,17 @@ pub(super) fn parties(call: &NewCall<'_>) -> [Option<IpAddr>; 2] {
     [call.from.flow.peer.ip(), call.to.peer.ip()].map(Some)
 }
 
-/// The leases that a call needs: one for each line that a relay can carry, and one before the offer.
-pub(super) fn streams_of(offer: Option<&Body<'_>>) -> usize {
-    let media = offer.map_or(&[][..], |offer| offer.sdp.media());
-    let lines = media.iter().take(MAX_STREAMS);
-    lines.filter(|media| relayable(media)).count().max(1)
-}
-
-/// The media address of an offer: of its first line that wants media.
-fn offered_address(offer: Option<&Body<'_>>) -> Option<IpAddr> {
-    let mut media = offer?.sdp.media().iter();
-    media.find(|media| relayable(media))?.address
+/// Where the caller says that its media are: the first line of its offer that wants any. Of an offer that
+/// cannot be read nothing is known but where its sender wants requests.
+pub(super) fn claimed_address(
+    invite: &Message,
+    offer: Option<&Result<Body<'_>, SdpError>>,
+) -> Option<IpAddr> {
+    match offer? {
+        Ok(body) => {
+            let mut media = body.sdp.media().iter();
+            media.find(|media| relayable(media))?.address
+        }
+        Err(_) => contact_address(invite.contacts().next()?.ok()?.uri),
+    }
 }

@@ -6,6 +6,7 @@
 )]
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use bytes::Bytes;
 use sip::hop::{Flow, Hop, Transport};
@@ -17,7 +18,9 @@ use super::*;
 use crate::relays::pool::{Command, LinkId, Settings};
 
 mod choice;
+mod mutants;
 mod offers;
+mod refusals;
 
 const CALLER: &str = "203.0.113.2";
 const CALLEE: &str = "192.0.2.2";
@@ -201,7 +204,8 @@ fn each_party_gets_an_address_of_its_family_or_the_branch_fails() {
     let body = offer(&["audio 6000 RTP/AVP 0"]);
     let mut world = World::new(RelayPolicy::Auto);
     let refused = world.place_between([CALLER, CALLEE_V6], &body, "sip:bob@[2001:db8::2]");
-    assert!(refused.incompatible && refused.session.is_none());
+    assert_eq!(refused.refusal, Some(Refusal::Incompatible));
+    assert_eq!(refused.session, None);
     assert_eq!(world.calls.counters().unbridged, 1);
     assert_eq!(world.calls.relays.counters().wrong_family, 1);
 
@@ -282,11 +286,74 @@ fn a_call_without_an_offer_has_its_relay_when_the_offer_comes() {
 }
 
 #[test]
-fn a_body_that_only_claims_to_be_sdp_passes_and_is_counted() {
+fn a_call_has_no_media_until_a_relay_has_heard_it_and_after_an_answer_in_its_absence() {
     let mut world = World::new(RelayPolicy::Always);
-    let placed = world.place(b"m=audio\r\nnonsense");
-    assert_eq!(placed.body, None);
-    assert_eq!(world.calls.counters().bad_sdp, 1);
+    let session = world
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    assert_eq!(world.calls.unused_of("relay1"), [session]);
+    assert!(world.calls.unused_of("relay2").is_empty());
+    world.calls.media_started(session);
+    assert!(world.calls.has_no_media(session), "it only rings");
+    world.calls.answered(session, world.now);
+    assert!(!world.calls.has_no_media(session));
+    assert!(world.calls.unused_of("relay1").is_empty());
+
+    let mut away = World::new(RelayPolicy::Always);
+    let session = away
+        .place(&offer(&["audio 6000 RTP/AVP 0"]))
+        .session
+        .expect("a session");
+    away.calls.media_started(session);
+    away.calls.relays.handle_closed(LinkId(1));
+    away.calls.answered(session, away.now);
+    assert_eq!(away.calls.unused_of("relay1"), [session]);
+}
+
+/// Another concentrator has sent the INVITE on with its lease 100, and is gone: what we know is in its
+/// cookie.
+#[test]
+fn the_answer_to_an_invite_of_another_concentrator_leads_to_the_relay_of_its_cookie() {
+    let placement = World::new(RelayPolicy::Always).place(&offer(&["audio 6000 RTP/AVP 0"]));
+    let side = placement.caller_side.expect("one relay carries it");
+    let session = placement.session.expect("a session");
+    let mut there = World::new(RelayPolicy::Always);
+    let mut answered = |caller_side, party, line: &str| {
+        let (message, from) = (
+            sip_message(line, "INVITE", &offer(&["audio 7000 RTP/AVP 0"])),
+            hop(CALLEE, 2),
+        );
+        let message = CallMessage {
+            message: &message,
+            from: &from,
+            party,
+            session,
+            caller_side,
+        };
+        let body = there.calls.rewrite(&message, there.now);
+        let body = body.expect("it is not refused");
+        body.map(|body| String::from_utf8(body).expect("text"))
+    };
+    let ok = "SIP/2.0 200 OK";
+    assert_eq!(answered(None, Party::Callee, ok), None);
+    assert_eq!(answered(Some(side), Party::Caller, ok), None);
+    let body = answered(Some(side), Party::Callee, ok).expect("rewritten");
+    assert!(body.contains(&format!("m=audio {} ", side.rtp)), "{body}");
+    assert!(body.contains(&side.addr.to_string()), "{body}");
+    assert_eq!(there.calls.counters().answered_by_cookie, 1);
+    let told = there.said();
+    assert!(
+        told.iter().any(|message| matches!(
+            message,
+            ToAgent::Update {
+                session: 100,
+                side: Side::B,
+                ..
+            }
+        )),
+        "{told:?}"
+    );
 }
 
 struct World {
@@ -334,10 +401,11 @@ impl World {
 
     /// A lease with this address on side A and that one on side B.
     fn offer_bridge(&mut self, session: u64, addresses: [&str; 2]) {
+        let rtp = 39_398 + 2 * u16::try_from(session).expect("a small number");
         let [a, b] = addresses.map(|address| SideAddr {
             addr: ip(address),
-            rtp: 40_000,
-            rtcp: 40_001,
+            rtp,
+            rtcp: rtp + 1,
         });
         let leases = vec![Lease { session, a, b }];
         self.calls
@@ -399,6 +467,16 @@ impl World {
     }
 
     fn pass(&mut self, session: SessionRef, party: Party, message: &Message) -> Option<Vec<u8>> {
+        self.try_pass(session, party, message)
+            .expect("it is not refused")
+    }
+
+    fn try_pass(
+        &mut self,
+        session: SessionRef,
+        party: Party,
+        message: &Message,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         let from = match party {
             Party::Caller => hop(CALLER, 1),
             Party::Callee => hop(CALLEE, 2),
@@ -408,6 +486,7 @@ impl World {
             from: &from,
             party,
             session,
+            caller_side: None,
         };
         self.calls.rewrite(&message, self.now)
     }

@@ -16,6 +16,7 @@ mod checks;
 mod counters;
 mod demand;
 mod lease;
+mod liveness;
 mod stock;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -37,11 +38,11 @@ pub use lease::{FarSession, LeasedSession, NoLease};
 /// A request that has no answer by then is given up.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Heartbeats that may go unanswered.
-const MISSED_HEARTBEATS: u32 = 3;
-
 /// Heartbeat intervals of silence after which an agent gives no leases.
 pub const QUIET_AFTER: u32 = 2;
+
+/// An agent that has closed its link and is not back by then has ended.
+pub const GONE_AFTER: Duration = Duration::from_secs(5);
 
 /// One connection of an agent, unique for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +100,8 @@ pub enum RelayEvent {
     Ended(SessionRef, Box<SessionStatistics>),
     /// The agent does not know the session any more.
     SessionLost(SessionRef),
+    /// An agent has closed its link, as one does that ends, and has not come back.
+    AgentGone(String),
 }
 
 #[derive(Debug)]
@@ -128,8 +131,14 @@ struct Agent {
     draining: bool,
     /// It was not heard of for a while.
     quiet: bool,
-    /// It has no ports for the stock that was asked for.
+    /// We have closed its link, because it was silent.
+    given_up: bool,
+    /// When it has ended, unless it comes back.
+    gone_at: Option<Instant>,
+    /// It could not prepare the stock that was asked for.
     short: bool,
+    /// Why not, until it can.
+    lacks: Option<ErrorCode>,
     demand: Demand,
     /// The request for another stock that has no answer yet.
     stock_request: Option<u64>,
@@ -148,7 +157,10 @@ impl Agent {
             addresses: Vec::new(),
             draining: false,
             quiet: false,
+            given_up: false,
+            gone_at: None,
             short: false,
+            lacks: None,
             demand: Demand::new(settings.stock, settings.max_stock),
             stock_request: None,
             leases: VecDeque::new(),
@@ -180,6 +192,8 @@ pub struct AgentStatus<'a> {
     pub draining: bool,
     /// It was not heard of for a while, and gives no leases until it is.
     pub quiet: bool,
+    /// Why it could not prepare the stock that was asked for last.
+    pub lacks: Option<ErrorCode>,
     /// Leases in stock.
     pub leases: usize,
     /// Leases that the stock should have by the rate of calls.
@@ -258,6 +272,7 @@ impl RelayPool {
         }
         agent.leases.clear();
         agent.quiet = false;
+        agent.given_up = false;
         agent.stock_request = None;
         let next_heartbeat = now + self.settings.heartbeat;
         agent.link = Some(Link {
@@ -282,6 +297,8 @@ impl RelayPool {
         agent.leases.clear();
         agent.stock_request = None;
         if was_up {
+            let clock = self.clock.filter(|_| !agent.given_up);
+            agent.gone_at = clock.map(|now| now + GONE_AFTER);
             self.events.push_back(RelayEvent::AgentDown(name));
         }
     }
@@ -416,59 +433,6 @@ impl RelayPool {
         }
     }
 
-    /// Sends heartbeats, closes silent links, gives up old requests.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.clock = Some(now);
-        self.adapt_stocks(now);
-        let silence = self.settings.heartbeat * (MISSED_HEARTBEATS + 1);
-        let hush = self.settings.heartbeat * QUIET_AFTER;
-        for agent in self.agents.values_mut() {
-            let before = agent.requests.len();
-            agent.requests.retain(|_, request| request.deadline > now);
-            self.counters.expired += (before - agent.requests.len()) as u64;
-            let Some(link) = agent.link.as_mut() else {
-                continue;
-            };
-            if !agent.quiet && link.greeted && link.last_heard + hush <= now {
-                agent.quiet = true;
-                self.counters.quiet += 1;
-            }
-            if link.last_heard + silence <= now {
-                self.counters.silent += 1;
-                link.last_heard = now;
-                self.commands.push_back(Command::Close(link.id, "silent"));
-            } else if link.greeted && link.next_heartbeat <= now {
-                link.next_heartbeat = now + self.settings.heartbeat;
-                let seq = self.next_request;
-                self.next_request += 1;
-                self.commands
-                    .push_back(Command::Send(link.id, ToAgent::Heartbeat { seq }));
-            }
-        }
-    }
-
-    /// When to call [`RelayPool::handle_timeout`].
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let silence = self.settings.heartbeat * (MISSED_HEARTBEATS + 1);
-        let hush = self.settings.heartbeat * QUIET_AFTER;
-        let deadlines = self.agents.values().flat_map(|agent| {
-            let link = agent.link.as_ref();
-            let heartbeat = link
-                .filter(|link| link.greeted)
-                .map(|link| link.next_heartbeat);
-            let silent = link.map(|link| link.last_heard + silence);
-            let quiet = link.filter(|link| link.greeted && !agent.quiet);
-            let quiet = quiet.map(|link| link.last_heard + hush);
-            let request = agent
-                .requests
-                .values()
-                .next()
-                .map(|request| request.deadline);
-            [heartbeat, silent, quiet, request].into_iter().flatten()
-        });
-        deadlines.min().map(|at| (at, "relay control"))
-    }
-
     /// The next thing to do.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
@@ -491,10 +455,23 @@ impl RelayPool {
             up: agent.is_up(),
             draining: agent.draining,
             quiet: agent.quiet,
+            lacks: agent.lacks,
             leases: agent.leases.len(),
             wanted: agent.demand.wanted() as usize,
             sessions: agent.sessions.len(),
         })
+    }
+
+    /// True where the agent of a relay is linked.
+    pub fn is_up(&self, relay: RelayId) -> bool {
+        let name = self.agent_of.get(&relay);
+        let agent = name.and_then(|name| self.agents.get(name));
+        agent.is_some_and(Agent::is_up)
+    }
+
+    /// True where this agent serves a relay.
+    pub fn serves(&self, agent: &str, relay: RelayId) -> bool {
+        self.agent_of.get(&relay).is_some_and(|name| name == agent)
     }
 
     /// True where an agent of that name is configured.
@@ -516,6 +493,8 @@ impl RelayPool {
         }
         agent.epoch = Some(epoch);
         agent.draining = false;
+        (agent.short, agent.lacks) = (false, None);
+        agent.gone_at = None;
         if let Some(state) = agent.link.as_mut() {
             state.greeted = true;
         }
@@ -544,7 +523,18 @@ impl RelayPool {
         if agent.stock_request == Some(request) {
             agent.stock_request = None;
             agent.short = true;
+            agent.lacks = Some(code);
             self.counters.stock_refused += 1;
+            match code {
+                ErrorCode::NoPorts => self.counters.no_ports += 1,
+                ErrorCode::BindFailed => self.counters.bind_failed += 1,
+                ErrorCode::LimitReached => self.counters.limit_reached += 1,
+                ErrorCode::UnknownSession
+                | ErrorCode::NotYourSession
+                | ErrorCode::BadRequest
+                | ErrorCode::Draining
+                | ErrorCode::Other(_) => {}
+            }
             return;
         }
         let Some(request) = agent.requests.remove(&request) else {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use sip::cookie::Owner;
 use sip::hop::ConnectionId;
 use tokio::sync::mpsc;
 use wire::core_link::ConnectionRecord;
@@ -145,10 +144,14 @@ struct Outlet {
 }
 
 impl Connections {
-    pub(crate) fn new(limits: TcpLimits, owner: Owner, map: Arc<ConnectionMap>) -> Arc<Self> {
+    pub(crate) fn new(
+        limits: TcpLimits,
+        first: ConnectionId,
+        map: Arc<ConnectionMap>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            next: AtomicU64::new(ConnectionId::first_of(owner).0),
+            next: AtomicU64::new(first.0),
             map,
             waiting: Arc::default(),
             open: Mutex::default(),

@@ -15,7 +15,7 @@ use crate::flows::{FlowProtocol, Path};
 use crate::metrics::reason;
 
 mod connect;
-mod tls;
+pub(crate) mod tls;
 mod websocket;
 
 const OPTIONS: &str =
@@ -333,10 +333,10 @@ async fn a_burst_to_one_connection_arrives_whole_and_in_order() {
     assert!(rig.events.try_recv().is_err());
 }
 
-struct Rig {
-    transports: Transports,
-    incoming: mpsc::Receiver<Incoming>,
-    events: mpsc::Receiver<TransportEvent>,
+pub(crate) struct Rig {
+    pub(crate) transports: Transports,
+    pub(crate) incoming: mpsc::Receiver<Incoming>,
+    pub(crate) events: mpsc::Receiver<TransportEvent>,
     flows: Arc<FlowTable>,
     metrics: Arc<Metrics>,
 }
@@ -346,7 +346,7 @@ impl Rig {
         Self::with_tls(limits, None)
     }
 
-    fn with_tls(limits: TcpLimits, identity: Option<Arc<Identity>>) -> Self {
+    pub(crate) fn with_tls(limits: TcpLimits, identity: Option<Arc<Identity>>) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listen = Listen {
             unicast: Vec::new(),
@@ -359,12 +359,12 @@ impl Rig {
             outbound: vec![any.ip()],
             path_mtu: Some(1472),
             limits,
+            first_connection: ConnectionId::first(0, Owner(7)),
         };
         let flows = Arc::new(FlowTable::new(64));
         let metrics = Arc::new(Metrics::default());
         let opened = Transports::open(
             &listen,
-            Owner(7),
             &Arc::default(),
             Arc::clone(&flows),
             Arc::clone(&metrics),
@@ -426,7 +426,7 @@ impl Rig {
     }
 }
 
-fn limits() -> TcpLimits {
+pub(crate) fn limits() -> TcpLimits {
     TcpLimits {
         connections: 100,
         connections_per_source: 50,
@@ -456,6 +456,6 @@ async fn is_closed(phone: &mut (impl AsyncRead + Unpin)) -> bool {
     matches!(within(phone.read(&mut buffer)).await, Ok(0) | Err(_))
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("in time")
 }

@@ -8,6 +8,7 @@ use sip::digest::{Algorithm, Digest};
 use sip::proxy::Proxy;
 
 use crate::cdr::Cdr;
+use crate::cluster::Cluster;
 use crate::location::Location;
 use crate::media::Calls;
 use crate::metrics::{Metrics, event, kind};
@@ -55,6 +56,48 @@ pub(super) fn publish_location(location: &Location, metrics: &Metrics) {
     let waiting = i64::try_from(location.waiting()).unwrap_or(i64::MAX);
     let gauge = metrics.state.get_or_create(&kind("location_waiting"));
     gauge.set(waiting);
+}
+
+/// The same for what concentrators share.
+pub(super) fn publish_cluster(cluster: &Cluster, proxy: &Proxy, metrics: &Metrics) {
+    let counters = cluster.counters();
+    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (held, shared) = (proxy.held_counters(), proxy.registrar().counts().shared);
+    for (name, total) in [
+        ("cluster_written", load(&counters.written)),
+        ("cluster_coalesced", load(&counters.coalesced)),
+        ("cluster_refused", load(&counters.refused)),
+        ("cluster_retried", load(&counters.retried)),
+        ("cluster_dropped", load(&counters.dropped)),
+        ("cluster_heard", load(&counters.heard)),
+        ("cluster_unreadable", load(&counters.unreadable)),
+        ("cluster_newer_version", load(&counters.newer_version)),
+        ("cluster_strange", load(&counters.strange)),
+        ("cluster_stale", load(&counters.stale)),
+        ("cluster_resumed", load(&counters.resumed)),
+        ("cluster_compared", load(&counters.compared)),
+        ("cluster_disconnected", load(&counters.disconnected)),
+        ("register_acknowledged", held.acknowledged),
+        ("register_unacknowledged", held.unacknowledged),
+        ("register_unkept", held.unkept),
+        ("register_crowded", held.crowded),
+        ("binding_merged", shared.merged),
+        ("binding_merge_known", shared.known),
+        ("binding_merge_older", shared.older),
+        ("binding_merge_no_room", shared.no_room),
+        ("binding_past_forgotten", shared.forgotten),
+    ] {
+        let counter = metrics.events.get_or_create(&event(name));
+        counter.inc_by(total.saturating_sub(counter.get()));
+    }
+    let level = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let more = [
+        ("registers_held", level(proxy.held())),
+        ("bindings_past", level(shared.past)),
+    ];
+    for (name, level) in cluster.levels().into_iter().chain(more) {
+        metrics.state.get_or_create(&kind(name)).set(level);
+    }
 }
 
 /// The same for records of calls.
@@ -120,12 +163,15 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("foreign_cancel", sip.foreign_cancels),
         ("foreign_domain", sip.foreign),
         ("user_not_found", sip.not_found),
+        ("wrong_scheme", sip.wrong_scheme),
         ("overload", sip.overload),
         ("shed", sip.shed),
+        ("source_shed", sip.source_shed),
         ("bad_cookie", sip.bad_cookies),
         ("merged_request", sip.merged),
         ("stray_ack", sip.stray_acks),
         ("call_path_drift", sip.path_drift),
+        ("call_relay_lost", sip.media_lost),
         ("flow_followed", sip.followed_flows),
         ("relay_denied", sip.routing.relay_denied),
         ("routed", sip.routing.routed),
@@ -184,7 +230,11 @@ fn media_totals(calls: &Calls) -> Totals {
         ("media_hostile_address", media.hostile_addresses),
         ("media_offer_rolled_back", media.rolled_back),
         ("media_call_adopted", media.adopted),
+        ("media_answered_by_cookie", media.answered_by_cookie),
         ("bad_sdp", media.bad_sdp),
+        ("media_too_many_lines", media.too_many_lines),
+        ("media_offer_refused", media.offers_refused),
+        ("media_answer_unchanged", media.answers_unchanged),
         ("lease_taken", relays.leases_taken),
         ("lease_relay_not_connected", relays.not_connected),
         ("lease_relay_quiet", relays.quiet_relay),
@@ -203,10 +253,14 @@ fn media_totals(calls: &Calls) -> Totals {
         ("lease_chain_taken", relays.chains),
         ("stock_change", relays.stock_changes),
         ("stock_refused", relays.stock_refused),
+        ("stock_refused_no_ports", relays.no_ports),
+        ("stock_refused_bind_failed", relays.bind_failed),
+        ("stock_refused_limit_reached", relays.limit_reached),
         ("relay_request_failed", relays.failed),
         ("relay_request_expired", relays.expired),
         ("relay_stray_answer", relays.stray),
         ("relay_session_lost", relays.sessions_lost),
+        ("relay_gone", relays.gone),
     ]
 }
 
@@ -304,6 +358,7 @@ fn list_relays(calls: &Calls) -> Value {
                 "up": agent.up,
                 "draining": agent.draining,
                 "quiet": agent.quiet,
+                "lacks": agent.lacks.map(|code| code.to_string()),
                 "leases": agent.leases,
                 "stock": agent.wanted,
                 "sessions": agent.sessions,

@@ -185,3 +185,66 @@ fn several_concentrators_have_their_weights_and_one_key() {
     assert_eq!(config.tunnel.hash_key.0[..3], [0x00, 0x11, 0x22]);
     assert_eq!(format!("{:?}", config.tunnel.hash_key), "HashKey");
 }
+
+#[test]
+fn limits_become_intervals_and_there_are_none_by_default() {
+    assert_eq!(check(GOOD).unwrap().limits, Limits::default());
+    let text = format!(
+        "{GOOD}[limits]\nsource_packets_per_s = 1000\ntotal_packets_per_s = 10\ntotal_burst = 1\n\
+         deny = [\"192.0.2.9/24\"]\nallow = [\"2001:db8::1\"]\n"
+    );
+    let limits = check(&text).unwrap().limits;
+    let rate = |interval_ns, tolerance_ns| {
+        Some(crate::limits::Rate {
+            interval_ns,
+            tolerance_ns,
+        })
+    };
+    assert_eq!(limits.source, rate(1_000_000, 999_000_000));
+    assert_eq!(limits.total, rate(100_000_000, 0));
+    let expected = [
+        ("2001:db8::1", 128, crate::limits::Rule::Allow),
+        ("192.0.2.0", 24, crate::limits::Rule::Deny),
+    ];
+    let expected = expected.map(|(prefix, length, rule)| (prefix.parse().unwrap(), length, rule));
+    assert_eq!(limits.rules, expected);
+}
+
+#[test]
+fn mistakes_in_limits_and_xdp_are_reported_under_their_keys() {
+    for (section, expected) in [
+        (
+            "[limits]\nsource_burst = 5",
+            "limits.source_burst: a burst without a limit; set limits.source_packets_per_s too",
+        ),
+        (
+            "[limits]\ntotal_packets_per_s = 9\ntotal_burst = 0",
+            "limits.total_burst: 0 would let nothing through",
+        ),
+        (
+            "[limits]\ntotal_packets_per_s = 4000000000",
+            "limits.total_packets_per_s: 4000000000 is more",
+        ),
+        (
+            "[limits]\nallow = [\"192.0.2.0/24\"]\ndeny = [\"192.0.2.1/24\"]",
+            "limits.deny: 192.0.2.1/24 is named twice",
+        ),
+        ("[limits]\ndeny = [\"192.0.2.0/33\"]", "deny"),
+        (
+            "[xdp]\nmode = \"auto\"",
+            "xdp.interfaces: name the interfaces",
+        ),
+        ("[xdp]\nmode = \"fast\"", "unknown variant `fast`"),
+        (
+            "[xdp]\nmode = \"native\"\ninterfaces = [\"eth0\", \"eth0\"]",
+            "xdp.interfaces: eth0 is named twice",
+        ),
+        (
+            "[xdp]\nmode = \"native\"\ninterfaces = [\"a/b\"]",
+            "xdp.interfaces: \"a/b\" is not a device name",
+        ),
+    ] {
+        let error = check(&format!("{GOOD}{section}\n")).unwrap_err();
+        assert!(error.contains(expected), "{section}: {error}");
+    }
+}

@@ -128,7 +128,7 @@ fn register_all() -> Result<Registrar> {
 
 fn write_all(registrar: &Registrar, config: &LocationConfig) -> Result<()> {
     let mut location = location::open(config)?.restore(|_| {})?;
-    let mut place = None;
+    let (mut place, mut number) = (None, 0);
     loop {
         let page = registrar.page(place, BATCH);
         let Some((last, ..)) = page.last() else {
@@ -136,7 +136,8 @@ fn write_all(registrar: &Registrar, config: &LocationConfig) -> Result<()> {
         };
         place = Some(*last);
         for (_, user, binding) in page {
-            location.note(Event::BindingAdded(user, binding));
+            number += 1;
+            location.note(Event::BindingAdded(user, binding), number);
         }
         location.flush(registrar);
         while location.waiting() > BATCH {

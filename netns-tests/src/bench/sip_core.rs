@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::{Map, json};
 use sip::cookie::Keys;
 use sip::hop::{Flow, Hop, Transmit, Transport};
-use sip::proxy::media::{CallMessage, Media, NewCall, Placement, SessionRef};
+use sip::proxy::media::{CallMessage, Media, NewCall, Placement, Refusal, SessionRef};
 use sip::proxy::{Config, Proxy, TIMER_C};
 
 use super::{Conditions, Outcome};
@@ -35,8 +35,8 @@ impl Media for NoMedia {
         Placement::default()
     }
 
-    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Option<Vec<u8>> {
-        None
+    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Result<Option<Vec<u8>>, Refusal> {
+        Ok(None)
     }
 
     fn answered(&mut self, _: SessionRef, _: Instant) {}
@@ -91,6 +91,7 @@ impl Rig {
             limits: sip::transaction::Limits {
                 max_server: 100_000,
                 max_client: 100_000,
+                max_of_source: 200_000,
             },
             registrar: sip::registrar::Limits::default(),
             routing: sip::proxy::routing::Config::default(),

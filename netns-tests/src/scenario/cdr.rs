@@ -162,7 +162,7 @@ fn registrations(service: &Service, net: &TwoEdges) -> Result<f64> {
 }
 
 /// The last line, once there are so many.
-fn next_line(folder: &Path, file: &str, count: usize) -> Result<Value> {
+pub(super) fn next_line(folder: &Path, file: &str, count: usize) -> Result<Value> {
     wait::until("the record of a call", PATIENCE, || {
         let mut lines = lines(folder, file)?;
         ensure!(lines.len() <= count, "{} lines, not {count}", lines.len());

@@ -16,12 +16,14 @@ use crate::kamailio;
 use crate::phone::{Script, Transport};
 use crate::process::Process;
 use crate::service::Service;
-use crate::topology::two_edges::{CONCENTRATOR, REGISTRAR, TwoEdges};
+use crate::topology::two_edges::{CONCENTRATOR, EDGE1, EDGE2, REGISTRAR, SERVICE, TwoEdges};
 use crate::{command, wait};
 
 const SECONDS: u32 = 6;
 const PATIENCE: Duration = Duration::from_secs(10);
 const KAMAILIO: &str = include_str!("../../scenarios/registrar.cfg");
+/// As it is shipped; the lab has the addresses of the example.
+const EDGE_CONFIG: &str = include_str!("../../../configs/edge-of-kamailio.toml");
 
 pub(super) fn run(folder: &Path) -> Result<String> {
     ensure!(
@@ -32,8 +34,8 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     net.core
         .run(&format!("ip addr add {REGISTRAR}/32 dev down"))?;
     let mut kamailio = start_kamailio(&net, folder)?;
-    let config = edge_config() + CDR;
-    let mut service = Service::start_with(&net, folder, &config)?;
+    let config = edge_config()? + CDR;
+    let mut service = Service::start_configured(&net, folder, config)?;
     wait_until_up(&service, &net).with_context(|| kamailio.last_lines(15))?;
     let plan = Plan {
         transport: Transport::Udp,
@@ -75,24 +77,19 @@ fn check_record(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the scenario adds to the usual configuration; configs/edge-of-kamailio.toml has the same.
-fn edge_config() -> String {
-    format!(
-        r#"
-[sip]
-unicast_address = "{CONCENTRATOR}"
-[[groups]]
-name = "kamailio"
-members = [{{ uri = "sip:{REGISTRAR}:5060;transport=udp" }}]
-source = ["{REGISTRAR}/32"]
-probe = "options"
-probe_interval_s = 1
-[[routes]]
-domain = "example.com"
-from = "anyone"
-to = "kamailio"
-"#
-    )
+/// The shipped configuration, with probes in quick succession and without the pings that are another
+/// scenario's.
+fn edge_config() -> Result<String> {
+    for address in [SERVICE, CONCENTRATOR, REGISTRAR, EDGE1, EDGE2] {
+        ensure!(
+            EDGE_CONFIG.contains(&address.to_string()),
+            "configs/edge-of-kamailio.toml does not name {address}"
+        );
+    }
+    let probe = "probe = \"options\"\n";
+    ensure!(EDGE_CONFIG.contains(probe), "it does not probe Kamailio");
+    let probes = format!("{probe}probe_interval_s = 1\n");
+    Ok(EDGE_CONFIG.replace(probe, &probes) + "\n[registrar]\nping_interval_s = 0\n")
 }
 
 fn start_kamailio(net: &TwoEdges, folder: &Path) -> Result<Process> {

@@ -107,7 +107,7 @@ pub(crate) fn write_key(folder: &Path) -> Result<()> {
 }
 
 /// REGISTERs that ua2 has sent.
-fn registers_of(folder: &Path) -> Result<usize> {
+pub(super) fn registers_of(folder: &Path) -> Result<usize> {
     let messages = folder.join("ua2/messages.txt");
     let messages =
         std::fs::read_to_string(&messages).with_context(|| messages.display().to_string())?;

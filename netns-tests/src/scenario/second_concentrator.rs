@@ -22,6 +22,8 @@ use crate::wait;
 pub(crate) const SECOND: &str = "10.0.10.2";
 /// Of audio in the call that outlives the first concentrator.
 const SECONDS: u32 = 8;
+/// Of audio in the call that rang when it died.
+const SECONDS_AFTER_RINGING: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Rig {
@@ -63,20 +65,28 @@ impl Rig {
     }
 }
 
-/// The callee rings, the first concentrator is killed, and then the callee answers. That call has no
-/// audio until a re-INVITE: the second one does not know the ports that the relay has for it.
+/// The callee rings, the first concentrator is killed, and then the callee answers. The second one reads
+/// in the cookie where the relay faces the caller.
 pub(super) fn ringing(folder: &Path) -> Result<String> {
     const RING_MS: u32 = 4_000;
     let mut rig = Rig::start(folder)?;
     let (ua1, ua2) = (&rig.net.ua1, &rig.net.ua2);
-    let mut callee = phone::slow_callee(ua2, Transport::Udp, RING_MS, 2, folder)?;
+    let mut callee =
+        phone::slow_callee(ua2, Transport::Udp, RING_MS, SECONDS_AFTER_RINGING, folder)?;
     wait_for_binding(
         &rig.service.concentrator,
         &rig.net.concentrator,
         &mut callee,
     )?;
     let capture = Capture::start(ua1, "eth0", folder)?;
-    let mut caller = phone::caller(ua1, Transport::Udp, Script::Plain, 2, 0, folder)?;
+    let mut caller = phone::caller(
+        ua1,
+        Transport::Udp,
+        Script::Plain,
+        SECONDS_AFTER_RINGING,
+        0,
+        folder,
+    )?;
     wait::until("the caller to hear 180", PATIENCE, || {
         caller.check_alive()?;
         Ok(answers(&capture.so_far()?, "SIP/2.0 180")
@@ -91,11 +101,20 @@ pub(super) fn ringing(folder: &Path) -> Result<String> {
     let ended = caller.wait(PATIENCE)?;
     let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();
     ensure!(ended.success(), "the call failed: {complaints}");
+    let packets = u64::from(SECONDS_AFTER_RINGING) * 50 * 2;
+    let mut passed = 0;
+    wait::until("the audio of both to be counted", PATIENCE, || {
+        let name = "sipcast_relay_rtp_packets_sent_total";
+        passed = rig.service.relay1.gauge(&rig.net.edge1, name)?;
+        Ok((passed * 10 >= packets * 9).then_some(()))
+    })
+    .with_context(|| format!("{passed} of {packets} RTP packets passed"))?;
     rig.wait_for_the_end()?;
     callee.stop()?;
     rig.other.process.check_alive()?;
     Ok(format!(
-        "killed while the callee rang, both edges moved within {} ms; answered, hung up, the session ended",
+        "killed while the callee rang, both edges moved within {} ms; answered, {passed} of {packets} RTP \
+         packets, hung up, the session ended",
         moved.as_millis()
     ))
 }
@@ -175,7 +194,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     ))
 }
 
-fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
+pub(super) fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
     let mut caller = phone::caller(&net.ua1, Transport::Udp, Script::Plain, 1, 0, folder)?;
     let ended = caller.wait(PATIENCE)?;
     let complaints = std::fs::read_to_string(folder.join("ua1/errors.txt")).unwrap_or_default();

@@ -3,7 +3,7 @@
 //! answered.
 //!
 //! The corpus lies beside the project: `SIPCAST_TORTURE` names its folder, by default
-//! `../shared/torture` seen from the workspace. Where it is missing the scenario says so.
+//! `../shared/torture` seen from the workspace. Where it is missing the scenario is skipped, visibly.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -61,7 +61,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let corpus = corpus();
     let Ok(index) = std::fs::read_to_string(corpus.join("index.tsv")) else {
         return Ok(format!(
-            "SKIPPED: no torture messages in {}; set SIPCAST_TORTURE",
+            "skipped: no torture messages in {}; set SIPCAST_TORTURE",
             corpus.display()
         ));
     };

@@ -31,6 +31,7 @@ use anyhow::Result;
 
 use crate::link::{self, End, Shape};
 use crate::namespace::Namespace;
+use crate::xdp;
 
 /// The anycast address.
 pub(crate) const SERVICE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -147,6 +148,10 @@ impl TwoEdges {
             ),
         ] {
             link::connect(a, b, shape)?;
+        }
+        if xdp::wanted().is_some() {
+            xdp::let_pass(&self.r1, "edge")?;
+            xdp::let_pass(&self.r2, "edge")?;
         }
         Ok(())
     }

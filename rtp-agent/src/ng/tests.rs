@@ -66,6 +66,7 @@ impl Rig {
                 linger: seconds(0),
             },
             max_stock: 8,
+            max_sessions: 100_000,
             max_held: 64,
             seed: 1,
             concentrators: Vec::new(),

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use wire::relay_control::{ErrorCode, Gate, Lease, SessionStatistics, Side};
 
-use super::stock::take_two;
 use super::{ConcentratorId, Relay, SessionId};
 
 /// Owns these sessions; no link has this number.
@@ -31,10 +30,7 @@ impl Relay {
         if self.draining {
             return Err(ErrorCode::Draining);
         }
-        let Some(pairs) = take_two(&mut self.ports, now) else {
-            self.troubles.no_ports += 1;
-            return Err(ErrorCode::NoPorts);
-        };
+        let pairs = self.take_room(now)?;
         let entry = self.begin(LOCAL, addresses, 0, pairs);
         call.clone_into(&mut entry.call);
         Ok(entry.lease)

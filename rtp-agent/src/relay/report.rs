@@ -84,12 +84,23 @@ pub struct Status {
     ports_free: usize,
     ports_in_use: usize,
     ports_quarantined: usize,
+    /// Sessions at a time, leases included; none where only the ports are a limit.
+    max_sessions: Option<usize>,
+    /// Sessions that were wanted and not prepared.
+    not_prepared: NotPrepared,
     leases: u64,
     /// Sessions with a call that has not ended.
     sessions_bound: usize,
     sessions: Vec<SessionStatus>,
     /// Sessions that the list leaves out.
     sessions_omitted: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct NotPrepared {
+    no_ports: u64,
+    bind_failed: u64,
+    limit_reached: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -249,6 +260,12 @@ impl Relay {
             ports_free: self.ports.free(),
             ports_in_use: self.ports.in_use(),
             ports_quarantined: self.ports.quarantined(),
+            max_sessions: Some(self.config.max_sessions).filter(|most| *most < usize::MAX),
+            not_prepared: NotPrepared {
+                no_ports: self.troubles.no_ports,
+                bind_failed: self.troubles.open_failed,
+                limit_reached: self.troubles.limit_reached,
+            },
             leases: gauges.leases,
             sessions_bound: bound
                 .iter()

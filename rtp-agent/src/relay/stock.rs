@@ -24,8 +24,8 @@ pub(super) const COMBINATIONS: usize = 4;
 const MAX_LEASES: usize = 256;
 /// After ports could not be opened.
 const OPEN_RETRY: Duration = Duration::from_millis(200);
-/// After there were no free ports.
-const PORTS_RETRY: Duration = Duration::from_secs(1);
+/// After there was no room for a session.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 impl Relay {
     /// The ports of a session are open.
@@ -34,6 +34,7 @@ impl Relay {
             return;
         };
         entry.opening = false;
+        self.open_fails = false;
         let (owner, lease) = (entry.owner, entry.lease);
         let Some(stocked) = self.links.get_mut(owner.0) else {
             return;
@@ -54,6 +55,7 @@ impl Relay {
             return;
         };
         self.troubles.open_failed += 1;
+        self.open_fails = true;
         for pair in entry.pairs {
             self.ports.release_foreign(pair, now);
         }
@@ -99,19 +101,27 @@ impl Relay {
             return Err(ErrorCode::Draining);
         }
         self.links[concentrator.0].wanted = wanted.min(self.config.max_stock);
-        let before = self.troubles.no_ports;
-        self.refill(concentrator, now);
-        if self.troubles.no_ports == before {
-            Ok(())
-        } else {
-            Err(ErrorCode::NoPorts)
+        match self.refill(concentrator, now) {
+            Some(lack) => Err(lack),
+            // Others are being tried, and may fail in the same way.
+            None if self.open_fails && self.is_opening(concentrator) => Err(ErrorCode::BindFailed),
+            None => Ok(()),
         }
     }
 
-    /// Prepares leases until the concentrator has as many as it wants.
-    pub(super) fn refill(&mut self, concentrator: ConcentratorId, now: Instant) {
+    fn is_opening(&self, concentrator: ConcentratorId) -> bool {
+        let mut entries = self.sessions.values();
+        entries.any(|entry| entry.opening && entry.owner == concentrator)
+    }
+
+    /// Prepares leases until the concentrator has as many as it wants; `Some`: why it has not.
+    pub(super) fn refill(
+        &mut self,
+        concentrator: ConcentratorId,
+        now: Instant,
+    ) -> Option<ErrorCode> {
         if self.draining || concentrator == super::local::LOCAL {
-            return;
+            return None;
         }
         loop {
             let addresses = &self.config.addresses;
@@ -119,22 +129,41 @@ impl Relay {
             let shares = shares(stocked.wanted, addresses.len());
             let mut wanting = (0..COMBINATIONS).filter(|at| stocked.unused[*at] < shares[*at]);
             let (true, Some(combination)) = (stocked.link.is_up(), wanting.next()) else {
-                return;
+                return None;
             };
             let (Some(&of_a), Some(&of_b)) = (
                 addresses.get(combination / 2),
                 addresses.get(combination % 2),
             ) else {
-                return;
+                return None;
             };
-            let Some(pairs) = take_two(&mut self.ports, now) else {
-                self.troubles.no_ports += 1;
-                // Released pairs come back by themselves; foreign ones, too.
-                self.retry_refill_at(now + PORTS_RETRY);
-                return;
+            let pairs = match self.take_room(now) {
+                Ok(pairs) => pairs,
+                Err(lack) => {
+                    // Sessions end, released pairs come back by themselves, foreign ones too.
+                    self.retry_refill_at(now + ROOM_RETRY);
+                    return Some(lack);
+                }
             };
-            stocked.unused[combination] += 1;
+            self.links[concentrator.0].unused[combination] += 1;
             self.begin(concentrator, [of_a, of_b], combination, pairs);
+        }
+    }
+
+    /// The ports of one more session.
+    pub(super) fn take_room(&mut self, now: Instant) -> Result<[PortPair; 2], ErrorCode> {
+        if self.sessions.len() >= self.config.max_sessions {
+            self.troubles.limit_reached += 1;
+            return Err(ErrorCode::LimitReached);
+        }
+        match take_two(&mut self.ports, now) {
+            Some(pairs) => Ok(pairs),
+            // They rest because they could not be opened.
+            None if self.open_fails => Err(ErrorCode::BindFailed),
+            None => {
+                self.troubles.no_ports += 1;
+                Err(ErrorCode::NoPorts)
+            }
         }
     }
 
@@ -196,7 +225,7 @@ fn shares(wanted: u32, addresses: usize) -> [u32; COMBINATIONS] {
     [wanted - 3 * other, other, other, other]
 }
 
-pub(super) fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
+fn take_two(ports: &mut PortPool, now: Instant) -> Option<[PortPair; 2]> {
     let first = ports.take(now)?;
     match ports.take(now) {
         Some(second) => Some([first, second]),

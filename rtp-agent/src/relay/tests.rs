@@ -350,6 +350,55 @@ fn a_stock_that_ports_do_not_suffice_for_is_refused_and_bounded_by_our_own_limit
 }
 
 #[test]
+fn what_a_stock_lacks_is_told_by_its_name() {
+    let mut rig = Rig::with_limit(3);
+    assert_eq!(rig.connect(C1, 2).len(), 2);
+    let said = rig.control(C1, stock(1, 100));
+    assert!(
+        said.contains(&failed(1, ErrorCode::LimitReached)),
+        "{said:?}"
+    );
+    assert_eq!(rig.relay.gauges().leases, 3);
+    let troubles = rig.relay.troubles();
+    assert_eq!((troubles.limit_reached, troubles.no_ports), (1, 0));
+
+    let mut rig = Rig::new();
+    rig.refuse_opens = 3;
+    assert_eq!(rig.connect(C1, 1), []);
+    let said = rig.control(C1, stock(1, 2));
+    assert_eq!(
+        said,
+        [failed(1, ErrorCode::BindFailed)],
+        "neither could be opened, and another try fails too"
+    );
+    assert_eq!(rig.relay.troubles().no_ports, 0);
+    rig.advance(200);
+    assert_eq!(rig.relay.gauges().leases, 2);
+    let said = rig.control(C1, stock(2, 3));
+    assert!(said.contains(&FromAgent::Done { request: 2 }), "{said:?}");
+}
+
+#[test]
+fn at_the_limit_a_session_that_ends_makes_room_for_one_lease() {
+    let mut rig = Rig::with_limit(2);
+    let leases = rig.connect(C1, 2);
+    rig.control(C1, bind(1, leases[0].session));
+    assert_eq!(rig.relay.gauges().leases, 1, "two sessions are all");
+    rig.connect(C2, 2);
+    let request = 2;
+    let session = leases[0].session;
+    rig.control(C1, ToAgent::Release { request, session });
+    assert_eq!(rig.relay.gauges().leases, 1, "its ports linger");
+    rig.advance(2_000);
+    assert_eq!(rig.relay.gauges().leases, 2);
+    let refused = rig
+        .relay
+        .open_local([IpAddr::from([192, 0, 2, 1]); 2], "ng", rig.now)
+        .map(drop);
+    assert_eq!(refused, Err(ErrorCode::LimitReached), "nor for a proxy");
+}
+
+#[test]
 fn a_concentrator_that_never_binds_its_leases_gets_no_more_of_them() {
     let mut rig = Rig::new();
     rig.connect(C1, 8);
@@ -438,6 +487,13 @@ impl Rig {
         Self::with(first, last, &[IpAddr::from([192, 0, 2, 1])])
     }
 
+    /// An agent that has so many sessions at most.
+    fn with_limit(max_sessions: usize) -> Self {
+        let mut rig = Self::new();
+        rig.relay.config.max_sessions = max_sessions;
+        rig
+    }
+
     fn with(first: u16, last: u16, addresses: &[IpAddr]) -> Self {
         let seconds = Duration::from_secs;
         let relay = Relay::new(RelayConfig {
@@ -456,6 +512,7 @@ impl Rig {
                 linger: seconds(2),
             },
             max_stock: 256,
+            max_sessions: 100_000,
             max_held: 100,
             seed: 1,
             concentrators: vec!["c1".to_owned(), "c1".to_owned()],

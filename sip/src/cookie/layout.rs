@@ -3,7 +3,9 @@
 //! ```text
 //! version  1 byte   1
 //! flags    1 byte   bit 0: a session follows, bits 1 and 2: the name of caller, of callee follows,
-//!                   bit 3: a second session follows, bit 4: the owner follows
+//!                   bit 3: a second session follows, bit 4: the caller's relay follows,
+//!                   bit 5: the caller has none; without either it is that of the session,
+//!                   bit 6: the owner follows
 //! started  4 bytes
 //! tag      4 bytes
 //! caller   a flow
@@ -11,6 +13,7 @@
 //! session  8 bytes session, 4 bytes tunnel key, 1 byte mark     (if flagged)
 //! name     6 bytes each                                          (if flagged)
 //! far      as session: of the second relay                       (if flagged)
+//! relay    4 bytes tunnel key, 1 byte mark                       (if flagged)
 //! owner    2 bytes                                                (if flagged)
 //!
 //! flow: 1 byte: bits 0-2 transport, 3 peer is IPv6, 4 local is IPv6, 5 a connection follows,
@@ -33,7 +36,9 @@ const VERSION: u8 = 1;
 const HAS_SESSION: u8 = 1;
 const HAS_NAME: [u8; 2] = [1 << 1, 1 << 2];
 const HAS_FAR: u8 = 1 << 3;
-const HAS_OWNER: u8 = 1 << 4;
+const HAS_CALLER_RELAY: u8 = 1 << 4;
+const NO_CALLER_RELAY: u8 = 1 << 5;
+const HAS_OWNER: u8 = 1 << 6;
 
 const TRANSPORT_MASK: u8 = 0b111;
 const PEER_IS_V6: u8 = 1 << 3;
@@ -54,6 +59,14 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     }
     flags |= if cookie.far.is_some() { HAS_FAR } else { 0 };
     flags |= if cookie.owner.is_some() { HAS_OWNER } else { 0 };
+    let other = cookie
+        .caller_relay
+        .filter(|relay| cookie.session.is_some_and(|(_, own)| own != *relay));
+    flags |= match (cookie.session, cookie.caller_relay) {
+        (Some(_), None) => NO_CALLER_RELAY,
+        _ if other.is_some() => HAS_CALLER_RELAY,
+        _ => 0,
+    };
     out.push(flags);
     out.extend_from_slice(&cookie.started.to_be_bytes());
     out.extend_from_slice(&cookie.caller_tag.to_be_bytes());
@@ -67,6 +80,9 @@ pub(super) fn encode(cookie: &DialogCookie) -> Vec<u8> {
     }
     if let Some(far) = cookie.far {
         encode_session(&mut out, far);
+    }
+    if let Some(relay) = other {
+        encode_relay(&mut out, relay);
     }
     if let Some(Owner(owner)) = cookie.owner {
         out.extend_from_slice(&owner.to_be_bytes());
@@ -106,6 +122,12 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
     } else {
         Some(decode_session(reader)?)
     };
+    let caller_relay = if flags & HAS_CALLER_RELAY != 0 {
+        Some(decode_relay(reader)?)
+    } else {
+        let session = session.filter(|_| flags & NO_CALLER_RELAY == 0);
+        session.map(|(_, relay)| relay)
+    };
     let owner = if flags & HAS_OWNER == 0 {
         None
     } else {
@@ -115,6 +137,7 @@ fn decode_version_1(reader: &mut Reader<'_>) -> Option<DialogCookie> {
         names,
         owner,
         far,
+        caller_relay,
         caller,
         callee,
         caller_tag,
@@ -194,7 +217,7 @@ pub(super) fn decode_flow(
     })
 }
 
-fn encode_address(out: &mut Vec<u8>, address: SocketAddr) {
+pub(super) fn encode_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
         IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
@@ -202,7 +225,7 @@ fn encode_address(out: &mut Vec<u8>, address: SocketAddr) {
     out.extend_from_slice(&address.port().to_be_bytes());
 }
 
-fn decode_address(reader: &mut Reader<'_>, is_v6: bool) -> Option<SocketAddr> {
+pub(super) fn decode_address(reader: &mut Reader<'_>, is_v6: bool) -> Option<SocketAddr> {
     let ip = if is_v6 {
         IpAddr::from(reader.array::<16>()?)
     } else {

@@ -134,6 +134,7 @@ mod tests {
             names: [0, 0],
             session: None,
             far: None,
+            caller_relay: None,
             started: 0,
             owner: None,
         });

@@ -6,6 +6,7 @@ use wire::mark::Mark;
 
 use super::*;
 use crate::hop::{ConnectionId, Transport};
+use crate::sdp::MediaAddress;
 
 #[test]
 fn what_was_sealed_is_opened_again() {
@@ -21,6 +22,19 @@ fn a_cookie_of_an_ipv4_udp_call_is_short_and_needs_no_escaping() {
         text.bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     );
+}
+
+#[test]
+fn the_callers_edge_costs_nothing_where_its_relay_has_the_session() {
+    let of = |caller_relay| DialogCookie {
+        caller_relay,
+        ..example()
+    };
+    for (relay, length) in [(Some(relay(1)), 71), (None, 71), (Some(relay(2)), 78)] {
+        let text = keys().seal(&of(relay));
+        assert_eq!(text.len(), length);
+        assert_eq!(keys().open(text.as_bytes()), Ok(of(relay)));
+    }
 }
 
 #[test]
@@ -112,6 +126,16 @@ fn a_branch_depends_on_both_parts_and_on_the_key_alone() {
 fn a_via_cookie_of_an_ipv4_udp_call_is_short() {
     let text = keys().seal_via(&via_example(), via_example().upstream.local, BRANCH);
     assert_eq!(text.len(), 47);
+    let beginning = ViaCookie {
+        caller_side: Some(MediaAddress {
+            addr: [192, 0, 2, 1].into(),
+            rtp: 30_000,
+            rtcp: 30_001,
+        }),
+        ..via_example()
+    };
+    let text = keys().seal_via(&beginning, beginning.upstream.local, BRANCH);
+    assert_eq!(text.len(), 58);
     let direct = ViaCookie {
         session: None,
         ..via_example()
@@ -161,11 +185,13 @@ proptest! {
         sent_by in prop::option::of((any::<std::net::IpAddr>(), any::<u16>())),
         (owner, sent_minutes) in any::<(u16, u16)>(),
         session in prop::option::of((any::<u64>(), (0..=63_u8).prop_map(relay))),
+        side in prop::option::of(any::<(std::net::IpAddr, u16, u16)>()),
         role in prop::sample::select(vec![
             Role::Initial, Role::Forked, Role::ByCaller, Role::ByCallee,
         ]),
     ) {
-        let cookie = ViaCookie { owner: Owner(owner), upstream, role, session, sent_minutes };
+        let caller_side = side.map(|(addr, rtp, rtcp)| MediaAddress { addr, rtp, rtcp });
+        let cookie = ViaCookie { owner: Owner(owner), upstream, role, session, caller_side, sent_minutes };
         let sent_by = sent_by.map_or(upstream.local, SocketAddr::from);
         let text = keys().seal_via(&cookie, sent_by, BRANCH);
         prop_assert_eq!(keys().open_via(text.as_bytes(), sent_by, BRANCH.as_bytes()), Ok(cookie));
@@ -217,6 +243,7 @@ fn example() -> DialogCookie {
         caller_tag: keys().tag_hash(b"caller"),
         session: Some((77, relay(1))),
         far: None,
+        caller_relay: Some(relay(1)),
         started: 1_700_000_000,
         owner: None,
     }
@@ -230,6 +257,7 @@ fn via_example() -> ViaCookie {
         upstream: example().caller,
         role: Role::Forked,
         session: example().session,
+        caller_side: None,
         sent_minutes: 60_000,
     }
 }
@@ -248,7 +276,11 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
         flows(),
         any::<bool>(),
         any::<u32>(),
-        (session(), session()),
+        (
+            session(),
+            session(),
+            prop::option::of((1..=63_u8).prop_map(relay)),
+        ),
         (any::<u32>(), prop::option::of(any::<u16>().prop_map(Owner))),
         prop::array::uniform2(0..1_u64 << 48),
     )
@@ -258,7 +290,7 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
                 mut callee,
                 same_local,
                 caller_tag,
-                (session, far),
+                (session, far, edge),
                 (started, owner),
                 names,
             )| {
@@ -272,6 +304,7 @@ fn cookies() -> impl Strategy<Value = DialogCookie> {
                     caller_tag,
                     session,
                     far,
+                    caller_relay: edge.filter(|_| session.is_some()),
                     started,
                     owner,
                 }

@@ -18,7 +18,7 @@ use super::forward::has_to_tag;
 use super::media::{Party, SessionRef};
 use crate::cookie::DialogCookie;
 use crate::hop::Hop;
-use crate::message::{Message, Method};
+use crate::message::{Message, Method, NameAddr};
 use crate::transaction::ServerId;
 
 /// Names a call: a keyed hash of its Call-ID and the caller's tag.
@@ -73,6 +73,8 @@ pub enum CallProgress {
         /// What the dialog's cookie says.
         cookie: DialogCookie,
     },
+    /// Its relay has failed before there were any media, and it is ended for that.
+    RelayLost,
 }
 
 /// The calls that ring, and what has not been told yet.
@@ -214,15 +216,31 @@ impl Proxy {
         self.journal.tell(key, what);
     }
 
+    /// A call is ended because its relay has failed; `from` is the caller's From.
+    pub(super) fn journal_relay_lost(&mut self, call_id: &[u8], from: &[u8]) {
+        if self.journal.kept {
+            let from = NameAddr::parse(from).ok();
+            let tag = from.as_ref().and_then(|from| from.tag());
+            let key = self.key_of(call_id, tag.unwrap_or_default());
+            self.journal.tell(key, CallProgress::RelayLost);
+        }
+    }
+
     fn call_key(&self, request: &Message, sender: Party) -> CallKey {
         let caller = match sender {
             Party::Caller => request.from(),
             Party::Callee => request.to(),
         };
         let tag = caller.as_ref().ok().and_then(|caller| caller.tag());
+        self.key_of(
+            request.call_id().unwrap_or_default(),
+            tag.unwrap_or_default(),
+        )
+    }
+
+    fn key_of(&self, call_id: &[u8], tag: &[u8]) -> CallKey {
         let keys = &self.config.keys;
-        let call_id = keys.tag_hash(request.call_id().unwrap_or_default());
-        let tag = keys.tag_hash(tag.unwrap_or_default());
+        let (call_id, tag) = (keys.tag_hash(call_id), keys.tag_hash(tag));
         CallKey(u64::from(call_id) << 32 | u64::from(tag))
     }
 }

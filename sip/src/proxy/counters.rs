@@ -35,10 +35,15 @@ pub struct Counters {
     pub foreign: u64,
     /// Requests for a user who has no binding.
     pub not_found: u64,
+    /// Requests refused with 480, because no TLS leads where their `sips:` URI does, or a `sip:` one
+    /// to a `sips:` contact.
+    pub wrong_scheme: u64,
     /// Requests refused because a table was full.
     pub overload: u64,
     /// New requests refused with 503 and Retry-After so that calls in progress go on.
     pub shed: u64,
+    /// Requests refused with 503 because their source has too many transactions.
+    pub source_shed: u64,
     /// Route values with a cookie that we did not sign.
     pub bad_cookies: u64,
     /// REGISTERs and OPTIONS that came to us by several ways, answered 482 (8.2.2.2).
@@ -47,6 +52,8 @@ pub struct Counters {
     pub stray_acks: u64,
     /// In-dialog requests that came by another edge than the call began with.
     pub path_drift: u64,
+    /// Targets that were cancelled because their relay has failed.
+    pub media_lost: u64,
     /// In-dialog requests that went to another flow than the dialog began with, because the
     /// user agent has registered from there since.
     pub followed_flows: u64,

@@ -149,7 +149,7 @@ impl Proxy {
                     self.start_branch(&rest.inner, &rest.hop, target, dialog, kind, media, now);
                 match branch {
                     Ok(branch) => started.push(branch),
-                    Err(NotStarted::Incompatible) => self.note_incompatible(server),
+                    Err(NotStarted::Refused(refusal)) => self.note_refusal(server, refusal),
                     Err(NotStarted::Full) => {}
                 }
             }

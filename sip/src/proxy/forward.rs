@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::fork::{Breadth, Rest, groups};
 use super::loops::deciding;
-use super::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
+use super::media::{CallMessage, Media, NewCall, Party, Placement, Refusal, SessionRef};
 use super::route::Routed;
-use super::{Branch, Context, Progress, Proxy, Target, validate};
+use super::{Branch, Context, Progress, Proxy, Target, sips, validate};
 use crate::cookie::{BranchOf, DialogCookie, Role, ViaCookie};
 use crate::hop::{Flow, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Message, Method, Uri};
+use crate::sdp::MediaAddress;
 use crate::text::{digits, push_address};
 use crate::transaction::{ClientId, ServerId};
 
@@ -43,8 +44,8 @@ pub(super) struct Outbound<'a> {
 pub(super) enum NotStarted {
     /// The transaction table has no room.
     Full,
-    /// The media of the two parties cannot meet.
-    Incompatible,
+    /// Its media cannot be what they should be.
+    Refused(Refusal),
 }
 
 impl Proxy {
@@ -56,6 +57,14 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) {
+        let targets = sips::permitted(&outbound.inner, outbound.targets);
+        let outbound = Outbound {
+            targets,
+            ..outbound
+        };
+        if outbound.targets.is_empty() {
+            return self.refuse_scheme(id, &outbound.original, outbound.hop, now);
+        }
         let breadth = Breadth::of(&outbound.inner);
         if breadth.is_exhausted() {
             self.counters.rejected += 1;
@@ -112,8 +121,8 @@ impl Proxy {
         if !self.next_group(id, media, now)
             && let Some(context) = self.contexts.remove(&id)
         {
-            if let Some((_, incompatible)) = context.best {
-                return self.respond_with(id, &incompatible, now);
+            if let Some((_, refusal)) = context.best {
+                return self.respond_with(id, &refusal, now);
             }
             self.counters.overload += 1;
             self.respond(id, &context.request, 503, "Service Unavailable", now);
@@ -137,8 +146,8 @@ impl Proxy {
         let earlier = self.earlier_session(inner, dialog.is_none());
         let passes_again = self.passes_again(inner, dialog.as_ref());
         let placement = self.place(inner, hop, target, dialog, earlier, media, now);
-        if placement.incompatible {
-            return Err(NotStarted::Incompatible);
+        if let Some(refusal) = placement.refusal {
+            return Err(NotStarted::Refused(refusal));
         }
         let session = placement.session;
         let mut request = self.copy(inner, hop, target, role, placement, now);
@@ -148,7 +157,11 @@ impl Proxy {
             request = edit.finish();
         }
         let (request, flow) = self.by_length(request, target, now);
-        let Some(client) = self.transactions.send_request(&request, flow, now) else {
+        let source = hop.flow.peer.ip();
+        let sent = self
+            .transactions
+            .send_request_of(source, &request, flow, now);
+        let Some(client) = sent else {
             match (session, dialog) {
                 (Some(session), None) if earlier.is_none() => media.ended(session, now),
                 (Some(session), Some((_, party))) => media.refused(inner, party, session, now),
@@ -172,6 +185,7 @@ impl Proxy {
             patience,
             instead_of_udp: flow.transport != target.flow.transport,
             by_path: target.by_path,
+            media_lost: false,
         })
     }
 
@@ -220,7 +234,7 @@ impl Proxy {
         let Some((_, party)) = dialog else {
             return self.acknowledge_statelessly(&inner, hop, &targets, now);
         };
-        for target in &targets {
+        for target in &sips::permitted(&inner, targets) {
             let placement = self.place(&inner, hop, target, dialog, None, media, now);
             let copy = self.copy(&inner, hop, target, role_of(party), placement, now);
             let (copy, flow) = self.by_length(copy, target, now);
@@ -228,6 +242,9 @@ impl Proxy {
                 flow,
                 bytes: copy.bytes().clone(),
             });
+        }
+        if let Some((cookie, party)) = &dialog {
+            self.note_ack(request, cookie, *party, now);
         }
     }
 
@@ -264,7 +281,7 @@ impl Proxy {
             let sessions = [placement.session, placement.far];
             let cookie = self.cookie(inner, hop, target, sessions, now);
             let (caller, callee) = self.dialog_flows(hop, target);
-            for value in record_routes(&caller, &callee, &cookie) {
+            for value in record_routes(&caller, &callee, &cookie, sips::asks_for_sips(inner)) {
                 edit.push_front(HeaderName::RecordRoute, value);
             }
         }
@@ -272,7 +289,8 @@ impl Proxy {
             edit.push_front(HeaderName::Path, self.path(hop, &target.flow));
         }
         let branch = self.config.keys.branch(&branch_of(inner, target));
-        let via = self.via(&branch, hop, target, role, placement.session, now);
+        let media = (placement.session, placement.caller_side);
+        let via = self.via(&branch, hop, target, role, media, now);
         edit.push_front(HeaderName::Via, via);
         if let Some(body) = placement.body {
             edit.set_body(body);
@@ -300,6 +318,7 @@ impl Proxy {
             session: session.map(|session| (session.session, session.relay)),
             far: far.map(|far| (far.session, far.relay)),
             owner: self.config.clustered.then_some(self.config.owner),
+            caller_relay: hop.relay.filter(|_| session.is_some()),
             started: self.seconds(now),
         })
     }
@@ -311,7 +330,7 @@ impl Proxy {
         hop: &Hop,
         target: &Target,
         role: Role,
-        session: Option<SessionRef>,
+        (session, caller_side): (Option<SessionRef>, Option<MediaAddress>),
         now: Instant,
     ) -> Vec<u8> {
         let Flow {
@@ -322,6 +341,7 @@ impl Proxy {
             upstream: hop.flow,
             role,
             session: session.map(|session| (session.session, session.relay)),
+            caller_side,
             sent_minutes: self.minutes(now),
         };
         let cookie = self.config.keys.seal_via(&cookie, local, branch);
@@ -390,20 +410,25 @@ impl Proxy {
             None => Placement::default(),
             Some((cookie, party)) => {
                 let session = SessionRef::of(&cookie);
-                let body = session.and_then(|session| {
-                    media.rewrite(
-                        &CallMessage {
-                            message: inner,
-                            from: hop,
-                            party,
-                            session,
-                        },
-                        now,
-                    )
+                let rewritten = session.map(|session| {
+                    let message = CallMessage {
+                        message: inner,
+                        from: hop,
+                        party,
+                        session,
+                        caller_side: None,
+                    };
+                    media.rewrite(&message, now)
                 });
+                let (body, refusal) = match rewritten {
+                    Some(Ok(body)) => (body, None),
+                    Some(Err(refusal)) => (None, Some(refusal)),
+                    None => (None, None),
+                };
                 Placement {
                     session,
                     body,
+                    refusal,
                     ..Placement::default()
                 }
             }
@@ -426,14 +451,14 @@ impl Proxy {
         Some(&self.config.routing.groups.get(group)?.name)
     }
 
-    /// A caller whose packets now take another edge keeps the relay that the call began with.
+    /// A caller whose packets now take another edge than its INVITE did keeps the relay that the call
+    /// began with, whichever that is.
     fn count_drift(&mut self, hop: &Hop, dialog: Option<&(DialogCookie, Party)>) {
         let Some((cookie, Party::Caller)) = dialog else {
             return;
         };
-        let pinned = cookie.session.map(|(_, relay)| relay);
-        if let (Some(pinned), Some(seen)) = (pinned, hop.relay)
-            && pinned != seen
+        if let (Some(first), Some(seen)) = (cookie.caller_relay, hop.relay)
+            && first != seen
         {
             self.counters.path_drift += 1;
         }
@@ -534,12 +559,21 @@ fn suit_strict_router(inner: &Message, target: Option<&[u8]>, edit: &mut Edit<'_
 }
 
 /// Record-Route values in the order in which they are put on top: one where both sides use the
-/// same transport, else one for each side (RFC 5658).
-fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
+/// same transport, else one for each side (RFC 5658). Of a `sips` dialog they are `sips:` where the
+/// side is, which is both unless its first request came without TLS.
+fn record_routes(caller: &Flow, callee: &Flow, cookie: &str, sips: bool) -> Vec<String> {
     let side = |transport: Transport, local: SocketAddr| {
+        let scheme = if sips && transport.is_secure() {
+            "<sips:"
+        } else {
+            "<sip:"
+        };
         let parameter = match transport {
             Transport::Udp => "",
             Transport::Tcp => ";transport=tcp",
+            // "proxies MUST NOT use the "transport=tls" parameter" (RFC 5630 section 5.3): where the
+            // scheme does not say it, nothing else would.
+            Transport::Tls if sips => "",
             Transport::Tls => ";transport=tls",
             // There is no value of its own for WebSocket over TLS (RFC 7118 section 5.1).
             Transport::Ws | Transport::Wss => ";transport=ws",
@@ -547,7 +581,7 @@ fn record_routes(caller: &Flow, callee: &Flow, cookie: &str) -> Vec<String> {
         let mut address = Vec::with_capacity(48);
         push_address(&mut address, local);
         let address = String::from_utf8_lossy(&address);
-        ["<sip:", cookie, "@", &address, parameter, ";lr>"].concat()
+        [scheme, cookie, "@", &address, parameter, ";lr>"].concat()
     };
     let mut values = vec![side(caller.transport, caller.local)];
     if (caller.transport, caller.local) != (callee.transport, callee.local) {
@@ -567,25 +601,39 @@ mod tests {
         let tls = flow(Transport::Tls, "198.51.100.1:5061");
         let wss = flow(Transport::Wss, "198.51.100.1:8443");
         assert_eq!(
-            record_routes(&udp, &udp, "C"),
+            record_routes(&udp, &udp, "C", false),
             ["<sip:C@198.51.100.1:5060;lr>"]
         );
         // "the proxy … inserts two Record-Route header field values" (RFC 5658 section 3.1); the
         // last one that is put on top is for the callee.
         assert_eq!(
-            record_routes(&tls, &udp, "C"),
+            record_routes(&tls, &udp, "C", false),
             [
                 "<sip:C@198.51.100.1:5061;transport=tls;lr>",
                 "<sip:C@198.51.100.1:5060;lr>"
             ]
         );
         assert_eq!(
-            record_routes(&udp, &wss, "C")[1],
+            record_routes(&udp, &wss, "C", false)[1],
             "<sip:C@198.51.100.1:8443;transport=ws;lr>"
         );
         assert_eq!(
-            record_routes(&udp, &v6, "C")[1],
+            record_routes(&udp, &v6, "C", false)[1],
             "<sip:C@[2001:db8::1]:5060;lr>"
+        );
+        assert_eq!(
+            record_routes(&tls, &wss, "C", true),
+            [
+                "<sips:C@198.51.100.1:5061;lr>",
+                "<sips:C@198.51.100.1:8443;transport=ws;lr>"
+            ]
+        );
+        assert_eq!(
+            record_routes(&udp, &tls, "C", true),
+            [
+                "<sip:C@198.51.100.1:5060;lr>",
+                "<sips:C@198.51.100.1:5061;lr>"
+            ]
         );
     }
 

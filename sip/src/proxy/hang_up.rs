@@ -45,6 +45,29 @@ struct Dialog {
     /// To of what the caller sends, with its tag.
     to: Box<[u8]>,
     callee: End,
+    /// The 2xx was acknowledged.
+    acknowledged: bool,
+    /// It ends as soon as it is.
+    ends: bool,
+}
+
+/// Why a call is ended from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Its relay has heard nothing for too long.
+    MediaTimeout,
+    /// Its relay has failed before there were any media.
+    RelayLost,
+}
+
+impl Ending {
+    /// A Reason (RFC 3326), with causes of ITU-T Q.850: "recovery on timer expiry", "temporary failure".
+    const fn reason(self) -> &'static [u8] {
+        match self {
+            Self::MediaTimeout => b"Q.850;cause=102;text=\"media timeout\"",
+            Self::RelayLost => b"Q.850;cause=41;text=\"media relay lost\"",
+        }
+    }
 }
 
 /// What all dialogs of a call have in common.
@@ -108,6 +131,8 @@ impl Dialog {
                 cseq: 0,
             },
             caller,
+            acknowledged: false,
+            ends: false,
         })
     }
 
@@ -136,17 +161,60 @@ impl Proxy {
 
     /// Ends a call: a BYE to each of its parties. False where it is not known.
     pub fn end_call(&mut self, session: SessionRef, media: &mut dyn Media, now: Instant) -> bool {
+        let ended = self.hang_up(session, Ending::MediaTimeout, now);
+        self.drain(media, now);
+        ended
+    }
+
+    fn hang_up(&mut self, session: SessionRef, why: Ending, now: Instant) -> bool {
         let Some(dialogs) = self.dialogs.by_session.remove(&session) else {
             return false;
         };
         for dialog in &dialogs {
             for party in [Party::Caller, Party::Callee] {
-                self.send_bye(dialog, party, now);
+                self.send_bye(dialog, party, why, now);
             }
         }
+        if let (Ending::RelayLost, Some(Dialog { caller, .. })) = (why, dialogs.first()) {
+            self.journal_relay_lost(&caller.call_id, &caller.from);
+        }
         self.counters.hung_up += 1;
-        self.drain(media, now);
         true
+    }
+
+    /// A call that has lost its relay ends: now, or when its 2xx is acknowledged, before which the
+    /// callee must not hang up (section 15).
+    pub(super) fn end_after_ack(&mut self, session: SessionRef, now: Instant) {
+        let Some(dialogs) = self.dialogs.by_session.get_mut(&session) else {
+            return;
+        };
+        for dialog in dialogs.iter_mut() {
+            dialog.ends = true;
+        }
+        if dialogs.iter().any(|dialog| dialog.acknowledged) {
+            self.hang_up(session, Ending::RelayLost, now);
+        }
+    }
+
+    /// The ACK of a 2xx has passed.
+    pub(super) fn note_ack(
+        &mut self,
+        ack: &Message,
+        cookie: &DialogCookie,
+        party: Party,
+        now: Instant,
+    ) {
+        let Some(session) = SessionRef::of(cookie) else {
+            return;
+        };
+        let tag = callee_tag(ack, party);
+        let Some(dialog) = self.dialogs.find(session, &tag) else {
+            return;
+        };
+        dialog.acknowledged = true;
+        if dialog.ends {
+            self.hang_up(session, Ending::RelayLost, now);
+        }
     }
 
     /// The call is not ended from here any more.
@@ -270,8 +338,10 @@ impl Proxy {
     }
 
     /// A BYE to `party`, in the name of the other.
-    fn send_bye(&mut self, dialog: &Dialog, party: Party, now: Instant) {
-        let Dialog { caller, to, callee } = dialog;
+    fn send_bye(&mut self, dialog: &Dialog, party: Party, why: Ending, now: Instant) {
+        let Dialog {
+            caller, to, callee, ..
+        } = dialog;
         let DialogCookie {
             names: [caller_name, callee_name],
             ..
@@ -310,8 +380,7 @@ impl Proxy {
             to: remote,
             call_id: &caller.call_id,
             cseq,
-            // "Recovery on timer expiry" (ITU-T Q.850).
-            reason: b"Q.850;cause=102;text=\"media timeout\"",
+            reason: why.reason(),
         };
         // Its answer is of no interest, and where the table is full the party finds out by itself.
         let _ = self.transactions.send_request(&bye.build(), flow, now);

@@ -11,6 +11,7 @@ use wire::mark::RelayId;
 use crate::cookie::DialogCookie;
 use crate::hop::{Flow, Hop};
 use crate::message::Message;
+use crate::sdp::{MediaAddress, SdpError};
 
 /// The longest that a call may wait for its relay, whatever the media side says.
 pub const MAX_PATIENCE: Duration = Duration::from_secs(4);
@@ -81,10 +82,51 @@ pub struct Placement {
     pub session: Option<SessionRef>,
     /// The session on the second relay, where the media pass two.
     pub far: Option<SessionRef>,
+    /// Where the first relayed line of a new call faces the caller, where one relay carries it.
+    pub caller_side: Option<MediaAddress>,
     /// The body to send in place of the one that came.
     pub body: Option<Vec<u8>>,
-    /// The parties' address families differ and nothing joins them: the branch fails with 488.
-    pub incompatible: bool,
+    /// The branch fails with this, and has no session.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a request is not sent on for its media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The parties' address families differ and nothing joins them.
+    Incompatible,
+    /// Its offer cannot be read, so that no relay could be put into it.
+    Unreadable(SdpError),
+    /// Its offer has more media lines than are relayed.
+    TooManyLines {
+        /// So many are.
+        most: usize,
+    },
+}
+
+impl Refusal {
+    /// The status of the answer and its reason phrase: "malformed syntax" is 400 (RFC 3261 section
+    /// 21.4.1), what is not acceptable here 488 (21.4.26).
+    pub const fn status(&self) -> (u16, &'static str) {
+        match self {
+            Self::Unreadable(SdpError::NoVersion | SdpError::BadMedia(_)) => {
+                (400, "Bad Session Description")
+            }
+            Self::Incompatible | Self::Unreadable(_) | Self::TooManyLines { .. } => {
+                (488, "Not Acceptable Here")
+            }
+        }
+    }
+
+    /// What the Warning of the answer says (20.43).
+    pub fn warning(&self) -> String {
+        let (code, text) = match self {
+            Self::Incompatible => (301, "Incompatible network address formats".to_owned()),
+            Self::Unreadable(error) => (399, format!("Session description: {error}")),
+            Self::TooManyLines { most } => (399, format!("More than {most} media lines")),
+        };
+        format!("{code} sipcast \"{text}\"")
+    }
 }
 
 /// A message of a call that already has a session.
@@ -98,6 +140,8 @@ pub struct CallMessage<'a> {
     pub party: Party,
     /// The session that the call is pinned to.
     pub session: SessionRef,
+    /// Where that session faces the caller, of an answer to an INVITE that another core has sent on.
+    pub caller_side: Option<MediaAddress>,
 }
 
 /// The environment's side of a call's media.
@@ -122,8 +166,13 @@ pub trait Media {
     /// Places the media of a new call on a branch.
     fn place(&mut self, call: &NewCall<'_>, now: Instant) -> Placement;
 
-    /// The body to send in place of the one in a later message of a call; `None` leaves it.
-    fn rewrite(&mut self, message: &CallMessage<'_>, now: Instant) -> Option<Vec<u8>>;
+    /// The body to send in place of the one in a later message of a call; `None` leaves it. A request
+    /// may be refused, and has then changed nothing; all else passes.
+    fn rewrite(
+        &mut self,
+        message: &CallMessage<'_>,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, Refusal>;
 
     /// The call was answered: its session is in use from now on.
     fn answered(&mut self, session: SessionRef, now: Instant);
@@ -160,8 +209,8 @@ impl Media for NoMedia {
         Placement::default()
     }
 
-    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Option<Vec<u8>> {
-        None
+    fn rewrite(&mut self, _: &CallMessage<'_>, _: Instant) -> Result<Option<Vec<u8>>, Refusal> {
+        Ok(None)
     }
 
     fn answered(&mut self, _: SessionRef, _: Instant) {}

@@ -3,6 +3,10 @@
 //! A request that begins nothing new (it has a To tag, or is a BYE, CANCEL or ACK) always passes, as
 //! long as there is room at all. The refusal costs no transaction, and its Retry-After is
 //! spread over some seconds, so that those refused together do not come back together.
+//!
+//! No source can fill the tables: the transactions that its requests have made, copies included, are
+//! bounded too, the last tenth again for what is in progress. Trunks have no such bound, since they
+//! bring the calls of many.
 
 use super::Proxy;
 use crate::hop::{Hop, Transmit};
@@ -17,9 +21,27 @@ const RETRY_AFTER_S: u32 = 5;
 const RETRY_SPREAD_S: u32 = 10;
 
 impl Proxy {
-    /// True where a request that is new must not be taken.
-    pub(super) fn must_shed(&self, request: &Message) -> bool {
-        (self.overloaded || self.is_nearly_full()) && begins_something(request)
+    /// True where a request that has made a transaction must not be taken, whoever sent it, and
+    /// whoever else is served.
+    pub(super) fn must_shed(&mut self, request: &Message, hop: &Hop) -> bool {
+        if (self.overloaded || self.is_nearly_full()) && begins_something(request) {
+            self.counters.shed += 1;
+            return true;
+        }
+        let crowded = self.is_crowded(request, hop);
+        self.counters.source_shed += u64::from(crowded);
+        crowded
+    }
+
+    /// True where the source of a request has too many transactions, this one included.
+    pub(super) fn is_crowded(&self, request: &Message, hop: &Hop) -> bool {
+        let limit = self.config.limits.max_of_source;
+        let source = hop.flow.peer.ip();
+        let count = self.transactions.count_of(source);
+        let (share, of) = SHARE_OF_NEW;
+        let crowded =
+            count > limit || count * of > limit.saturating_mul(share) && begins_something(request);
+        crowded && !self.config.routing.is_trunk(source) && !self.is_trusted(hop)
     }
 
     fn is_nearly_full(&self) -> bool {

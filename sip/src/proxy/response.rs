@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::media::{CallMessage, Media, Party, SessionRef};
+use super::media::{CallMessage, Media, Party, Refusal, SessionRef};
 use super::{Progress, Proxy};
 use crate::hop::{Flow, Hop};
 use crate::message::{HeaderName, Message, Method};
@@ -201,6 +201,7 @@ impl Proxy {
         branch.progress = Progress::Done;
         let new_call = context.dialog.is_none();
         let (client, session) = (branch.client, branch.own_session());
+        let media_lost = branch.media_lost;
         let orphan = context.orphan;
         let invite = context.invite;
         let late = context.decided && !invite;
@@ -225,6 +226,9 @@ impl Proxy {
         if invite && new_call {
             self.remember_dialog(server, index, response);
             self.journal_answerer(server, hop, session);
+            if let (true, Some(session)) = (media_lost, session) {
+                self.end_after_ack(session, now);
+            }
         } else if first {
             self.refresh_targets(server, response);
         }
@@ -259,6 +263,14 @@ impl Proxy {
         if let (Some(session), None) = (session, &context.dialog) {
             media.ended(session, now);
         }
+        let response = if branch.media_lost {
+            self.as_lost(server, response)
+        } else {
+            response
+        };
+        let Some(context) = self.contexts.get_mut(&server) else {
+            return;
+        };
         let status = response.status().unwrap_or_default();
         let declined_by_all = status >= 600;
         if let Some(rest) = &context.rest {
@@ -284,18 +296,17 @@ impl Proxy {
         self.forget_if_done(server);
     }
 
-    /// A target whose media cannot meet the caller's: "301 Incompatible network address formats"
-    /// (20.43) in a 488, which counts as its answer.
-    pub(super) fn note_incompatible(&mut self, server: ServerId) {
+    /// A target that is sent nothing because of the media: what we say counts as its answer.
+    pub(super) fn note_refusal(&mut self, server: ServerId, refusal: Refusal) {
         let Some(context) = self.contexts.get(&server) else {
             return;
         };
-        let warning = "301 sipcast \"Incompatible network address formats\"";
+        let (status, reason) = refusal.status();
         let response = context
             .request
-            .respond(488, "Not Acceptable Here")
+            .respond(status, reason)
             .to_tag(self.to_tag(&context.request))
-            .header("Warning", warning)
+            .header("Warning", &refusal.warning())
             .build();
         if let Some(context) = self.contexts.get_mut(&server)
             && context.best.is_none()
@@ -325,6 +336,7 @@ impl Proxy {
         };
         let branch = context.branches.get(index);
         let own_flow = branch.is_some_and(|branch| !branch.instance.is_empty());
+        let own_relay = branch.is_some_and(|branch| branch.media_lost);
         let best = with_challenges(&best, index, std::mem::take(&mut context.challenges));
         let status = best.status();
         self.undo_offer(server, media, now);
@@ -338,7 +350,7 @@ impl Proxy {
                 self.transactions.abandon_server(server);
             }
             // A 503 speaks of the next hop, not of us (16.7 step 6).
-            Some(503) => {
+            Some(503) if !own_relay => {
                 let request = context.request.clone();
                 self.respond(server, &request, 500, "Server Internal Error", now);
             }
@@ -378,15 +390,15 @@ impl Proxy {
             _ => true,
         };
         let body = session.filter(|_| !seen).and_then(|session| {
-            media.rewrite(
-                &CallMessage {
-                    message: response,
-                    from: hop,
-                    party,
-                    session,
-                },
-                now,
-            )
+            let message = CallMessage {
+                message: response,
+                from: hop,
+                party,
+                session,
+                caller_side: None,
+            };
+            // No response is refused.
+            media.rewrite(&message, now).unwrap_or_default()
         });
         let to = self.transactions.server_flow(server);
         let response = without_own_via(response, body, to);

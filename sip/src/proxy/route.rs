@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::media::Party;
 use super::next_hop::Way;
 use super::routing::{Decision, Destination, Facts, Sender};
-use super::{Proxy, Target};
+use super::{Proxy, Target, sips};
 use crate::cookie::{CookieError, DialogCookie};
 use crate::hop::Hop;
 use crate::message::{HeaderName, Host, Message, Method, Uri};
@@ -22,6 +22,8 @@ pub(super) enum Routed {
     Register(AddressOfRecord),
     /// It asks for our own capabilities.
     Options,
+    /// It would have to go by another scheme.
+    WrongScheme,
     /// It goes nowhere.
     Refused { status: u16, reason: &'static str },
     /// It goes to next hops whose addresses may have to be found, less our own Route values.
@@ -299,17 +301,20 @@ impl Proxy {
     /// The bindings of the user in the Request-URI.
     fn look_up(&mut self, request: Message, now: Instant) -> Routed {
         let uri = request.uri().ok();
-        let Some(aor) = uri.and_then(|uri| AddressOfRecord::of(&uri)) else {
-            return Routed::Refused {
-                status: 404,
-                reason: "Not Found",
-            };
+        let named = uri.and_then(|uri| Some((uri, AddressOfRecord::of(&uri)?)));
+        let Some((uri, aor)) = named else {
+            return refused(404, "Not Found");
         };
         let bindings = self.registrar.lookup_named(&aor, now);
         let targets: Vec<Target> = bindings
             .iter()
-            .map(|(name, binding)| Target {
-                uri: Some(request_uri_of(&binding.contact_uri)),
+            .filter_map(|(name, binding)| {
+                let contact = request_uri_of(&binding.contact_uri);
+                let uri = sips::request_uri_for(binding, contact, &uri)?;
+                Some((name, binding, uri))
+            })
+            .map(|(name, binding, uri)| Target {
+                uri: Some(uri),
                 relay: binding.relay,
                 q_thousandths: binding.q_thousandths,
                 path: binding.path.clone(),
@@ -323,12 +328,12 @@ impl Proxy {
                 ..Target::of(binding.flow)
             })
             .collect();
+        if targets.is_empty() && !bindings.is_empty() {
+            return Routed::WrongScheme;
+        }
         if targets.is_empty() {
             self.counters.not_found += 1;
-            return Routed::Refused {
-                status: 404,
-                reason: "Not Found",
-            };
+            return refused(404, "Not Found");
         }
         Routed::Forward {
             request,

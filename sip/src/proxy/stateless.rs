@@ -80,8 +80,9 @@ impl Proxy {
                 from: hop,
                 party,
                 session,
+                caller_side: cookie.caller_side,
             };
-            media.rewrite(&message, now)
+            media.rewrite(&message, now).unwrap_or_default()
         });
         self.transmits.push_back(Transmit {
             flow: cookie.upstream,
@@ -177,6 +178,7 @@ impl Proxy {
             // Which next hop the INVITE went to is not known either.
             Routed::Register(_)
             | Routed::Options
+            | Routed::WrongScheme
             | Routed::Refused { .. }
             | Routed::Onward { .. } => {
                 let response = self.refusal(request, 481, "Call/Transaction Does Not Exist");
@@ -283,7 +285,7 @@ impl Proxy {
         let of = branch_of(inner, target);
         let with = |branch: String| {
             let mut edit = copy.edit();
-            let via = self.via(&branch, hop, target, role, None, now);
+            let via = self.via(&branch, hop, target, role, (None, None), now);
             edit.replace_first_value(HeaderName::Via, via);
             edit.finish()
         };

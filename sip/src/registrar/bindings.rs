@@ -19,8 +19,9 @@ use wire::mark::RelayId;
 
 use super::ids::IdSet;
 use super::ping::{Health, Turn, Wheel, needs_ping};
+use super::shared::Pingers;
 use super::sighting::{Census, OfEdge, Sighting};
-use super::{AddressOfRecord, Binding};
+use super::{AddressOfRecord, Binding, Origin};
 use crate::hop::{ConnectionId, Flow};
 use crate::own_id::OwnIdMap;
 
@@ -208,9 +209,21 @@ impl Bindings {
     }
 
     /// The flows whose turn it is: those to ping, and those to give up.
-    pub(super) fn turn(&mut self, now: Instant) -> Option<(Vec<Flow>, Vec<Flow>)> {
+    pub(super) fn turn(
+        &mut self,
+        pingers: Option<Pingers<'_>>,
+        now: Instant,
+    ) -> Option<(Vec<Flow>, Vec<Flow>)> {
+        let (slot, mut flows) = self.wheel.as_mut()?.turn(now)?;
+        let mut others = Vec::new();
+        if let Some(pingers) = pingers {
+            let is_ours = |flow: &Flow| {
+                let known = self.any_on_flow(flow);
+                known.is_none_or(|(_, binding)| pingers.is_ours(binding.origin.handler, flow))
+            };
+            (flows, others) = flows.into_iter().partition(is_ours);
+        }
         let wheel = self.wheel.as_mut()?;
-        let (slot, mut flows) = wheel.turn(now)?;
         let (mut pings, mut lost) = (Vec::new(), Vec::new());
         flows.retain(|flow| {
             let mut state = self.flows.get_mut(&FlowKey::of(flow));
@@ -232,8 +245,22 @@ impl Bindings {
                 }
             }
         });
+        flows.extend(others);
         wheel.keep(slot, flows);
         Some((pings, lost))
+    }
+
+    /// A flow that does not answer keeps its bindings, from now on.
+    pub(super) fn never_give_up(&mut self) {
+        if let Some(wheel) = &mut self.wheel {
+            wheel.never_give_up();
+        }
+    }
+
+    /// Changes where bindings come from, in place.
+    pub(super) fn origins_mut(&mut self) -> impl Iterator<Item = (Instant, &mut Origin)> {
+        let entries = self.users.values_mut().flatten();
+        entries.map(|entry| (entry.binding.registered_at, &mut entry.binding.origin))
     }
 
     /// One of the bindings of a flow, and whose it is.

@@ -56,6 +56,14 @@ impl Path {
         Ok(Self::new(values))
     }
 
+    /// True where every value is a `sips:` URI.
+    pub(super) fn is_sips(&self) -> bool {
+        self.values().iter().all(|value| {
+            let uri = NameAddr::parse(value).and_then(|value| value.parse_uri());
+            uri.is_ok_and(|uri| uri.is_sips())
+        })
+    }
+
     /// True where the first proxy that the user agent spoke to keeps its flow: it has put `ob`
     /// into its value (RFC 5626 section 5.1), the last one.
     pub(super) fn first_hop_keeps_flow(&self) -> bool {

@@ -96,6 +96,11 @@ impl Wheel {
         self.round
     }
 
+    /// However often a flow does not answer.
+    pub(super) fn never_give_up(&mut self) {
+        self.misses = 0;
+    }
+
     /// Gives a flow its slot.
     pub(super) fn add(&mut self, flow: Flow, health: &mut Health, now: Instant) {
         health.slot = self.next_slot + 1;

@@ -4,10 +4,10 @@
 //! every machine, the flow and the path. It is a CBOR array (RFC 8949) whose first field is the
 //! version. A later build appends fields; this one skips those it does not know, and takes those
 //! that are missing as empty. [`key`] names the binding, so that the next record of it takes the
-//! place of this one; of two, the one that [`Record::supersedes`] the other is right, whatever the
-//! order in which they come.
+//! place of this one; which of two is right among concentrators, `shared.rs` says.
 //!
-//! Times are in milliseconds since 1970; a [`Clock`] leads to and from [`Instant`]s.
+//! Times are in milliseconds since 1970; a [`Clock`] leads to and from [`Instant`]s. In a store of one
+//! machine they are that machine's; concentrators that share records have a clock in common.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use thiserror::Error;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
-use super::{AddressOfRecord, Binding, Path};
+use super::{AddressOfRecord, Binding, Origin, Path};
 use crate::hop::{ConnectionId, Flow, Transport};
 
 const VERSION: u8 = 1;
@@ -32,7 +32,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    fn unix_ms(&self, instant: Instant) -> u64 {
+    /// What an instant is in milliseconds since 1970.
+    pub fn unix_ms(&self, instant: Instant) -> u64 {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         match instant.checked_duration_since(self.at) {
             Some(later) => self.unix_ms.saturating_add(millis(later)),
@@ -43,7 +44,7 @@ impl Clock {
     }
 
     /// What is too far back for the monotonic clock happened at its beginning.
-    fn instant(&self, unix_ms: u64) -> Instant {
+    pub fn instant(&self, unix_ms: u64) -> Instant {
         if unix_ms >= self.unix_ms {
             let later = Duration::from_millis(unix_ms - self.unix_ms);
             self.at.checked_add(later).unwrap_or(self.at)
@@ -72,6 +73,8 @@ pub struct Record {
     pub user: AddressOfRecord,
     /// The binding.
     pub binding: Binding,
+    /// It is no more: this is its last version.
+    pub removed: bool,
 }
 
 #[derive(Encode, Decode)]
@@ -107,15 +110,31 @@ struct Layout<'a> {
     /// Each value ended by a line feed, which none can hold.
     #[cbor(n(13), with = "minicbor::bytes")]
     path: Vec<u8>,
+    /// Stamp, handler and epoch.
+    #[n(14)]
+    origin: Option<(u64, u16, u16)>,
+    #[n(15)]
+    removed: Option<bool>,
 }
 
 /// The record of a binding.
 pub fn encode(user: &AddressOfRecord, binding: &Binding, clock: &Clock) -> Vec<u8> {
+    encode_version(user, binding, false, clock)
+}
+
+/// The record of a version of a binding, which may be its last.
+pub fn encode_version(
+    user: &AddressOfRecord,
+    binding: &Binding,
+    removed: bool,
+    clock: &Clock,
+) -> Vec<u8> {
     let mut path = Vec::new();
     for value in binding.path.values() {
         path.extend_from_slice(value);
         path.push(b'\n');
     }
+    let origin = &binding.origin;
     let layout = Layout {
         version: VERSION,
         user: user.as_bytes(),
@@ -138,6 +157,10 @@ pub fn encode(user: &AddressOfRecord, binding: &Binding, clock: &Clock) -> Vec<u
             .relay
             .map(|relay| (relay.key.0, relay.mark.number())),
         path,
+        origin: Some(origin.stamp_ms)
+            .filter(|stamp_ms| *stamp_ms > 0)
+            .map(|stamp_ms| (stamp_ms, origin.handler, origin.epoch)),
+        removed: Some(removed),
     };
     let mut out = Vec::with_capacity(384);
     // A vector takes whatever is written to it.
@@ -207,16 +230,19 @@ impl Record {
             flow,
             relay,
             path: Path::new(path.map(Bytes::copy_from_slice).collect()),
+            origin: layout
+                .origin
+                .map_or_else(Origin::default, |(stamp_ms, handler, epoch)| Origin {
+                    stamp_ms,
+                    handler,
+                    epoch,
+                }),
         };
-        let user = AddressOfRecord::from_canonical(layout.user);
-        Some(Self { user, binding })
-    }
-
-    /// True where this record of a binding is to take the place of the other one: it was
-    /// registered later; at the same moment, by the higher CSeq.
-    pub fn supersedes(&self, other: &Self) -> bool {
-        let order = |record: &Self| (record.binding.registered_at, record.binding.cseq);
-        order(self) > order(other)
+        Some(Self {
+            user: AddressOfRecord::from_canonical(layout.user),
+            binding,
+            removed: layout.removed.unwrap_or_default(),
+        })
     }
 }
 

@@ -12,9 +12,9 @@ use super::address::same_uri;
 use super::bindings::Entry;
 use super::contact::{Contact, Wish};
 use super::path::{Path, lists};
-use super::{Binding, Limits, Refusal};
+use super::{Binding, Limits, Origin, Refusal};
 use crate::hop::Hop;
-use crate::message::{HeaderName, Message};
+use crate::message::{HeaderName, Message, Uri};
 
 /// One binding's change.
 #[derive(Debug)]
@@ -63,6 +63,7 @@ impl Update {
             return Err(Refusal::PathUnsupported);
         }
         let wish = Wish::of(request, limits)?;
+        check_schemes(request, &path, &wish)?;
         let mut register = Register {
             call_id,
             cseq,
@@ -190,7 +191,30 @@ impl Register<'_> {
             flow: self.path.next_hop(self.hop),
             relay: self.hop.relay,
             path: path.map_or_else(|| self.path.clone(), |before| before.path.clone()),
+            origin: Origin::default(),
         }
+    }
+}
+
+/// "A registrar MUST accept a binding to a SIPS Contact header field only if all the appropriate URIs are
+/// of the SIPS scheme … the Request-URI and the Contacts and all the Path header fields" (RFC 5630
+/// section 5.2). What is removed need not be.
+fn check_schemes(request: &Message, path: &Path, wish: &Wish) -> Result<(), Refusal> {
+    let Wish::Update(contacts) = wish else {
+        return Ok(());
+    };
+    let is_sips = |uri: &[u8]| Uri::parse(uri).is_ok_and(|uri| uri.is_sips());
+    let mut bound = contacts.iter().filter(|contact| contact.expires_s > 0);
+    if !bound.clone().any(|contact| is_sips(&contact.uri)) {
+        return Ok(());
+    }
+    let consistent = is_sips(request.request_uri())
+        && bound.all(|contact| is_sips(&contact.uri))
+        && path.is_sips();
+    if consistent {
+        Ok(())
+    } else {
+        Err(Refusal::Malformed("SIPS Contact Needs SIPS"))
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use hashbrown::HashTable;
@@ -27,6 +28,8 @@ pub(crate) struct Entry<K, M> {
     pub(crate) key: K,
     pub(crate) flow: Flow,
     pub(crate) machine: M,
+    /// Whose request made it, where that is counted.
+    pub(crate) charged: Option<IpAddr>,
     hash: u64,
 }
 
@@ -84,12 +87,18 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
     }
 
     /// `None` when the table is full or the key is in use.
-    pub(crate) fn insert(&mut self, key: K, flow: Flow, machine: M) -> Option<SlotId> {
+    pub(crate) fn insert(
+        &mut self,
+        key: K,
+        flow: Flow,
+        machine: M,
+        charged: Option<IpAddr>,
+    ) -> Option<SlotId> {
         let hash = self.hash(&key);
         if self.find_hashed(&key, hash).is_some() {
             return None;
         }
-        self.insert_new(key, hash, flow, machine)
+        self.insert_new(key, hash, flow, machine, charged)
     }
 
     /// `None` when the table is full. The key is not in use.
@@ -99,12 +108,14 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
         hash: u64,
         flow: Flow,
         machine: M,
+        charged: Option<IpAddr>,
     ) -> Option<SlotId> {
         let due = machine.poll_timeout().map(|(at, _)| at);
         let id = self.entries.insert(Entry {
             key,
             flow,
             machine,
+            charged,
             hash,
         })?;
         let named = Named { hash, id };
@@ -206,8 +217,8 @@ mod tests {
     fn nothing_is_left_of_transactions_and_connections_that_have_gone() {
         let mut table = Table::new(10);
         for n in 0..1_000 {
-            let first = table.insert((n, 1), on_connection(n), Idle).unwrap();
-            let second = table.insert((n, 2), on_connection(n), Idle).unwrap();
+            let first = table.insert((n, 1), on_connection(n), Idle, None).unwrap();
+            let second = table.insert((n, 2), on_connection(n), Idle, None).unwrap();
             let mut both = [first, second];
             both.sort_unstable();
             assert_eq!(table.on_flow(&on_connection(n)), both);
@@ -224,8 +235,8 @@ mod tests {
     #[test]
     fn a_key_in_use_is_refused_and_stays_with_its_owner() {
         let mut table = Table::new(10);
-        let first = table.insert("key", on_connection(1), Idle).unwrap();
-        assert_eq!(table.insert("key", on_connection(2), Idle), None);
+        let first = table.insert("key", on_connection(1), Idle, None).unwrap();
+        assert_eq!(table.insert("key", on_connection(2), Idle, None), None);
         assert_eq!(table.find(&"key"), Some(first));
         assert!(table.on_flow(&on_connection(2)).is_empty());
     }

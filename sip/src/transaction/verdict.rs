@@ -18,6 +18,10 @@ pub struct Limits {
     pub max_server: usize,
     /// Requests sent.
     pub max_client: usize,
+    /// Both together of one source that nobody vouches for; see [`Transactions::count_of`].
+    ///
+    /// [`Transactions::count_of`]: super::Transactions::count_of
+    pub max_of_source: usize,
 }
 
 /// What a request that came in is.

@@ -1,11 +1,13 @@
 //! What broke other implementations, one test for each rule that they broke; the advisory is named
-//! beside it. Those about a message alone are in the test crate `message`, those about session
-//! descriptions in `sdp`, those about media in the relay's own tests.
+//! beside it. Those about a message alone are in the test crate `message`, more about session
+//! descriptions in `sdp`, about loops in `rfcs`, those about media in the relay's own tests, about names in
+//! the concentrator's `dns`.
 
 mod connections;
 mod floods;
 mod framing;
 mod messages;
+mod sdp;
 
 /// A request with something of everything.
 const FULL: &str = "INVITE sip:callee@example.com SIP/2.0\r\n\

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sip::cookie::{Keys, Owner};
 use sip::hop::{ConnectionId, Flow, Hop, Transmit, Transport};
 use sip::message::{FrameError, Framer, HeaderName, MAX_MESSAGE, Message, StreamItem};
-use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, SessionRef};
+use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, Refusal, SessionRef};
 use sip::proxy::{Config, Proxy, TIMER_C};
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
@@ -44,6 +44,10 @@ pub(crate) struct RecordingMedia {
     pub(crate) short: Option<(Duration, RelayId)>,
     /// The second relay of new calls.
     pub(crate) far: Option<RelayId>,
+    /// The relay of new calls, where it is not their caller's.
+    pub(crate) elsewhere: Option<RelayId>,
+    /// Every request is refused for this.
+    pub(crate) refuses: Option<Refusal>,
 }
 
 impl RecordingMedia {
@@ -76,9 +80,15 @@ impl Media for RecordingMedia {
 
     fn place(&mut self, call: &NewCall<'_>, _: Instant) -> Placement {
         self.log.push(String::from("place"));
+        if self.refuses.is_some() {
+            return Placement {
+                refusal: self.refuses,
+                ..Placement::default()
+            };
+        }
         if call.from.flow.peer.is_ipv4() != call.to.peer.is_ipv4() {
             return Placement {
-                incompatible: true,
+                refusal: Some(Refusal::Incompatible),
                 ..Placement::default()
             };
         }
@@ -88,7 +98,7 @@ impl Media for RecordingMedia {
             self.open.insert(self.next);
         }
         let session = call.from.relay.map(|relay| SessionRef {
-            relay,
+            relay: self.elsewhere.unwrap_or(relay),
             session: self.next,
         });
         let far = self.far.map(|relay| SessionRef {
@@ -102,10 +112,17 @@ impl Media for RecordingMedia {
         }
     }
 
-    fn rewrite(&mut self, message: &CallMessage<'_>, _: Instant) -> Option<Vec<u8>> {
+    fn rewrite(
+        &mut self,
+        message: &CallMessage<'_>,
+        _: Instant,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         self.log.push(format!("rewrite by {:?}", message.party));
         self.rewritten.push(message.session.session);
-        None
+        match self.refuses {
+            Some(refusal) if message.message.is_request() => Err(refusal),
+            Some(_) | None => Ok(None),
+        }
     }
 
     fn answered(&mut self, session: SessionRef, _: Instant) {
@@ -166,6 +183,7 @@ impl World {
             limits: sip::transaction::Limits {
                 max_server: 1000,
                 max_client: 1000,
+                max_of_source: 2000,
             },
             registrar: sip::registrar::Limits::default(),
             owner: Owner(1),
@@ -314,6 +332,7 @@ impl World {
         );
         let counts = self.proxy.transactions().counts();
         assert_eq!((counts.server, counts.client), (0, 0), "transactions");
+        assert_eq!(self.proxy.transactions().sources(), 0, "sources");
         assert!(
             self.media.unanswered.is_empty(),
             "sessions {:?} of calls that were never answered",

@@ -9,8 +9,10 @@ mod order;
 mod overload;
 #[path = "../common/phones.rs"]
 mod phones;
+mod refusals;
 mod relay_wait;
 mod reveal;
+mod weights;
 #[path = "../common/world.rs"]
 mod world;
 
@@ -20,6 +22,7 @@ mod two_cores;
 use std::time::Duration;
 
 use sip::message::{HeaderName, Method};
+use wire::mark::{Mark, RelayId};
 use world::{ALICE, BOB, BOB_DESK, World, answer, in_dialog, invite, parse, request, summary};
 
 #[test]
@@ -202,6 +205,21 @@ fn a_bye_by_another_edge_reaches_the_callee_and_is_counted_as_drift() {
     world.mark = 2;
     let sent = world.receive(ALICE, &in_dialog("BYE", 2, &ok, true));
     assert_eq!(summary(&sent), ["BYE -> bob"]);
+    assert_eq!(world.proxy.counters().path_drift, 1);
+}
+
+#[test]
+fn a_call_on_another_relay_than_its_callers_drifts_only_when_its_path_does() {
+    let mut world = World::with_bob();
+    world.media.elsewhere = world.hop(BOB).relay.map(|relay| RelayId {
+        mark: Mark::new(9).expect("a mark"),
+        ..relay
+    });
+    let (ok, _) = world.call();
+    world.receive(ALICE, &in_dialog("INFO", 2, &ok, true));
+    assert_eq!(world.proxy.counters().path_drift, 0);
+    world.mark = 2;
+    world.receive(ALICE, &in_dialog("BYE", 3, &ok, true));
     assert_eq!(world.proxy.counters().path_drift, 1);
 }
 

@@ -33,6 +33,7 @@ const STEPS: usize = 250;
 const LIMITS: Limits = Limits {
     max_server: 12,
     max_client: 16,
+    max_of_source: 24,
 };
 /// What the answers to one message may hold beyond a copy of it, twice (100 and the rest).
 const ANSWER_OVERHEAD: usize = 400;

@@ -229,7 +229,7 @@ fn of_a_peer_that_is_gone_every_message_is_handled_here() {
 /// A caller on a connection of the core that has its call, and an answer that comes to the other.
 #[test]
 fn a_response_to_a_connection_is_for_the_core_that_has_it() {
-    let connection = ConnectionId::first_of(Owner(2));
+    let connection = ConnectionId::first(2, Owner(2));
     for (alive, passed) in [(true, 1), (false, 0)] {
         let mut pair = Pair::linked(0);
         let mut hop = pair.cores[0].hop(ALICE);

@@ -134,6 +134,9 @@ fn a_request_of_more_than_1300_bytes_goes_to_a_next_hop_over_tcp() {
 }
 
 /// The dialog stays at UDP: its short requests go as they would have gone without the large one.
+///
+/// "If a request is within 200 bytes of the path MTU, or if it is larger than 1300 bytes and the path MTU
+/// is unknown" (18.1.1)
 #[test]
 fn only_the_large_request_changes_its_transport() {
     let mut world = world(trunk(Some(LIMIT)));
@@ -231,6 +234,7 @@ fn without_via(message: &Message) -> Vec<u8> {
     edit.finish().bytes().to_vec()
 }
 
+/// "the element SHOULD retry the request, using UDP." (18.1.1)
 #[test]
 fn a_next_hop_that_is_silent_over_tcp_is_tried_over_udp_before_it_counts_as_silent() {
     let mut world = world(trunk(Some(LIMIT)));
@@ -254,6 +258,9 @@ fn a_next_hop_that_is_silent_over_tcp_is_tried_over_udp_before_it_counts_as_sile
 }
 
 /// A CANCEL goes to the same address by the same transport as its INVITE, with its Via (9.1).
+///
+/// "The destination address, port, and transport for the CANCEL MUST be identical to those used to send the
+/// original request." (9.1)
 #[test]
 fn a_cancel_goes_the_way_of_its_invite() {
     let mut world = world(trunk(Some(LIMIT)));
@@ -271,6 +278,8 @@ fn a_cancel_goes_the_way_of_its_invite() {
 }
 
 /// A caller that has hung up is not called again over UDP.
+///
+/// "The CANCEL method requests that the TU at the server side cancel a pending transaction." (9.2)
 #[test]
 fn a_cancelled_call_is_not_tried_again() {
     let mut world = world(trunk(Some(LIMIT)));
@@ -298,6 +307,9 @@ fn without_tcp_or_without_a_limit_everything_goes_over_udp() {
 }
 
 /// Nobody connects to a phone, whatever the size: behind its NAT nobody answers.
+///
+/// "However, implementations MUST be able to handle messages up to the maximum datagram packet size."
+/// (18.1.1)
 #[test]
 fn a_large_request_to_a_phone_keeps_its_flow() {
     let mut world = World::configured(|config| config.routing = trunk(Some(LIMIT)));

@@ -64,6 +64,9 @@ fn every_method_is_challenged_but_ack_and_cancel() {
     }
 }
 
+/// "Once credentials have been located, any UA that wishes to authenticate itself with a UAS or registrar
+/// -- usually, but not necessarily, after receiving a 401 (Unauthorized) response -- MAY do so by including
+/// an Authorization header field with the request." (22.2)
 #[test]
 fn a_phone_registers_with_its_password() {
     let mut world = guarded();
@@ -137,6 +140,7 @@ fn an_answer_to_an_old_nonce_is_asked_for_again_as_stale() {
     assert_eq!(summary(&sent), ["200 -> alice"]);
 }
 
+/// "In this instance a server may repeat its challenge, or it may respond with a 403 Forbidden." (22.1)
 #[test]
 fn a_wrong_password_and_an_unknown_user_get_the_same_answer() {
     let answer_to = |user: &str| {
@@ -183,6 +187,8 @@ fn our_credentials_are_taken_out_and_those_for_others_go_on() {
     assert!(!text.contains("realm=\"example.com\""), "{text}");
 }
 
+/// "When a proxy server issues a challenge in response to a request, it will not proxy the request until
+/// the UAC has retried the request with valid credentials." (22.3)
 #[test]
 fn a_challenged_invite_leaves_nothing_and_is_never_answered_twice() {
     let mut world = guarded();

@@ -5,6 +5,7 @@
 mod rfc3581;
 mod rfc4320;
 mod rfc5393;
+mod rfc5630;
 mod rfc5658;
 mod rfc6026;
 #[path = "../common/text.rs"]

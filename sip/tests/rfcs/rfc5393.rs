@@ -30,6 +30,9 @@ fn sent_back(message: &Message, uri: Option<&str>, branch: &str) -> Vec<u8> {
 }
 
 /// A proxy that forks must look for loops, and reject a request that has looped with 482 (section 4.2).
+///
+/// "If these values are equal, the request has looped and the proxy MUST reject the request with a 482
+/// (Loop Detected) response." (4.2.2)
 #[test]
 fn a_request_that_comes_back_unchanged_is_a_loop() {
     let mut world = World::new();
@@ -42,6 +45,7 @@ fn a_request_that_comes_back_unchanged_is_a_loop() {
     assert_eq!(summary(&sent), ["482 -> bob"]);
 }
 
+/// "If the values differ, the request is spiraling and processing continues to the next step." (4.2.2)
 #[test]
 fn a_request_that_comes_back_for_somebody_else_is_a_spiral_and_passes() {
     let mut world = World::with_bob();
@@ -53,6 +57,9 @@ fn a_request_that_comes_back_for_somebody_else_is_a_spiral_and_passes() {
 
 /// The attack of section 3: two users whose phones forward every call to both of them again. Without loop
 /// detection and Max-Breadth one INVITE becomes 2 to the power of Max-Forwards.
+///
+/// "When a SIP proxy forks a particular request to more than one location, it MUST ensure that request is
+/// not looping through this proxy." (4.1)
 #[test]
 fn two_users_who_fork_to_each_other_cost_a_bounded_number_of_messages() {
     let mut world = World::new();
@@ -87,6 +94,11 @@ fn two_users_who_fork_to_each_other_cost_a_bounded_number_of_messages() {
 }
 
 /// The branches of a request together have no more breadth than it had (section 5.3.3.1).
+///
+/// "SIP proxies MUST NOT allow the Outgoing Max-Breadth to exceed the Incoming Max-Breadth in a given
+/// response context. If a SIP proxy determines a response context has insufficient Incoming Max-Breadth to
+/// carry out a desired parallel fork, and the proxy is unwilling/unable to compensate by forking serially
+/// or sending a redirect, that proxy MUST return a 440 (Max-Breadth Exceeded) response." (5.3.3)
 #[test]
 fn max_breadth_is_shared_by_the_branches() {
     let mut world = three_phones();
@@ -118,6 +130,9 @@ fn max_breadth_is_shared_by_the_branches() {
 
 /// A request without Max-Breadth is taken for one with 60, which it gets where it is forked (section 5.3.3).
 /// What cannot be read is one: nobody gains by writing nonsense.
+///
+/// "If a SIP proxy receives a request with no Max-Breadth header field value, it MUST add one, with a value
+/// that is RECOMMENDED to be 60." (5.3.3)
 #[test]
 fn max_breadth_begins_at_60_and_nonsense_is_one() {
     let sent = three_phones().receive(ALICE, &invite("sip:bob@example.com"));

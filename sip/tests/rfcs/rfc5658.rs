@@ -6,6 +6,9 @@ use crate::text::values;
 use crate::world::{ALICE, BOB, World, answer, find, in_dialog, invite, parse, summary};
 
 /// Double Record-Routing: a value for each side, the one for the callee's side on top (section 5).
+///
+/// "implementors can choose that a proxy MAY remove two Route headers instead of one when using the double
+/// Record-Routing." (section 5)
 #[test]
 fn two_transports_make_two_record_routes_and_both_are_taken_off_again() {
     let mut world = World::with_bob();

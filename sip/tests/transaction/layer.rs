@@ -22,6 +22,7 @@ fn limited(max_server: usize, max_client: usize) -> Transactions {
     let limits = Limits {
         max_server,
         max_client,
+        max_of_source: usize::MAX,
     };
     Transactions::new(limits, Timers::default())
 }
@@ -97,6 +98,10 @@ mod matching_of_requests {
         assert_eq!(layer.server_flow(id), Some(udp(UA)));
     }
 
+    /// "the branch parameter in the request is equal to the one in the top Via header field of the request
+    /// that created the transaction … the sent-by value in the top Via of the request is equal to the one
+    /// in the request that created the transaction … the method of the request matches the one that created
+    /// the transaction, except for ACK" (17.2.3)
     #[test]
     fn another_branch_host_port_or_method_is_another_transaction() {
         let mut layer = layer();
@@ -176,6 +181,8 @@ mod matching_of_requests {
         assert_eq!(ack, Incoming::AckUnanswered(first), "the first still rings");
     }
 
+    /// "The INVITE request matches a transaction if the Request-URI, To tag, From tag, Call-ID, CSeq, and
+    /// top Via header field match those of the INVITE request which created the transaction." (17.2.3)
     #[test]
     fn without_a_magic_cookie_everything_that_rfc_2543_names_counts() {
         for branch in [None, Some("1"), Some("z9hG4bK")] {
@@ -350,6 +357,7 @@ mod matching_of_acks {
         assert_eq!(receive(&mut layer, &ack(BRANCH)), Incoming::AckEndToEnd);
     }
 
+    /// "the To tag of the ACK matches the To tag of the response sent by the server transaction." (17.2.3)
     #[test]
     fn an_rfc_2543_ack_matches_though_its_to_has_our_tag() {
         let mut layer = layer();
@@ -402,6 +410,9 @@ mod matching_of_acks {
 mod matching_of_cancels {
     use super::*;
 
+    /// "The TU determines the transaction to be cancelled by taking the CANCEL request, and then assuming
+    /// that the request method is anything but CANCEL or ACK and applying the transaction matching
+    /// procedures of Section 17.2.3." (9.2)
     #[test]
     fn a_cancel_is_its_own_transaction_and_names_the_invite() {
         let mut layer = layer();
@@ -482,6 +493,9 @@ mod matching_of_cancels {
 mod clients {
     use super::*;
 
+    /// "If the method parameter in the CSeq header field matches the method of the request that created the
+    /// transaction. The method is needed since a CANCEL request constitutes a different transaction, but
+    /// shares the same value of the branch parameter." (17.1.3)
     #[test]
     fn responses_find_their_request_by_branch_and_cseq_method() {
         let mut layer = layer();
@@ -508,6 +522,8 @@ mod clients {
         }
     }
 
+    /// "The ACK MUST be sent to the same address, port, and transport to which the original request was
+    /// sent." (17.1.1.2)
     #[test]
     fn a_failed_invite_is_acknowledged_by_the_layer_for_each_copy_of_the_failure() {
         let mut layer = layer();
@@ -554,6 +570,8 @@ mod clients {
         assert_eq!(late, Outgoing::Unmatched, "RFC 6026: it is dropped");
     }
 
+    /// "The value of 64*T1 is equal to the amount of time required to send seven requests in the case of an
+    /// unreliable transport." (17.1.1.2)
     #[test]
     fn an_invite_that_nobody_answers_is_sent_seven_times_and_reported_once() {
         let mut layer = layer();

@@ -179,6 +179,7 @@ impl Pair {
         let limits = Limits {
             max_server: 50,
             max_client: 50,
+            max_of_source: 100,
         };
         Self {
             caller: Transactions::new(limits, Timers::default()),

@@ -45,6 +45,9 @@ fn sends(
         .collect()
 }
 
+/// "This process MUST continue so that the request is retransmitted with intervals that double after each
+/// transmission. … If the client transaction is still in the "Calling" state when timer B fires, the client
+/// transaction SHOULD inform the TU that a timeout has occurred." (17.1.1.2)
 #[test]
 fn timer_a_doubles_without_a_cap_and_timer_b_ends_the_invite_at_32_s() {
     let mut expected = sends(
@@ -58,6 +61,9 @@ fn timer_a_doubles_without_a_cap_and_timer_b_ends_the_invite_at_32_s() {
     assert!(client.is_terminated());
 }
 
+/// "If a reliable transport is being used, the client transaction SHOULD NOT start timer A (Timer A
+/// controls request retransmissions). For any transport, the client transaction MUST start timer B with a
+/// value of 64*T1 seconds" (17.1.1.2)
 #[test]
 fn timer_a_is_off_over_a_reliable_transport_and_timer_b_is_not() {
     let mut client = client_invite(RELIABLE);
@@ -67,6 +73,8 @@ fn timer_a_is_off_over_a_reliable_transport_and_timer_b_is_not() {
     );
 }
 
+/// "In the "Proceeding" state, the client transaction SHOULD NOT retransmit the request any longer."
+/// (17.1.1.2)
 #[test]
 fn a_provisional_response_stops_timers_a_and_b_for_good() {
     for reliable in [DATAGRAMS, RELIABLE] {
@@ -78,6 +86,9 @@ fn a_provisional_response_stops_timers_a_and_b_for_good() {
     }
 }
 
+/// "The client transaction SHOULD start timer D when it enters the "Completed" state, with a value of at
+/// least 32 seconds for unreliable transports, and a value of zero seconds for reliable transports."
+/// (17.1.1.2)
 #[test]
 fn timer_d_keeps_a_failed_invite_for_32_s_over_datagrams() {
     let mut client = client_invite(DATAGRAMS);
@@ -99,6 +110,8 @@ fn timer_d_is_not_restarted_by_a_failure_that_comes_again() {
     );
 }
 
+/// "with a value of at least 32 seconds for unreliable transports, and a value of zero seconds for reliable
+/// transports." (17.1.1.2)
 #[test]
 fn timer_d_is_zero_over_a_reliable_transport() {
     let mut client = client_invite(RELIABLE);
@@ -107,6 +120,8 @@ fn timer_d_is_zero_over_a_reliable_transport() {
     assert_eq!(watch(&mut client, 700..LONG), []);
 }
 
+/// "it MUST transition to the "Accepted" state, pass the 2xx response to the TU, and set Timer M to 64*T1."
+/// (RFC 6026 section 7.2)
 #[test]
 fn timer_m_keeps_an_accepted_invite_for_32_s_over_any_transport() {
     for reliable in [DATAGRAMS, RELIABLE] {
@@ -120,6 +135,9 @@ fn timer_m_keeps_an_accepted_invite_for_32_s_over_any_transport() {
     }
 }
 
+/// "For the default values of T1 and T2, this results in intervals of 500 ms, 1 s, 2 s, 4 s, 4 s, 4 s, etc.
+/// If Timer F fires while the client transaction is still in the "Trying" state, the client transaction
+/// SHOULD inform the TU about the timeout" (17.1.2.2)
 #[test]
 fn timer_e_doubles_to_4_s_and_timer_f_ends_the_request_at_32_s() {
     let mut expected = sends(
@@ -135,6 +153,8 @@ fn timer_e_doubles_to_4_s_and_timer_f_ends_the_request_at_32_s() {
     assert!(client.is_terminated());
 }
 
+/// "the client transaction SHOULD set timer F to fire in 64*T1 seconds. … If an unreliable transport is in
+/// use, the client transaction MUST set timer E to fire in T1 seconds." (17.1.2.2)
 #[test]
 fn timer_e_is_off_over_a_reliable_transport_and_timer_f_is_not() {
     for provisional in [false, true] {
@@ -149,6 +169,8 @@ fn timer_e_is_off_over_a_reliable_transport_and_timer_f_is_not() {
     }
 }
 
+/// "If Timer E fires while in the "Proceeding" state, the request MUST be passed to the transport layer for
+/// retransmission, and Timer E MUST be reset with a value of T2 seconds." (17.1.2.2)
 #[test]
 fn after_a_provisional_response_timer_e_runs_on_once_and_then_every_4_s() {
     // The 100 comes at 600 ms; the retransmission of 1,500 ms was scheduled already.
@@ -168,6 +190,8 @@ fn after_a_provisional_response_timer_e_runs_on_once_and_then_every_4_s() {
     assert_eq!(watch(&mut client, 600..LONG), expected);
 }
 
+/// "Once the client transaction enters the "Completed" state, it MUST set Timer K to fire in T4 seconds for
+/// unreliable transports, and zero seconds for reliable transports." (17.1.2.2)
 #[test]
 fn timer_k_absorbs_late_responses_for_5_s_over_datagrams() {
     for provisional in [false, true] {
@@ -184,6 +208,8 @@ fn timer_k_absorbs_late_responses_for_5_s_over_datagrams() {
     }
 }
 
+/// "it MUST set Timer K to fire in T4 seconds for unreliable transports, and zero seconds for reliable
+/// transports." (17.1.2.2)
 #[test]
 fn timer_k_is_zero_over_a_reliable_transport() {
     let mut client = client_non_invite(RELIABLE);
@@ -202,6 +228,9 @@ fn an_invite_waits_for_its_user_without_a_deadline() {
     }
 }
 
+/// "If timer G fires, the response is passed to the transport layer once more for retransmission, and timer
+/// G is set to fire in MIN(2*T1, T2) seconds. … If timer H fires while in the "Completed" state, it implies
+/// that the ACK was never received." (17.2.1)
 #[test]
 fn timer_g_doubles_to_4_s_and_timer_h_ends_the_invite_at_32_s() {
     let mut expected = sends(
@@ -218,6 +247,9 @@ fn timer_g_doubles_to_4_s_and_timer_h_ends_the_invite_at_32_s() {
     assert!(server.is_terminated());
 }
 
+/// "For unreliable transports, timer G is set to fire in T1 seconds, and is not set to fire for reliable
+/// transports. … When the "Completed" state is entered, timer H MUST be set to fire in 64*T1 seconds for
+/// all transports." (17.2.1)
 #[test]
 fn timer_g_is_off_over_a_reliable_transport_and_timer_h_is_not() {
     let mut server = server_invite(RELIABLE);
@@ -239,6 +271,9 @@ fn a_retransmitted_invite_does_not_move_timer_g() {
     );
 }
 
+/// "As Timer G is ignored in this state, any retransmissions of the response will cease. … When this state
+/// is entered, timer I is set to fire in T4 seconds for unreliable transports, and zero seconds for
+/// reliable transports." (17.2.1)
 #[test]
 fn the_ack_stops_timer_g_and_timer_i_absorbs_more_acks_for_5_s() {
     let mut server = server_invite(DATAGRAMS);
@@ -252,6 +287,8 @@ fn the_ack_stops_timer_g_and_timer_i_absorbs_more_acks_for_5_s() {
     );
 }
 
+/// "timer I is set to fire in T4 seconds for unreliable transports, and zero seconds for reliable
+/// transports." (17.2.1)
 #[test]
 fn timer_i_is_zero_over_a_reliable_transport() {
     let mut server = server_invite(RELIABLE);
@@ -261,6 +298,8 @@ fn timer_i_is_zero_over_a_reliable_transport() {
     assert_eq!(watch(&mut server, 700..LONG), []);
 }
 
+/// "the state machine MUST transition to the "Accepted" state and set Timer L to 64*T1 … The server
+/// transaction MUST NOT generate 2xx retransmissions on its own." (RFC 6026 section 7.1)
 #[test]
 fn timer_l_keeps_an_accepted_invite_for_32_s_over_any_transport_and_repeats_nothing() {
     for reliable in [DATAGRAMS, RELIABLE] {
@@ -312,6 +351,8 @@ fn timer_e_is_reset_to_t2_after_its_third_firing() {
     assert_eq!(odd.until_t2().as_millis(), 0);
 }
 
+/// "When the server transaction enters the "Completed" state, it MUST set Timer J to fire in 64*T1 seconds
+/// for unreliable transports, and zero seconds for reliable transports." (17.2.2)
 #[test]
 fn timer_j_keeps_the_answer_for_32_s_over_datagrams() {
     let mut server = server_non_invite(DATAGRAMS);
@@ -323,6 +364,8 @@ fn timer_j_keeps_the_answer_for_32_s_over_datagrams() {
     );
 }
 
+/// "it MUST set Timer J to fire in 64*T1 seconds for unreliable transports, and zero seconds for reliable
+/// transports." (17.2.2)
 #[test]
 fn timer_j_is_zero_over_a_reliable_transport() {
     let mut server = server_non_invite(RELIABLE);
@@ -351,6 +394,8 @@ fn an_event_loop_that_slept_past_the_end_retransmits_nothing() {
     assert_eq!(server.handle_timeout(at(40_000)), Fired::TimedOut);
 }
 
+/// "the client transaction does not know the value of T1 in use by the server transaction, so an absolute
+/// minimum of 32s is used instead of basing Timer D on T1." (17.1.1.2)
 #[test]
 fn the_timetable_scales_with_t1_and_timer_d_does_not() {
     let timers = Timers {

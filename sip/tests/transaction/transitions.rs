@@ -50,6 +50,8 @@ mod figure_5_client_invite {
         unreachable!("no ACK is to be built")
     }
 
+    /// "the provisional response MUST be passed to the TU. Any further provisional responses MUST be passed
+    /// up to the TU while in the "Proceeding" state." (17.1.1.2)
     #[test]
     fn a_provisional_response_passes_while_calling_and_proceeding() {
         for make in [calling, proceeding] {
@@ -63,6 +65,9 @@ mod figure_5_client_invite {
         }
     }
 
+    /// "If a 2xx response is received while the client INVITE state machine is in the "Calling" or
+    /// "Proceeding" states, it MUST transition to the "Accepted" state, pass the 2xx response to the TU,
+    /// and set Timer M to 64*T1." (RFC 6026 section 7.2)
     #[test]
     fn a_2xx_passes_while_calling_and_proceeding_and_the_layer_sends_no_ack() {
         for make in [calling, proceeding] {
@@ -76,6 +81,9 @@ mod figure_5_client_invite {
         }
     }
 
+    /// "reception of a response with status code from 300-699 MUST cause the client transaction to
+    /// transition to "Completed". The client transaction MUST pass the received response up to the TU, and
+    /// the client transaction MUST generate an ACK request, even if the transport is reliable" (17.1.1.2)
     #[test]
     fn a_failure_passes_and_is_acknowledged_while_calling_and_proceeding() {
         for make in [calling, proceeding] {
@@ -88,6 +96,9 @@ mod figure_5_client_invite {
         }
     }
 
+    /// "Any retransmissions of the final response that are received while in the "Completed" state MUST
+    /// cause the ACK to be re-passed to the transport layer for retransmission, but the newly received
+    /// response MUST NOT be passed up to the TU." (17.1.1.2)
     #[test]
     fn a_failure_that_comes_again_only_sends_the_first_ack_again() {
         for status in FAILURE {
@@ -104,6 +115,8 @@ mod figure_5_client_invite {
         }
     }
 
+    /// "A 2xx response received while in the "Accepted" state MUST be passed to the TU" (RFC 6026 section
+    /// 7.2)
     #[test]
     fn each_2xx_passes_in_accepted() {
         for status in SUCCESS {
@@ -163,6 +176,8 @@ mod figure_6_client_non_invite {
         }
     }
 
+    /// "the response MUST be passed to the TU, and the client transaction MUST transition to the
+    /// "Completed" state." (17.1.2.2)
     #[test]
     fn a_final_response_passes_while_trying_and_proceeding() {
         for make in [trying, proceeding] {
@@ -175,6 +190,8 @@ mod figure_6_client_non_invite {
         }
     }
 
+    /// "The "Completed" state exists to buffer any additional response retransmissions that may be
+    /// received" (17.1.2.2)
     #[test]
     fn every_response_after_the_final_one_is_dropped() {
         for status in PROVISIONAL.into_iter().chain(SUCCESS).chain(FAILURE) {
@@ -212,6 +229,9 @@ mod figure_7_server_invite {
         assert_eq!(proceeding().handle_request(), None);
     }
 
+    /// "If a request retransmission is received while in the "Proceeding" state, the most recent
+    /// provisional response that was received from the TU MUST be passed to the transport layer for
+    /// retransmission." (17.2.1)
     #[test]
     fn a_retransmitted_invite_gets_the_latest_provisional_response() {
         let mut server = proceeding();
@@ -224,6 +244,9 @@ mod figure_7_server_invite {
         assert_eq!(server.poll_timeout(), None);
     }
 
+    /// "any retransmissions of the INVITE received will match this transaction state machine and will be
+    /// absorbed by the machine without changing its state. … The server transaction MUST NOT generate 2xx
+    /// retransmissions on its own." (RFC 6026 section 7.1)
     #[test]
     fn a_2xx_is_sent_once_and_a_retransmitted_invite_is_absorbed_after_it() {
         for status in SUCCESS {
@@ -234,6 +257,8 @@ mod figure_7_server_invite {
         }
     }
 
+    /// "Any retransmission of the 2xx response passed from the TU to the transaction while in the
+    /// "Accepted" state MUST be passed to the transport layer for transmission." (RFC 6026 section 7.1)
     #[test]
     fn each_further_2xx_passes_in_accepted_and_nothing_else_does() {
         let mut server = after(200);
@@ -246,6 +271,8 @@ mod figure_7_server_invite {
         assert_eq!(server.poll_timeout(), Some((at(32_000), "timer L")));
     }
 
+    /// "Any ACKs received from the network while in the "Accepted" state MUST be passed directly to the TU
+    /// and not absorbed." (RFC 6026 section 7.1)
     #[test]
     fn an_ack_in_accepted_goes_end_to_end_each_time() {
         let mut server = after(200);
@@ -254,6 +281,9 @@ mod figure_7_server_invite {
         assert!(!server.is_terminated());
     }
 
+    /// "the response MUST be passed to the transport layer for transmission, and the state machine MUST
+    /// enter the "Completed" state. … while in the "Completed" state, if a request retransmission is
+    /// received, the server SHOULD pass the response to the transport for retransmission." (17.2.1)
     #[test]
     fn a_failure_is_sent_and_repeated_for_a_retransmitted_invite() {
         for status in FAILURE {
@@ -273,6 +303,10 @@ mod figure_7_server_invite {
         }
     }
 
+    /// "If an ACK is received while the server transaction is in the "Completed" state, the server
+    /// transaction MUST transition to the "Confirmed" state. … The purpose of the "Confirmed" state is to
+    /// absorb any additional ACK messages that arrive, triggered from retransmissions of the final
+    /// response." (17.2.1)
     #[test]
     fn the_ack_for_a_failure_ends_here_and_so_do_its_copies() {
         let mut server = after(486);
@@ -321,11 +355,14 @@ mod figure_8_server_non_invite {
         server
     }
 
+    /// "Once in the "Trying" state, any further request retransmissions are discarded." (17.2.2)
     #[test]
     fn before_any_response_a_retransmitted_request_is_absorbed() {
         assert_eq!(trying().handle_request(), None);
     }
 
+    /// "If a retransmission of the request is received while in the "Proceeding" state, the most recently
+    /// sent provisional response MUST be passed to the transport layer for retransmission." (17.2.2)
     #[test]
     fn a_retransmitted_request_gets_the_latest_provisional_response() {
         let mut server = proceeding();
@@ -334,6 +371,8 @@ mod figure_8_server_non_invite {
         assert_eq!(server.handle_request(), Some(SECOND));
     }
 
+    /// "While in the "Completed" state, the server transaction MUST pass the final response to the
+    /// transport layer for retransmission whenever a retransmission of the request is received." (17.2.2)
     #[test]
     fn a_final_response_is_sent_and_repeated_for_a_retransmitted_request() {
         for make in [trying, proceeding] {
@@ -346,6 +385,8 @@ mod figure_8_server_non_invite {
         }
     }
 
+    /// "Any other final responses passed by the TU to the server transaction MUST be discarded while in the
+    /// "Completed" state." (17.2.2)
     #[test]
     fn every_response_after_the_final_one_is_discarded() {
         for status in PROVISIONAL.into_iter().chain(SUCCESS).chain(FAILURE) {

@@ -216,6 +216,19 @@ fn a_call_without_media_says_which_limit_it_reached() {
 }
 
 #[test]
+fn a_call_that_has_lost_its_relay_says_so() {
+    let mut rig = Rig::new();
+    rig.begin(1);
+    rig.answer(1, Some(session(7)));
+    rig.ledger.session_ended(session(7), None, rig.now);
+    rig.tell(1, CallProgress::RelayLost);
+    rig.after(1000);
+    let lines = rig.lines();
+    assert_eq!(lines[0]["ended_by"], "relay_lost");
+    rig.assert_empty();
+}
+
+#[test]
 fn the_bye_of_a_call_from_before_the_start_makes_a_partial_line_and_no_later_one_does() {
     let mut rig = Rig::new();
     rig.hang_up(1, Party::Callee, START - 100);
@@ -398,6 +411,7 @@ impl Rig {
             session: None,
             far: None,
             owner: None,
+            caller_relay: None,
             started: u32::try_from(started).expect("before 2106"),
             names: [0; 2],
         };

@@ -319,30 +319,6 @@ fn after_a_restart_the_bye_releases_what_its_cookie_names() {
 }
 
 #[test]
-fn a_hundred_lines_take_eight_leases_and_give_all_of_them_back() {
-    let mut world = three(Anchor::Caller, [20, 0, 0]);
-    let lines: Vec<String> = (0..100)
-        .map(|line| format!("audio {} RTP/AVP 0", 6000 + 2 * line))
-        .collect();
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let placed = world.place(&offer(&lines));
-    let body = placed.body.map(text);
-    if let Some(body) = &body {
-        assert!(
-            body.contains("m=audio 6016 RTP/AVP 0"),
-            "the ninth stays: {body}"
-        );
-    }
-    assert!(world.calls.relays.counters().leases_taken <= MAX_STREAMS as u64);
-    let session = placed.session.expect("a session");
-    world.said();
-    world.calls.ended(session, world.now);
-    let taken = world.calls.relays.counters().leases_taken;
-    assert_eq!(world.released().len() as u64, taken);
-    assert!(world.calls.call_of.is_empty());
-}
-
-#[test]
 fn a_relays_own_address_in_an_sdp_opens_no_gate() {
     let mut world = World::with_leases(RelayPolicy::Always, 0);
     world.calls.relays.handle_closed(LinkId(1));

@@ -73,15 +73,38 @@ impl Bounds {
     }
 }
 
+/// Judges a lease by those that its agent has offered besides.
+pub(super) fn check_unique<'l>(
+    lease: &Lease,
+    mut others: impl Iterator<Item = &'l Lease>,
+) -> Result<(), Lie> {
+    let shares = |other: &Lease| {
+        other.session != lease.session
+            && [lease.a, lease.b].iter().any(|one| {
+                [other.a, other.b]
+                    .iter()
+                    .any(|side| share_a_port(*one, *side))
+            })
+    };
+    if others.any(shares) {
+        return Err(Lie::Port("two leases with one port"));
+    }
+    Ok(())
+}
+
+fn share_a_port(one: SideAddr, other: SideAddr) -> bool {
+    one.addr == other.addr
+        && [one.rtp, one.rtcp]
+            .iter()
+            .any(|port| [other.rtp, other.rtcp].contains(port))
+}
+
 fn check_ports(a: SideAddr, b: SideAddr) -> Result<(), Lie> {
     let ports = [a.rtp, a.rtcp, b.rtp, b.rtcp];
     if ports.iter().any(|port| *port < FIRST_PORT) {
         return Err(Lie::Port("a lease with a port below 1024"));
     }
-    let shared = [a.rtp, a.rtcp]
-        .iter()
-        .any(|port| [b.rtp, b.rtcp].contains(port));
-    if a.rtp == a.rtcp || b.rtp == b.rtcp || (a.addr == b.addr && shared) {
+    if a.rtp == a.rtcp || b.rtp == b.rtcp || share_a_port(a, b) {
         return Err(Lie::Port("a lease with one port twice"));
     }
     Ok(())
@@ -141,6 +164,26 @@ mod tests {
         }
         let elsewhere = judge(lease("10.0.2.2", [30_000, 30_001, 30_002, 30_003]));
         assert!(matches!(elsewhere, Err(Lie::Address(_))), "{elsewhere:?}");
+    }
+
+    #[test]
+    fn two_leases_have_no_port_in_common_but_a_lease_may_be_named_again() {
+        let good = lease("10.0.1.2", [30_000, 30_001, 30_002, 30_003]);
+        let judge = |session, address, ports| {
+            let other = Lease {
+                session,
+                ..lease(address, ports)
+            };
+            check_unique(&other, [good].iter())
+        };
+        let (free, taken) = (
+            [30_004, 30_005, 30_006, 30_007],
+            [30_004, 30_005, 30_006, 30_001],
+        );
+        assert_eq!(judge(2, "10.0.1.2", free), Ok(()));
+        assert!(judge(2, "10.0.1.2", taken).is_err());
+        assert_eq!(judge(2, "10.0.1.3", taken), Ok(()), "at another address");
+        assert_eq!(judge(1, "10.0.1.2", taken), Ok(()), "the same session");
     }
 
     fn lease(address: &str, [a, a_rtcp, b, b_rtcp]: [u16; 4]) -> Lease {

@@ -41,10 +41,18 @@ pub struct Counters {
     pub stock_changes: u64,
     /// Those that an agent could not fulfil.
     pub stock_refused: u64,
+    /// Of these: it has no ports left.
+    pub no_ports: u64,
+    /// Of these: its ports cannot be opened.
+    pub bind_failed: u64,
+    /// Of these: it has as many sessions as it may have.
+    pub limit_reached: u64,
     /// Leases given back because the stock has become smaller.
     pub leases_returned: u64,
     /// Pairs of leases taken for chains of two relays.
     pub chains: u64,
+    /// Agents that have closed their link and have not come back.
+    pub gone: u64,
     /// Sessions that ended with their agent.
     pub sessions_lost: u64,
 }

@@ -8,6 +8,7 @@ use sip::proxy::media::SessionRef;
 use wire::mark::RelayId;
 use wire::relay_control::{Lease, ToAgent};
 
+use super::checks::check_unique;
 use super::lease::reaches;
 use super::{Agent, Command, LeasedSession, LinkId, NoLease, RelayEvent, RelayPool};
 
@@ -31,6 +32,7 @@ impl RelayPool {
                 self.count_refusal(why);
                 if why == NoLease::StockEmpty {
                     self.expect(relay, 1);
+                    self.ask_why_empty(relay);
                 }
                 return Err(why);
             }
@@ -160,9 +162,12 @@ impl RelayPool {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        let mut judged = leases
-            .iter()
-            .map(|lease| self.bounds.check_lease(name, &agent.addresses, lease));
+        let mut judged = leases.iter().enumerate().map(|(index, lease)| {
+            let others = agent.leases.iter().chain(&leases[..index]);
+            self.bounds
+                .check_lease(name, &agent.addresses, lease)
+                .and_then(|()| check_unique(lease, others))
+        });
         if let Some(lie) = judged.find_map(Result::err) {
             return self.catch_lie(link, lie);
         }
@@ -209,6 +214,19 @@ impl RelayPool {
         }
     }
 
+    /// An agent whose stock is empty is asked for it again, once at a time: its answer says what it
+    /// lacks, if anything.
+    fn ask_why_empty(&mut self, relay: RelayId) {
+        let Some(name) = self.agent_of.get(&relay).cloned() else {
+            return;
+        };
+        let agent = self.agents.get(&name);
+        let agent = agent.filter(|agent| agent.stock_request.is_none() && !agent.short);
+        if let Some(stock) = agent.map(|agent| agent.demand.wanted()) {
+            self.ask_for_stock(&name, stock);
+        }
+    }
+
     /// Where there is no link, its Welcome will say it.
     fn ask_for_stock(&mut self, name: &str, stock: u32) {
         let Some(agent) = self.agents.get_mut(name) else {
@@ -234,7 +252,7 @@ impl RelayPool {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        agent.stock_request = None;
+        (agent.stock_request, agent.lacks) = (None, None);
         let surplus = agent.surplus();
         self.counters.leases_returned += surplus.len() as u64;
         for session in surplus {

@@ -387,6 +387,67 @@ fn an_agent_without_ports_is_asked_again_later_and_nobody_waits_for_it() {
 }
 
 #[test]
+fn what_an_agent_lacks_is_counted_by_its_name_and_shown_until_it_has_it() {
+    let lacks = |world: &World| {
+        let mut agents = world.pool.agents();
+        agents
+            .find(|agent| agent.name == "relay1")
+            .and_then(|agent| agent.lacks)
+    };
+    for code in [
+        ErrorCode::NoPorts,
+        ErrorCode::BindFailed,
+        ErrorCode::LimitReached,
+        ErrorCode::Other(99),
+    ] {
+        let mut world = World::new();
+        world.link(LINK, 1);
+        world.commands();
+        for _ in 0..3 {
+            let refused = world.pool.take_lease(relay(1), [None; 2]);
+            assert_eq!(refused, Err(NoLease::StockEmpty));
+        }
+        let stocks = world.stocks();
+        let [(request, 64)] = stocks[..] else {
+            panic!("it is asked once: {stocks:?}");
+        };
+        let text = String::new();
+        world.say(FromAgent::Failed {
+            request,
+            code,
+            text,
+        });
+        assert_eq!(lacks(&world), Some(code));
+        let counters = world.pool.counters();
+        let seen = [
+            counters.no_ports,
+            counters.bind_failed,
+            counters.limit_reached,
+        ];
+        let number = code.number() as usize;
+        let expected = [1, 2, 3].map(|of| u64::from(of == number));
+        assert_eq!((seen, counters.stock_refused), (expected, 1));
+        assert_eq!(
+            world.pool.take_lease(relay(1), [None; 2]),
+            Err(NoLease::StockEmpty)
+        );
+        assert_eq!(world.stocks(), [], "not before some time has passed");
+        for _ in 0..4 {
+            world.now += Duration::from_millis(500);
+            world.say(FromAgent::HeartbeatAck { seq: 0 });
+            world.pool.handle_timeout(world.now);
+        }
+        let stocks = world.stocks();
+        let [(request, 64)] = stocks[..] else {
+            panic!("{stocks:?}");
+        };
+        assert_eq!(lacks(&world), Some(code), "it has not said otherwise");
+        world.say(FromAgent::Done { request });
+        assert_eq!(lacks(&world), None);
+    }
+}
+
+#[test]
 fn an_agent_of_version_1_is_spoken_to_as_such() {
     let mut world = World::new();
     world.pool.handle_connected(LINK, "relay1", world.now);
@@ -419,12 +480,18 @@ fn an_agent_that_lies_about_its_address_or_ports_loses_its_link() {
         b: SideAddr { rtp: 53, ..good.b },
         ..good
     };
+    // Another session with the ports of the first.
+    let twin = Lease {
+        session: 51,
+        ..good
+    };
     for (bad, addresses, ports) in [
         (moved(service), 1, 0),
         (moved(IpAddr::V4(Ipv4Addr::LOCALHOST)), 1, 0),
         (moved("239.1.2.3".parse().unwrap()), 1, 0),
         (moved(elsewhere), 1, 0),
         (low, 0, 1),
+        (twin, 0, 1),
     ] {
         let mut world = World::linked();
         world.pool.refuse_addresses(vec![service.into()]);
@@ -521,6 +588,75 @@ fn what_an_agent_says_twice_or_in_the_wrong_order_changes_nothing() {
     assert!(matches!(world.events()[..], [RelayEvent::Ended(..)]));
     assert_eq!(world.pool.counters().stray, 3);
     assert!(world.pool.agents().all(|agent| agent.sessions == 0));
+}
+
+#[test]
+fn gates_for_phones_are_as_strict_as_the_operator_wants_and_no_others() {
+    for mode in [GateMode::Exact, GateMode::Subnet, GateMode::Any] {
+        let mut world = World::linked();
+        world.pool.settings.gate_mode = mode;
+        let taken = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
+        let phone = Gate {
+            expected: vec!["192.0.2.1".parse().unwrap()],
+            ..Gate::default()
+        };
+        let other_relay = Gate {
+            mode: GateMode::Relay,
+            ..phone.clone()
+        };
+        let (session, now) = (taken.session, world.now);
+        world
+            .pool
+            .bind(session, phone.clone(), other_relay, "call", now);
+        world.pool.update_gate(session, Side::A, phone, now);
+        let commands = world.commands();
+        let [
+            Command::Send(_, ToAgent::Bind { a, b, .. }),
+            Command::Send(_, ToAgent::Update { gate, .. }),
+        ] = &commands[..]
+        else {
+            panic!("{commands:?}");
+        };
+        assert_eq!([a.mode, b.mode, gate.mode], [mode, GateMode::Relay, mode]);
+    }
+}
+
+#[test]
+fn an_agent_that_closes_its_link_and_stays_away_has_ended() {
+    let gone = |world: &mut World| {
+        let events = world.events();
+        let gone = RelayEvent::AgentGone("relay1".to_owned());
+        events.contains(&gone)
+    };
+    let mut world = World::linked();
+    world.pool.handle_closed(LINK);
+    world.now += GONE_AFTER - Duration::from_millis(1);
+    world.pool.handle_timeout(world.now);
+    assert!(!gone(&mut world));
+    world.now += Duration::from_millis(1);
+    assert_eq!(world.pool.poll_timeout().map(|(at, _)| at), Some(world.now));
+    world.pool.handle_timeout(world.now);
+    assert!(gone(&mut world));
+    world.now += GONE_AFTER;
+    world.pool.handle_timeout(world.now);
+    assert!(!gone(&mut world), "it is said once");
+
+    let mut back = World::linked();
+    back.pool.handle_closed(LINK);
+    back.link(LinkId(2), 1);
+    back.now += GONE_AFTER;
+    back.say(FromAgent::HeartbeatAck { seq: 0 });
+    back.pool.handle_timeout(back.now);
+    assert!(!gone(&mut back), "it has come back");
+
+    // Nobody knows whether an agent lives that is not heard of.
+    let mut cut = World::linked();
+    cut.now += Duration::from_secs(10);
+    cut.pool.handle_timeout(cut.now);
+    cut.pool.handle_closed(LINK);
+    cut.now += Duration::from_secs(60);
+    cut.pool.handle_timeout(cut.now);
+    assert!(!gone(&mut cut));
 }
 
 #[test]
@@ -653,7 +789,9 @@ fn relay(mark: u8) -> RelayId {
     }
 }
 
+/// Four ports of its own for each session.
 fn lease(session: u64) -> Lease {
+    let first = 30_000 + 4 * u16::try_from(session % 5_000).expect("a small number");
     let side = |rtp| SideAddr {
         addr: IpAddr::V4(Ipv4Addr::new(10, 0, 1, 2)),
         rtp,
@@ -661,8 +799,8 @@ fn lease(session: u64) -> Lease {
     };
     Lease {
         session,
-        a: side(30_000),
-        b: side(30_002),
+        a: side(first),
+        b: side(first + 2),
     }
 }
 

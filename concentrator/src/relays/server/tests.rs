@@ -20,11 +20,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
-use wire::relay_control::{Gate, GateMode};
+use wire::relay_control::{ErrorCode, Gate, GateMode};
 
 use super::*;
 use crate::metrics::reason;
-use crate::relays::pool::{Command, RelayEvent, RelayPool, Settings};
+use crate::relays::pool::{Command, NoLease, RelayEvent, RelayPool, Settings};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -240,6 +240,53 @@ async fn the_rtp_agent_makes_its_stock_larger_when_calls_ask_for_more() {
     timeout(PATIENCE, agent).await.unwrap().unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn the_rtp_agent_says_what_its_stock_lacks() {
+    // Each has room for two sessions, the last for none.
+    for (first_port, max_sessions, taken, expected) in [
+        (25_300, usize::MAX, false, ErrorCode::NoPorts),
+        (25_310, 2, false, ErrorCode::LimitReached),
+        (25_320, usize::MAX, true, ErrorCode::BindFailed),
+    ] {
+        let ports = (first_port..first_port + 8).filter(|_| taken);
+        let others = ports.map(|port| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)));
+        let others: Vec<_> = others.collect::<Result<_, _>>().unwrap();
+        let world = World::start(Duration::from_secs(5)).await;
+        let (stop, agent) = world.start_agent_with(first_port, |media| {
+            media.ports = PortRange::new(first_port, first_port + 7).unwrap();
+            media.max_sessions = max_sessions;
+        });
+        let mut driven = Driven::new(world);
+        let wanted = if others.is_empty() { 2 } else { 0 };
+        driven
+            .until(|driven| driven.pool.is_up(relay()) && driven.leases() == wanted)
+            .await;
+        for _ in 0..wanted {
+            let lease = driven.pool.take_lease(relay(), [None; 2]).unwrap();
+            let gates = [Gate::default(), Gate::default()];
+            let [a, b] = gates;
+            driven
+                .pool
+                .bind(lease.session, a, b, "call", Instant::now());
+        }
+        let none = driven.pool.take_lease(relay(), [None; 2]);
+        assert_eq!(none, Err(NoLease::StockEmpty));
+        let lacks = |driven: &Driven| driven.pool.agents().find_map(|agent| agent.lacks);
+        driven.until(|driven| lacks(driven).is_some()).await;
+        assert_eq!(lacks(&driven), Some(expected));
+        let counters = driven.pool.counters();
+        let seen = [
+            counters.no_ports,
+            counters.bind_failed,
+            counters.limit_reached,
+        ];
+        let code = expected.number() as usize;
+        assert_eq!(seen, [1, 2, 3].map(|number| u64::from(number == code)));
+        stop.send(true).unwrap();
+        timeout(PATIENCE, agent).await.unwrap().unwrap().unwrap();
+    }
+}
+
 /// The server, and what the worker would hear.
 struct World {
     folder: Arc<Folder>,
@@ -344,7 +391,18 @@ impl World {
         tokio::sync::watch::Sender<bool>,
         JoinHandle<anyhow::Result<()>>,
     ) {
-        let config = rtp_agent::config::Config {
+        self.start_agent_with(first_port, |_| {})
+    }
+
+    fn start_agent_with(
+        &self,
+        first_port: u16,
+        change: impl FnOnce(&mut rtp_agent::config::Media),
+    ) -> (
+        tokio::sync::watch::Sender<bool>,
+        JoinHandle<anyhow::Result<()>>,
+    ) {
+        let mut config = rtp_agent::config::Config {
             name: "relay1".to_owned(),
             media: rtp_agent::config::Media {
                 addresses: vec![Ipv4Addr::LOCALHOST.into()],
@@ -360,6 +418,7 @@ impl World {
                 },
                 quarantine: Duration::from_secs(5),
                 max_stock: 4,
+                max_sessions: usize::MAX,
                 max_held: 100,
                 threads: rtp_agent::sockets::MediaThreads {
                     threads: 1,
@@ -381,6 +440,7 @@ impl World {
             admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             log: admin::config::LogSection::default(),
         };
+        change(&mut config.media);
         let (stop, shutdown) = Shutdown::pair();
         let task = tokio::spawn(rtp_agent::eventloop::run(config, shutdown));
         (stop, task)

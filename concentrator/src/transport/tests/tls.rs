@@ -163,10 +163,10 @@ async fn a_new_certificate_is_for_new_connections_and_a_bad_one_for_none() {
     assert_eq!(shown(&third), after, "the old pair stays");
 }
 
-pub(super) type Certificate = (CertificateDer<'static>, PrivateKeyDer<'static>);
+pub(crate) type Certificate = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
 /// The phone's end of the stream.
-pub(super) type Phone = TlsStream<TcpStream>;
+pub(crate) type Phone = TlsStream<TcpStream>;
 
 fn shown(phone: &Phone) -> CertificateDer<'static> {
     let certificates = phone.get_ref().1.peer_certificates().unwrap();
@@ -229,13 +229,13 @@ impl Authority {
 }
 
 /// PEM files in a folder of its own, gone with it.
-pub(super) struct Folder {
-    path: PathBuf,
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
     authority: Authority,
 }
 
 impl Folder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("sipcast-tls-{}-{number}", std::process::id());
@@ -259,7 +259,7 @@ impl Folder {
         std::fs::write(self.path.join("service.key"), key.serialize_pem()).unwrap();
     }
 
-    pub(super) fn identity(&self) -> Arc<Identity> {
+    pub(crate) fn identity(&self) -> Arc<Identity> {
         let files = Tls {
             port: 5061,
             wss_port: None,
@@ -281,6 +281,19 @@ impl Folder {
         to: Transport,
         own: Option<Certificate>,
     ) -> std::io::Result<Phone> {
+        self.dial_address(rig.address(to), own).await
+    }
+
+    /// A certificate for this name, of the authority that the service believes.
+    pub(crate) fn issue(&self, name: &str) -> Certificate {
+        self.authority.issue(name)
+    }
+
+    pub(crate) async fn dial_address(
+        &self,
+        to: SocketAddr,
+        own: Option<Certificate>,
+    ) -> std::io::Result<Phone> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -294,7 +307,7 @@ impl Folder {
                 .with_client_auth_cert(vec![certificate], key)
                 .unwrap(),
         };
-        let stream = TcpStream::connect(rig.address(to)).await?;
+        let stream = TcpStream::connect(to).await?;
         let name = ServerName::try_from(SERVICE).unwrap();
         within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
     }

@@ -236,6 +236,90 @@ fn fits(first: u8) -> bool {
     csrcs + extension <= 28
 }
 
+/// Others took a DTLS ClientHello of anybody for the phone's (CVE-2023-51275), as each can be the first of a
+/// handshake. On a line that allows DTLS one passes the same gate as everything else, and has no SSRC to
+/// take anything over with.
+#[test]
+fn a_client_hello_of_a_stranger_begins_nothing() {
+    let mut rig = Rig::lease();
+    let dtls = |address| Gate {
+        payload: Payload::RtpAndDtls,
+        ..exact(address)
+    };
+    rig.bind_to(dtls("192.0.2.10"), dtls("198.51.100.20"));
+    for side in [Side::A, Side::B] {
+        let heard = rig.packet(side, Component::Rtp, STRANGER, &CLIENT_HELLO);
+        assert_eq!(heard, (None, vec![]));
+        assert_eq!(rig.session.latched(side, Component::Rtp), None);
+    }
+    // The phone's own goes to the callee, once that has been heard.
+    rig.rtp(Side::B, CALLEE, 1);
+    let (to, _) = rig.packet(Side::A, Component::Rtp, CALLER, &CLIENT_HELLO);
+    assert_eq!(to, Some(at(CALLEE)));
+    rig.rtp(Side::A, CALLER, 1);
+    for wait_ms in [0, 60_000] {
+        rig.advance(wait_ms);
+        rig.rtp(Side::B, CALLEE, 2);
+        for from in [STRANGER, NEIGHBOUR] {
+            let heard = rig.packet(Side::A, Component::Rtp, from, &CLIENT_HELLO);
+            assert_eq!(heard, (None, vec![]), "{from} after {wait_ms} ms");
+        }
+        assert_eq!(rig.rtp(Side::B, CALLEE, 3).0, Some(at(CALLER)));
+    }
+    let counters = rig.session.counters(Side::A);
+    assert_eq!(counters.rejected_gate, 3);
+    assert_eq!((counters.rejected_stranger, counters.rejected_ssrc), (1, 1));
+    assert_eq!(counters.moved, 0);
+}
+
+/// A hundred packets that no key fits hung up elsewhere (CVE-2021-41105). Here nobody has a key: they
+/// pass from the phone, end nothing, and from others go nowhere.
+#[test]
+fn a_hundred_bad_srtp_packets_change_nothing() {
+    let mut rig = talking();
+    for number in 0..100 {
+        let mut bad = [0xa5; 60];
+        bad[..12].copy_from_slice(&rtp(number));
+        let (to, outputs) = rig.packet(Side::A, Component::Rtp, CALLER, &bad);
+        assert_eq!((to, outputs), (Some(at(CALLEE)), vec![]));
+        for from in [STRANGER, NEIGHBOUR] {
+            let heard = rig.packet(Side::A, Component::Rtp, from, &bad);
+            assert_eq!(heard, (None, vec![]));
+        }
+    }
+    assert_eq!(rig.timeout(), None);
+    assert_eq!(rig.rtp(Side::B, CALLEE, 2).0, Some(at(CALLER)));
+    assert_eq!(rig.rtp(Side::A, CALLER, 101).0, Some(at(CALLEE)));
+}
+
+/// STUN whose lengths underflow (CVE-2021-37706, CVE-2022-31003, CVE-2023-22741): on a media port it is
+/// not RTP, whatever is in it.
+#[test]
+fn stun_with_lying_lengths_is_no_media() {
+    let mut rig = talking();
+    let head = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+    for length in [0_u16, 1, 3, 4, 0x7fff, 0xffff] {
+        for size in [8, 19, 20, 21, 24, 100] {
+            let mut stun = vec![0; size];
+            stun[..8].copy_from_slice(&head);
+            stun[2..4].copy_from_slice(&length.to_be_bytes());
+            if let Some(attribute) = stun.get_mut(20..24) {
+                attribute.copy_from_slice(&[0x80, 0x22, 0xff, 0xff]);
+            }
+            for component in [Component::Rtp, Component::Rtcp] {
+                let heard = rig.packet(Side::A, component, CALLER, &stun);
+                assert_eq!(heard, (None, vec![]));
+            }
+        }
+    }
+    assert_eq!(rig.session.counters(Side::A).rejected_not_rtp, 72);
+}
+
+/// The first octets of one of DTLS 1.2 (RFC 6347 section 4.2.2).
+const CLIENT_HELLO: [u8; 25] = [
+    22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
 #[test]
 fn a_forged_source_that_could_not_be_answered_is_no_source() {
     let mut rig = Rig::lease();

@@ -548,6 +548,7 @@ impl Agent {
                 linger: seconds(2),
             },
             max_stock: 256,
+            max_sessions: 100_000,
             max_held: 100,
             seed: epoch,
             concentrators: vec!["c1".to_owned()],

@@ -50,8 +50,8 @@ fn a_flood_of_any_method_meets_a_bound() {
     }
 }
 
-/// A request that goes nowhere is answered once, of about its own length: a forged address brings its
-/// owner one small answer. That holds for an INVITE too, whose transaction would repeat the answer until
+/// Reflection over UDP: a request that goes nowhere is answered once, of about its own length: a forged
+/// address brings its owner one small answer. That holds for an INVITE too, whose transaction would repeat the answer until
 /// it is acknowledged: a stranger's has none.
 #[test]
 fn a_refused_request_reflects_one_answer() {

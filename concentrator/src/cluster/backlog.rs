@@ -1,0 +1,542 @@
+//! What is to be written into the bucket: the last version of each binding, what is under way, and what may
+//! wait. No clock, no connection.
+//!
+//! A refresh that moved nothing but the time may wait, if the bucket's record is not older than a given part of
+//! the time that the refresh grants; it is written when the record is. So of a phone that registers often few
+//! records are written, and whoever has only the bucket lets a binding end by that part too early at most.
+//!
+//! Of one binding one record is under way at a time. One that is refused or not acknowledged in time goes
+//! again, encoded anew, and the last version that there is by then.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::{Duration, Instant};
+
+use sip::registrar::record::{Clock, Record, encode_version};
+
+use super::bucket::Key;
+
+/// Bindings that wait to be written; more are dropped, and all bindings compared afterwards.
+const MAX_WAITING: usize = 262_144;
+/// Records under way at a time.
+const WINDOW: usize = 1024;
+/// One that is not acknowledged for so long goes again.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// One that was refused goes again after this.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// The record that is to go out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    /// Its acknowledgement is known by this.
+    pub(super) token: u64,
+    pub(super) key: Key,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What is to be written of one binding.
+#[derive(Debug)]
+struct Item {
+    record: Record,
+    /// Who waits for it.
+    numbers: Vec<u64>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Flight {
+    key: Key,
+    item: Item,
+    sent_at: Instant,
+}
+
+/// What the bucket has of one binding.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    at: Instant,
+    version: u32,
+}
+
+/// What happened so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) written: u64,
+    pub(super) coalesced: u64,
+    pub(super) refused: u64,
+    pub(super) retried: u64,
+    pub(super) dropped: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Backlog {
+    coalesce_percent: u32,
+    waiting: HashMap<Key, Item>,
+    ready: VecDeque<Key>,
+    later: BTreeSet<(Instant, Key)>,
+    /// The same by key.
+    due: HashMap<Key, Instant>,
+    flights: HashMap<u64, Flight>,
+    busy: HashMap<Key, u64>,
+    written: HashMap<Key, Written>,
+    last_token: u64,
+    /// Something was dropped.
+    lost: bool,
+    counters: Counters,
+}
+
+impl Backlog {
+    pub(super) fn new(coalesce_percent: u8) -> Self {
+        Self {
+            coalesce_percent: coalesce_percent.into(),
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            later: BTreeSet::new(),
+            due: HashMap::new(),
+            flights: HashMap::new(),
+            busy: HashMap::new(),
+            written: HashMap::new(),
+            last_token: 0,
+            lost: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A binding has changed. True where nobody need wait for that to be written.
+    pub(super) fn add(
+        &mut self,
+        record: Record,
+        prolonged: bool,
+        number: Option<u64>,
+        now: Instant,
+    ) -> bool {
+        let key = Key::of(&record.user, &record.binding);
+        let granted = record
+            .binding
+            .expires_at
+            .saturating_duration_since(record.binding.registered_at);
+        let may_wait = granted * self.coalesce_percent / 100;
+        let written = self.written.get(&key).map(|written| written.at);
+        let until = written.map(|at| at + may_wait).filter(|until| *until > now);
+        let deferred = until.filter(|_| prolonged && !self.is_urgent(key));
+        if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&key) {
+            self.counters.dropped += 1;
+            self.lost = true;
+            return false;
+        }
+        match self.waiting.entry(key) {
+            Entry::Occupied(mut entry) => {
+                let item = entry.get_mut();
+                item.record = record;
+                self.counters.coalesced += 1;
+                if deferred.is_none() {
+                    item.numbers.extend(number);
+                }
+            }
+            Entry::Vacant(entry) => {
+                self.counters.coalesced += u64::from(deferred.is_some());
+                entry.insert(Item {
+                    record,
+                    numbers: number.filter(|_| deferred.is_none()).into_iter().collect(),
+                    since: now,
+                });
+            }
+        }
+        match deferred {
+            Some(until) => self.defer(key, until),
+            None => self.make_ready(key),
+        }
+        deferred.is_some()
+    }
+
+    /// What the bucket has, as was heard from it; false where that is known.
+    pub(super) fn heard(&mut self, key: Key, record: &Record, at: Instant) -> bool {
+        let version = version_of(record);
+        let before = self.written.insert(key, Written { at, version });
+        before.is_none_or(|before| before.version != version)
+    }
+
+    /// A binding as it is; it is written where the bucket has it otherwise or not at all.
+    pub(super) fn compare(&mut self, record: Record, now: Instant) -> bool {
+        let key = Key::of(&record.user, &record.binding);
+        let known = self.written.get(&key).map(|written| written.version);
+        let missing = known != Some(version_of(&record))
+            && !self.waiting.contains_key(&key)
+            && !self.busy.contains_key(&key);
+        if missing {
+            self.add(record, false, None, now);
+        }
+        missing
+    }
+
+    /// The next record to send.
+    pub(super) fn take(&mut self, clock: &Clock, now: Instant) -> Option<Outgoing> {
+        while let Some((at, key)) = self.later.first().copied()
+            && at <= now
+        {
+            self.make_ready(key);
+        }
+        while self.flights.len() < WINDOW {
+            let key = self.ready.pop_front()?;
+            // Another record of it is under way; its end brings this one back.
+            if self.busy.contains_key(&key) {
+                continue;
+            }
+            let Some(item) = self.waiting.remove(&key) else {
+                continue;
+            };
+            let Record {
+                user,
+                binding,
+                removed,
+            } = &item.record;
+            let bytes = encode_version(user, binding, *removed, clock);
+            self.last_token += 1;
+            let token = self.last_token;
+            let flight = Flight {
+                key,
+                item,
+                sent_at: now,
+            };
+            self.flights.insert(token, flight);
+            self.busy.insert(key, token);
+            return Some(Outgoing { token, key, bytes });
+        }
+        None
+    }
+
+    /// It is in the bucket; gives who waited for it.
+    pub(super) fn acknowledged(&mut self, token: u64, now: Instant) -> Vec<u64> {
+        let Some(flight) = self.flights.remove(&token) else {
+            return Vec::new();
+        };
+        self.busy.remove(&flight.key);
+        let version = version_of(&flight.item.record);
+        self.written
+            .insert(flight.key, Written { at: now, version });
+        self.counters.written += 1;
+        if self.waiting.contains_key(&flight.key) && !self.due.contains_key(&flight.key) {
+            self.ready.push_back(flight.key);
+        }
+        flight.item.numbers
+    }
+
+    /// It is not.
+    pub(super) fn refused(&mut self, token: u64, now: Instant) {
+        self.counters.refused += 1;
+        if let Some(key) = self.back(token) {
+            self.defer(key, now + RETRY);
+        }
+    }
+
+    /// What has been under way for too long goes again.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        let late = |flight: &Flight| now.saturating_duration_since(flight.sent_at) >= PATIENCE;
+        self.again(late);
+    }
+
+    /// What was under way is lost: it goes again.
+    pub(super) fn disconnected(&mut self) {
+        self.again(|_| true);
+    }
+
+    /// Everything is to be compared anew; nobody waits any more.
+    pub(super) fn clear(&mut self) {
+        let Self {
+            coalesce_percent,
+            last_token,
+            counters,
+            ..
+        } = *self;
+        *self = Self::new(0);
+        (self.coalesce_percent, self.last_token) = (coalesce_percent, last_token);
+        self.counters = counters;
+    }
+
+    /// The bucket is another one, and has nothing of what was written.
+    pub(super) fn forget_written(&mut self) {
+        self.written.clear();
+    }
+
+    /// True once after something was dropped.
+    pub(super) fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Forgets what the bucket has had for so long that it has no more.
+    pub(super) fn prune(&mut self, max_age: Duration, now: Instant) {
+        self.written
+            .retain(|_, written| now.saturating_duration_since(written.at) < max_age);
+    }
+
+    /// Records that are to be written at once, and those under way.
+    pub(super) fn len(&self) -> usize {
+        (self.waiting.len() - self.due.len()) + self.flights.len()
+    }
+
+    /// Since when the oldest of those waits.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let under_way = self.flights.values().map(|flight| flight.item.since);
+        let first = self.ready.front().and_then(|key| self.waiting.get(key));
+        under_way.chain(first.map(|item| item.since)).min()
+    }
+
+    pub(super) fn deferred(&self) -> usize {
+        self.due.len()
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn is_urgent(&self, key: Key) -> bool {
+        self.waiting.contains_key(&key) && !self.due.contains_key(&key)
+    }
+
+    fn defer(&mut self, key: Key, until: Instant) {
+        // The earlier time stays: it is that of the bucket's record.
+        if let Entry::Vacant(entry) = self.due.entry(key) {
+            entry.insert(until);
+            self.later.insert((until, key));
+        }
+    }
+
+    fn make_ready(&mut self, key: Key) {
+        if let Some(at) = self.due.remove(&key) {
+            self.later.remove(&(at, key));
+        }
+        self.ready.push_back(key);
+    }
+
+    /// Puts what was under way back, unless there is something newer.
+    fn back(&mut self, token: u64) -> Option<Key> {
+        let Flight { key, item, .. } = self.flights.remove(&token)?;
+        self.busy.remove(&key);
+        match self.waiting.entry(key) {
+            Entry::Occupied(mut entry) => {
+                let newer = entry.get_mut();
+                newer.since = item.since;
+                newer.numbers.extend(item.numbers);
+            }
+            Entry::Vacant(entry) => drop(entry.insert(item)),
+        }
+        Some(key)
+    }
+
+    fn again(&mut self, which: impl Fn(&Flight) -> bool) {
+        let flights = self.flights.iter();
+        let mut tokens: Vec<u64> = flights
+            .filter(|(_, flight)| which(flight))
+            .map(|(token, _)| *token)
+            .collect();
+        tokens.sort_unstable();
+        for token in tokens {
+            self.counters.retried += 1;
+            if let Some(key) = self.back(token) {
+                self.make_ready(key);
+            }
+        }
+    }
+}
+
+fn version_of(record: &Record) -> u32 {
+    let binding = &record.binding;
+    let mut hash = DefaultHasher::new();
+    let origin = binding.origin;
+    (origin.stamp_ms, origin.handler, origin.epoch).hash(&mut hash);
+    (binding.cseq, &binding.call_id, record.removed).hash(&mut hash);
+    hash.finish() as u32
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to count from"
+)]
+mod tests {
+    use bytes::Bytes;
+    use sip::hop::{Flow, Transport};
+    use sip::registrar::{AddressOfRecord, Binding, Origin, Path};
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_written_once_and_who_waits_is_told() {
+        let mut rig = Rig::new();
+        assert!(!rig.add("a", 1, false, 7));
+        let first = rig.take().unwrap();
+        assert_eq!(rig.take(), None);
+        assert_eq!(rig.backlog.len(), 1);
+        assert_eq!(rig.backlog.acknowledged(first.token, rig.now), [7]);
+        assert_eq!(rig.backlog.acknowledged(first.token, rig.now), [0_u64; 0]);
+        assert_eq!((rig.backlog.len(), rig.backlog.oldest()), (0, None));
+    }
+
+    #[test]
+    fn while_a_record_is_under_way_the_last_of_the_following_waits_for_its_end() {
+        let mut rig = Rig::new();
+        rig.add("a", 1, false, 1);
+        let first = rig.take().unwrap();
+        rig.add("a", 2, false, 2);
+        rig.add("a", 3, false, 3);
+        assert_eq!(rig.take(), None);
+        rig.backlog.acknowledged(first.token, rig.now);
+        let second = rig.take().unwrap();
+        assert_eq!(rig.read(&second).binding.cseq, 3);
+        assert_eq!(rig.backlog.acknowledged(second.token, rig.now), [2, 3]);
+        assert_eq!(rig.take(), None);
+    }
+
+    #[test]
+    fn a_refresh_that_moved_only_the_time_waits_until_a_tenth_of_it_is_over() {
+        let mut rig = Rig::new();
+        rig.add("a", 1, false, 1);
+        rig.acknowledge_all();
+        rig.wait(100);
+        assert!(rig.add("a", 2, true, 2), "nobody waits");
+        rig.wait(100);
+        assert!(rig.add("a", 3, true, 3));
+        assert_eq!(rig.take(), None);
+        assert_eq!((rig.backlog.len(), rig.backlog.deferred()), (0, 1));
+        rig.wait(159);
+        assert_eq!(rig.take(), None);
+        rig.wait(1);
+        let outgoing = rig.take().unwrap();
+        assert_eq!(rig.read(&outgoing).binding.cseq, 3);
+        rig.backlog.acknowledged(outgoing.token, rig.now);
+        // What changes more than the time takes one along that waits.
+        rig.add("a", 4, true, 4);
+        assert!(!rig.add("a", 5, false, 5));
+        assert!(!rig.add("a", 6, true, 6), "it goes with what is urgent");
+        let outgoing = rig.take().unwrap();
+        assert_eq!(rig.backlog.acknowledged(outgoing.token, rig.now), [5, 6]);
+        assert_eq!((rig.backlog.deferred(), rig.take()), (0, None));
+    }
+
+    #[test]
+    fn what_is_refused_or_lost_goes_again_and_whoever_waits_still_waits() {
+        let mut rig = Rig::new();
+        rig.add("a", 1, false, 1);
+        let first = rig.take().unwrap();
+        rig.backlog.refused(first.token, rig.now);
+        assert_eq!(rig.take(), None, "not at once");
+        rig.now += RETRY;
+        let second = rig.take().unwrap();
+        rig.now += PATIENCE;
+        rig.backlog.handle_timeout(rig.now);
+        let third = rig.take().unwrap();
+        rig.backlog.disconnected();
+        let fourth = rig.take().unwrap();
+        assert_eq!(rig.backlog.acknowledged(second.token, rig.now), [0_u64; 0]);
+        assert_eq!(rig.backlog.acknowledged(third.token, rig.now), [0_u64; 0]);
+        assert_eq!(rig.backlog.acknowledged(fourth.token, rig.now), [1]);
+        assert_eq!(rig.backlog.counters().retried, 2);
+    }
+
+    #[test]
+    fn of_what_is_compared_only_what_the_bucket_lacks_is_written() {
+        let mut rig = Rig::new();
+        let known = rig.record("a", 1);
+        let key = Key::of(&known.user, &known.binding);
+        assert!(rig.backlog.heard(key, &known, rig.now));
+        assert!(!rig.backlog.heard(key, &known, rig.now));
+        assert!(!rig.backlog.compare(known, rig.now));
+        let (newer, other) = (rig.record("a", 2), rig.record("b", 1));
+        assert!(rig.backlog.compare(newer, rig.now));
+        assert!(rig.backlog.compare(other, rig.now));
+        assert_eq!(rig.acknowledge_all(), 2);
+        let newer = rig.record("a", 2);
+        assert!(!rig.backlog.compare(newer, rig.now));
+    }
+
+    #[test]
+    fn the_backlog_is_bounded_and_says_when_something_was_dropped() {
+        let mut rig = Rig::new();
+        for user in 0..MAX_WAITING + 3 {
+            rig.add(&format!("u{user}"), 1, false, 1);
+        }
+        assert_eq!(rig.backlog.len(), MAX_WAITING);
+        assert_eq!(rig.backlog.counters().dropped, 3);
+        assert!(rig.backlog.take_lost());
+        assert!(!rig.backlog.take_lost());
+        rig.backlog.clear();
+        assert_eq!((rig.backlog.len(), rig.take()), (0, None));
+    }
+
+    struct Rig {
+        backlog: Backlog,
+        clock: Clock,
+        now: Instant,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let now = Instant::now() + Duration::from_secs(100_000);
+            let unix_ms = 1_800_000_000_000;
+            Self {
+                backlog: Backlog::new(10),
+                clock: Clock { at: now, unix_ms },
+                now,
+            }
+        }
+
+        fn wait(&mut self, seconds: u64) {
+            self.now += Duration::from_secs(seconds);
+        }
+
+        fn add(&mut self, user: &str, cseq: u32, prolonged: bool, number: u64) -> bool {
+            let record = self.record(user, cseq);
+            self.backlog.add(record, prolonged, Some(number), self.now)
+        }
+
+        fn take(&mut self) -> Option<Outgoing> {
+            self.backlog.take(&self.clock, self.now)
+        }
+
+        fn acknowledge_all(&mut self) -> usize {
+            let mut count = 0;
+            while let Some(outgoing) = self.take() {
+                self.backlog.acknowledged(outgoing.token, self.now);
+                count += 1;
+            }
+            count
+        }
+
+        fn read(&self, outgoing: &Outgoing) -> Record {
+            Record::decode(&outgoing.bytes, &self.clock).unwrap()
+        }
+
+        fn record(&self, user: &str, cseq: u32) -> Record {
+            let uri = format!("sip:{user}@example.com");
+            let binding = Binding {
+                contact_uri: Bytes::from_static(b"sip:bob@192.168.1.2"),
+                parameters: Bytes::new(),
+                instance: Bytes::new(),
+                reg_id: 0,
+                q_thousandths: 1000,
+                registered_at: self.now,
+                expires_at: self.now + Duration::from_secs(3600),
+                call_id: Bytes::from_static(b"a@b"),
+                cseq,
+                flow: Flow {
+                    transport: Transport::Udp,
+                    peer: "192.0.2.1:40000".parse().unwrap(),
+                    local: "198.51.100.1:5060".parse().unwrap(),
+                    connection: None,
+                },
+                relay: None,
+                path: Path::default(),
+                origin: Origin {
+                    stamp_ms: 1_800_000_000_000,
+                    handler: 1,
+                    epoch: 0,
+                },
+            };
+            Record {
+                user: AddressOfRecord::from_uri(uri.as_bytes()).unwrap(),
+                binding,
+                removed: false,
+            }
+        }
+    }
+}

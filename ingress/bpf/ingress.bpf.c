@@ -1,0 +1,184 @@
+// The fast path of the ingress (XDP): what `forwarder.rs` does, in the driver of the interface.
+//
+// A packet to a service address is looked at where the driver has received it: is its source denied or
+// over its limit, may it be tunnelled as it is? Then it gets the mark, GRE and outer header, and leaves
+// again without the kernel's stack having seen it. The concentrator is chosen as `choice.rs` chooses it,
+// by the same hash and the same whole numbers. What is odd in any way goes on to the kernel untouched,
+// and so to the TUN device and the program: options, ICMP, too long for the tunnel, a neighbour that is
+// not resolved. So this program may come and go at any time.
+//
+// It writes to no map but its counters and the limits' buckets. Written without the headers of libbpf:
+// only clang and the kernel's own are needed. tunnel-io's `xdp.rs` loads it, and `xdp/tables.rs` must
+// agree with the maps.
+
+// In this order: each knows those before it.
+#include "tables.h"
+#include "read.h"
+#include "choose.h"
+#include "write.h"
+
+// The generic cell rate algorithm, as in limits.rs: `next` is when the source would be on time again. Two
+// CPUs may do this at the same time and one packet count for two: it is a limit, not a bill.
+INLINE int is_over(__u64 *next, __u64 now, __u64 interval, __u64 tolerance)
+{
+    __u64 at = *next > now ? *next : now;
+    if (at - now > tolerance)
+        return 1;
+    *next = at + interval;
+    return 0;
+}
+
+INLINE __u32 rule_of(const struct packet *packet)
+{
+    const __u32 *rule;
+    if (packet->is_ipv6) {
+        struct prefix_ipv6 key = {.length = 128, .address = packet->source};
+        rule = bpf_map_lookup_elem(&rules_ipv6, &key);
+    } else {
+        struct prefix_ipv4 key = {.length = 32, .address = packet->source.words[3]};
+        rule = bpf_map_lookup_elem(&rules_ipv4, &key);
+    }
+    return rule ? *rule : 0;
+}
+
+INLINE __u32 limit(const struct packet *packet, const struct settings *set)
+{
+    __u32 rule = set->has_rules ? rule_of(packet) : 0;
+    if (rule == DENY)
+        return DROP_DENIED;
+    if (rule == ALLOW || !(set->source_interval_ns | set->total_interval_ns))
+        return OUTCOMES;
+    __u64 now = bpf_ktime_get_ns();
+    if (set->source_interval_ns) {
+        struct source key = {.is_ipv6 = packet->is_ipv6};
+        key.words[0] = packet->is_ipv6 ? packet->source.words[0] : packet->source.words[3];
+        key.words[1] = packet->is_ipv6 ? packet->source.words[1] : 0;
+        __u64 *next = bpf_map_lookup_elem(&sources, &key);
+        if (!next) {
+            __u64 first = now + set->source_interval_ns;
+            bpf_map_update_elem(&sources, &key, &first, BPF_ANY);
+        } else if (is_over(next, now, set->source_interval_ns, set->source_tolerance_ns)) {
+            return DROP_SOURCE_LIMIT;
+        }
+    }
+    if (set->total_interval_ns) {
+        __u32 zero = 0;
+        __u64 *next = bpf_map_lookup_elem(&total, &zero);
+        if (next && is_over(next, now, set->total_interval_ns, set->total_tolerance_ns))
+            return DROP_TOTAL_LIMIT;
+    }
+    return OUTCOMES;
+}
+
+// An address that a host other than this one may have, as far as that shows.
+INLINE int is_another_host(const struct packet *packet)
+{
+    const __u32 *words = packet->source.words;
+    if (!packet->is_ipv6) {
+        __u8 first = words[3] & 0xff;
+        return first != 0 && first != 127 && first < 224;
+    }
+    // Multicast and link-local (fe80::/10), and all that has 0 where others have their prefix: unspecified,
+    // loopback, mapped.
+    __u16 first = NTOHS(words[0] & 0xffff);
+    return first >> 8 != 0xff && first >> 6 != 0xfe80 >> 6 && (words[0] | words[1]) != 0;
+}
+
+// What the kernel is to see to.
+INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
+{
+    if (packet->has_options)
+        return PASS_OPTIONS;
+    if (packet->protocol != TCP && packet->protocol != UDP)
+        return PASS_PROTOCOL;
+    if (packet->hop_limit <= 1)
+        return PASS_HOP_LIMIT;
+    if (!is_another_host(packet))
+        return PASS_SOURCE;
+    if (packet->length > set->mtu)
+        return PASS_TOO_BIG;
+    return OUTCOMES;
+}
+
+INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
+                      const struct candidate *to, struct bpf_fib_lookup *way)
+{
+    way->l4_protocol = 47;
+    way->tot_len = packet->length + outer_length(set);
+    way->ifindex = packet->device;
+    if (set->is_outer_ipv6) {
+        way->family = FAMILY_IPV6;
+        way->flowinfo = __builtin_bswap32((__u32)set->outer_tos << 20);
+        __builtin_memcpy(way->ipv6_src, &set->source, sizeof(set->source));
+        __builtin_memcpy(way->ipv6_dst, &to->address, sizeof(to->address));
+    } else {
+        way->family = FAMILY_IPV4;
+        way->tos = set->outer_tos;
+        way->ipv4_src = set->source.words[3];
+        way->ipv4_dst = to->address.words[3];
+    }
+    switch (bpf_fib_lookup(ctx, way, sizeof(*way), 0)) {
+    case BPF_FIB_LKUP_RET_SUCCESS:
+        return OUTCOMES;
+    case BPF_FIB_LKUP_RET_NO_NEIGH:
+        return PASS_NO_NEIGHBOUR;
+    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+        return PASS_TOO_BIG;
+    default:
+        return PASS_NO_ROUTE;
+    }
+}
+
+INLINE const struct settings *current_settings(void)
+{
+    __u32 zero = 0;
+    const __u32 *which = bpf_map_lookup_elem(&active, &zero);
+    return which ? bpf_map_lookup_elem(&settings, which) : 0;
+}
+
+INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
+{
+    __u32 outcome = read_packet(ctx, packet);
+    if (outcome != OUTCOMES)
+        return outcome;
+    const struct settings *set = current_settings();
+    if (!set || !set->count)
+        return PASS_NOT_READY;
+    outcome = limit(packet, set);
+    if (outcome != OUTCOMES)
+        return outcome;
+    outcome = oddity(packet, set);
+    if (outcome != OUTCOMES)
+        return outcome;
+    const struct candidate *to = choose(packet, set);
+    struct bpf_fib_lookup way = {};
+    outcome = find_way(ctx, packet, set, to, &way);
+    if (outcome != OUTCOMES)
+        return outcome;
+    __u32 device = way.ifindex;
+    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
+    if (!departure)
+        return PASS_NO_ROUTE;
+    *interface = departure->interface;
+    return encapsulate(ctx, packet, set, to, departure, &way);
+}
+
+SEC("xdp.frags")
+int ingress(struct xdp_md *ctx)
+{
+    struct packet packet = {};
+    __u32 interface = 0;
+    __u32 outcome = handle(ctx, &packet, &interface);
+    struct count *count = bpf_map_lookup_elem(&counts, &outcome);
+    if (count) {
+        count->packets++;
+        count->bytes += packet.length;
+    }
+    if (outcome == FORWARD_BACK)
+        return XDP_TX;
+    if (outcome == FORWARD_ACROSS)
+        return bpf_redirect(interface, 0);
+    return outcome <= DROP_BROKEN ? XDP_DROP : XDP_PASS;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -13,6 +13,7 @@ use serde::Serialize;
 mod anycast;
 mod bindings;
 mod control_delay;
+mod ingress;
 mod ingress_tun;
 mod load;
 mod relay;
@@ -57,6 +58,11 @@ const BENCHES: &[Bench] = &[
         name: "control-delay",
         about: "post-dial delay with the relay 0, 20 and 100 ms away; Kamailio and rtpengine beside it",
         run: control_delay::run,
+    },
+    Bench {
+        name: "ingress",
+        about: "CPU per packet at an edge: XDP beside the TUN path and the kernel's plain forwarding",
+        run: ingress::run,
     },
     Bench {
         name: "ingress-tun",

@@ -21,7 +21,7 @@ __attribute__((section("xdp"), used)) int pass(void *ctx)
 {
     return 2;
 }
-char license[] __attribute__((section("license"), used)) = "Dual MIT/GPL";
+char _license[] __attribute__((section("license"), used)) = "Dual MIT/GPL";
 "#;
 
 /// The mode of [`XDP`].

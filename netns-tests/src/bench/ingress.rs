@@ -28,13 +28,33 @@ use crate::{wait, xdp};
 const SIZES: [usize; 4] = [64, 200, 600, 1_400];
 const SOURCES: [u32; 2] = [1, 10_000];
 const PACKETS: u32 = 10_240;
-/// Of all cases, one after the other; medians count.
+/// Of all ways and cases, one after the other; medians count.
 const ROUNDS: usize = 5;
 const RATE: u32 = 40_000;
 /// Every veth has a queue of 256 frames.
 const BATCH: u32 = 32;
 /// The first of the sources.
 const FIRST_SOURCE: u32 = 0x6440_0001;
+
+/// At r1: counts what comes back, and drops it.
+const SINK: &str = r#"
+table netdev sink {
+    chain back {
+        type filter hook ingress device "edge" priority 0
+        ip protocol gre counter drop
+        ip daddr 198.51.100.1 counter drop
+    }
+}
+"#;
+/// At edge 1.
+const DROP: &str = r#"
+table netdev sink {
+    chain arrive {
+        type filter hook ingress device "eth0" priority 0
+        ip daddr 198.51.100.1 drop
+    }
+}
+"#;
 
 /// What edge 1 does with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,53 +74,64 @@ struct Cost {
 }
 
 pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
-    let mut costs = Vec::new();
-    for way in [Way::Drops, Way::Routes, Way::Tun, Way::Xdp] {
-        eprintln!("bench ingress: edge 1 {way:?}");
-        costs.push(measure(way, &folder.join(format!("{way:?}")))?);
+    let net = TwoEdges::build()?;
+    net.r1.nft(SINK)?;
+    let mut rounds = Vec::new();
+    for round in 1..=ROUNDS {
+        let mut costs = Vec::new();
+        for way in [Way::Drops, Way::Routes, Way::Tun, Way::Xdp] {
+            eprintln!("bench ingress: round {round} of {ROUNDS}, edge 1 {way:?}");
+            costs.push(measure(&net, way, &folder.join(format!("{way:?}{round}")))?);
+        }
+        rounds.push(costs);
     }
-    let [drops, routes, tun, fast] = &costs[..] else {
-        anyhow::bail!("four ways");
-    };
     let mut outcomes = Vec::new();
-    for (place, (size, sources)) in cases().enumerate() {
-        let net = |cost: &[Cost]| cost[place].ns - drops[place].ns;
-        let ours = net(fast);
+    for (case, (size, sources)) in cases().enumerate() {
+        // What a round has beyond its own run in which all is dropped.
+        let of = |way: Way| {
+            let costs = rounds.iter();
+            median(costs.map(|costs| costs[way as usize][case].ns - costs[0][case].ns))
+        };
+        let ours = of(Way::Xdp);
         for (unit, name, peer) in [
             (
                 "ns_cpu_per_packet_xdp_vs_tun",
                 "sipcast-ingress, TUN path",
-                tun,
+                of(Way::Tun),
             ),
             (
                 "ns_cpu_per_packet_xdp_vs_kernel_forwarding",
                 "the kernel's forwarding",
-                routes,
+                of(Way::Routes),
             ),
         ] {
-            let Cost {
-                came_back,
-                duration,
-                ..
-            } = fast[place];
-            let mut conditions = Conditions::of(PACKETS.into(), came_back, duration, size);
+            let last = rounds.last().context("no round")?;
+            let fast = last[Way::Xdp as usize][case];
+            let mut conditions =
+                Conditions::of(PACKETS.into(), fast.came_back, fast.duration, size);
             conditions.more = json!({
+                "rounds": ROUNDS,
                 "sources": sources,
-                "generator_ns": drops[place].ns,
-                "peer_completed": peer[place].came_back,
+                "generator_ns": median(rounds.iter().map(|costs| costs[0][case].ns)),
             });
             outcomes.push(Outcome {
                 bench: "ingress",
                 unit,
                 ours,
-                peer: Some(net(peer)),
+                peer: Some(peer),
                 peer_name: Some(name),
-                ratio: Some(ours / net(peer)),
+                ratio: Some(ours / peer),
                 conditions,
             });
         }
     }
     Ok(outcomes)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn cases() -> impl Iterator<Item = (usize, u32)> {
@@ -109,57 +140,32 @@ fn cases() -> impl Iterator<Item = (usize, u32)> {
         .flat_map(|size| SOURCES.map(|sources| (size, sources)))
 }
 
-/// All cases, in a network of their own.
-fn measure(way: Way, folder: &Path) -> Result<Vec<Cost>> {
+/// All cases, once.
+fn measure(net: &TwoEdges, way: Way, folder: &Path) -> Result<Vec<Cost>> {
     fs::create_dir_all(folder)?;
-    let net = TwoEdges::build()?;
-    net.r1.nft(
-        r#"
-table netdev sink {
-    chain back {
-        type filter hook ingress device "edge" priority 0
-        ip protocol gre counter drop
-        ip daddr 198.51.100.1 counter drop
-    }
-}
-"#,
-    )?;
-    let ingress = match way {
-        Way::Drops => {
-            net.edge1.nft(
-                r#"
-table netdev sink {
-    chain arrive {
-        type filter hook ingress device "eth0" priority 0
-        ip daddr 198.51.100.1 drop
-    }
-}
-"#,
-            )?;
-            None
-        }
-        Way::Routes => {
-            net.edge1
-                .run(&format!("ip route add {SERVICE}/32 via 10.0.1.1"))?;
-            None
-        }
-        Way::Tun => Some(start(&net, "off", folder)?),
+    let to_r1 = format!("{SERVICE}/32 via 10.0.1.1");
+    let mut ingress = None;
+    match way {
+        Way::Drops => net.edge1.nft(DROP)?,
+        Way::Routes => net.edge1.run(&format!("ip route add {to_r1}")).map(drop)?,
+        Way::Tun => ingress = Some(start(net, "off", folder)?),
         Way::Xdp => {
             xdp::let_pass(&net.r1, "edge")?;
-            Some(start(&net, "native", folder)?)
-        }
-    };
-    let mut rounds = vec![Vec::new(); cases().count()];
-    for _ in 0..ROUNDS {
-        for ((size, sources), costs) in cases().zip(&mut rounds) {
-            costs.push(once(&net, way, ingress.as_ref(), size, sources)?);
+            ingress = Some(start(net, "native", folder)?);
         }
     }
-    let median = |mut costs: Vec<Cost>| {
-        costs.sort_by(|a, b| a.ns.total_cmp(&b.ns));
-        costs[ROUNDS / 2]
-    };
-    Ok(rounds.into_iter().map(median).collect())
+    let one = |(size, sources)| once(net, way, ingress.as_ref(), size, sources);
+    let costs = cases().map(one).collect::<Result<_>>()?;
+    if let Some(mut ingress) = ingress {
+        ingress.process.stop()?;
+    }
+    match way {
+        Way::Drops => net.edge1.run("nft delete table netdev sink").map(drop)?,
+        Way::Routes => net.edge1.run(&format!("ip route del {to_r1}")).map(drop)?,
+        Way::Tun => {}
+        Way::Xdp => net.r1.run("ip link set dev edge xdp off").map(drop)?,
+    }
+    Ok(costs)
 }
 
 fn once(

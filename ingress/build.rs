@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "bpf/ingress.bpf.c";
+/// It and what it includes.
+const FOLDER: &str = "bpf";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={FOLDER}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let object = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("ingress.bpf.o");
     if let Err(reason) = compile(&object) {

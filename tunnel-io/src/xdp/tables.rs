@@ -1,4 +1,4 @@
-//! The tables of `ingress/bpf/ingress.bpf.c`, laid out as in C.
+//! The tables of `ingress/bpf/tables.h`, laid out as in C.
 //!
 //! Words that are compared with octets of packets are in the order in which those come.
 
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn outcomes_have_the_order_and_the_names_of_the_program() {
-        let source = include_str!("../../../ingress/bpf/ingress.bpf.c");
+        let source = include_str!("../../../ingress/bpf/tables.h");
         let body = source.split("enum outcome {").nth(1).unwrap();
         let names = body.split('}').next().unwrap().lines();
         let names: Vec<&str> = names

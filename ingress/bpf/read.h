@@ -1,0 +1,142 @@
+// Reads a frame as far as the fast path of the ingress goes: Ethernet with up to two VLAN tags, IPv4, IPv6
+// and its fragment header.
+
+// What has been read of a packet.
+struct packet {
+    struct address source;
+    struct address destination;
+    __u32 device;
+    // Octets before the IP header, and of the packet from there.
+    __u32 link_header;
+    __u32 length;
+    __u8 is_ipv6;
+    __u8 has_options;
+    __u8 protocol;
+    __u8 hop_limit;
+};
+
+INLINE __u16 fold(__u32 sum)
+{
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (sum & 0xffff) + (sum >> 16);
+}
+
+INLINE int is_tagged(__u16 type)
+{
+    return type == TYPE_VLAN || type == TYPE_SERVICE_VLAN;
+}
+
+// OUTCOMES: nothing speaks against it.
+INLINE __u32 read_ethernet(struct xdp_md *ctx, struct packet *packet, __u16 *type)
+{
+    void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+    struct arrival arrival = {.interface = ctx->ingress_ifindex};
+    if (data + ETHERNET > end)
+        return PASS_NOT_IP;
+    const __u16 *to = data, *at = data + ETHERNET;
+    __u16 found = at[-1];
+    packet->link_header = ETHERNET;
+#pragma unroll
+    for (int tag = 0; tag < 2; tag++) {
+        if (!is_tagged(found))
+            break;
+        if ((void *)at + TAG > end)
+            return PASS_NOT_IP;
+        arrival.tags[tag].protocol = found;
+        arrival.tags[tag].id = at[0] & HTONS(0x0fff);
+        found = at[1];
+        at += 2;
+        packet->link_header += TAG;
+    }
+    if (found != TYPE_IPV4 && found != TYPE_IPV6)
+        return PASS_NOT_IP;
+    const struct device *device = bpf_map_lookup_elem(&arrivals, &arrival);
+    if (!device || to[0] != device->mac[0] || to[1] != device->mac[1] || to[2] != device->mac[2])
+        return PASS_NOT_FOR_US;
+    packet->device = device->index;
+    *type = found;
+    return OUTCOMES;
+}
+
+INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
+{
+    if ((void *)ip + IPV4 > end)
+        return PASS_MALFORMED;
+    __u32 header = (ip[0] & 0x0f) * 4;
+    __u32 length = NTOHS(*(const __u16 *)(ip + 2));
+    __u32 offset = NTOHS(*(const __u16 *)(ip + 6)) & OFFSET;
+    if (ip[0] >> 4 != 4 || header < IPV4 || length < header || length > end - (void *)ip ||
+        offset * 8 + length - header > 0xffff)
+        return PASS_MALFORMED;
+    packet->length = length;
+    packet->has_options = header > IPV4;
+    packet->protocol = ip[9];
+    packet->hop_limit = ip[8];
+    packet->source.words[2] = packet->destination.words[2] = __builtin_bswap32(0xffff);
+    packet->source.words[3] = *(const __u32 *)(ip + 12);
+    packet->destination.words[3] = *(const __u32 *)(ip + 16);
+    return OUTCOMES;
+}
+
+INLINE int is_checksum_right(const __u8 *ip)
+{
+    const __u16 *words = (const __u16 *)ip;
+    __u32 sum = 0;
+#pragma unroll
+    for (int word = 0; word < IPV4 / 2; word++)
+        sum += words[word];
+    return fold(sum) == 0xffff;
+}
+
+INLINE __u32 read_ipv6(const __u8 *ip, const void *end, struct packet *packet)
+{
+    if ((void *)ip + IPV6 > end)
+        return PASS_MALFORMED;
+    __u32 length = IPV6 + NTOHS(*(const __u16 *)(ip + 4));
+    if (ip[0] >> 4 != 6 || length > end - (void *)ip)
+        return PASS_MALFORMED;
+    packet->is_ipv6 = 1;
+    packet->length = length;
+    packet->protocol = ip[6];
+    packet->hop_limit = ip[7];
+    const __u32 *words = (const __u32 *)(ip + 8);
+#pragma unroll
+    for (int word = 0; word < 4; word++) {
+        packet->source.words[word] = words[word];
+        packet->destination.words[word] = words[4 + word];
+    }
+    if (ip[6] != FRAGMENT_HEADER)
+        return OUTCOMES;
+    const __u8 *fragment = ip + IPV6;
+    if (length < IPV6 + 8 || (void *)fragment + 8 > end)
+        return PASS_MALFORMED;
+    __u32 offset = NTOHS(*(const __u16 *)(fragment + 2)) & 0xfff8;
+    if (offset + length - (IPV6 + 8) > 0xffff)
+        return PASS_MALFORMED;
+    packet->protocol = fragment[0];
+    return OUTCOMES;
+}
+
+INLINE __u32 read_packet(struct xdp_md *ctx, struct packet *packet)
+{
+    __u16 type = 0;
+    __u32 outcome = read_ethernet(ctx, packet, &type);
+    if (outcome != OUTCOMES)
+        return outcome;
+    // Told again that it is small, since the verifier has forgotten.
+    const __u8 *ip = (void *)(long)ctx->data + (packet->link_header & 0x1f);
+    const void *end = (void *)(long)ctx->data_end;
+    outcome = type == TYPE_IPV4 ? read_ipv4(ip, end, packet) : read_ipv6(ip, end, packet);
+    if (outcome != OUTCOMES)
+        return outcome;
+    if (!bpf_map_lookup_elem(&services, &packet->destination))
+        return PASS_NOT_SERVICE;
+    // The kernel drops what is damaged, and so does nobody have it limited in another's name.
+    if (!packet->is_ipv6 && !packet->has_options) {
+        if ((void *)ip + IPV4 > end)
+            return PASS_MALFORMED;
+        if (!is_checksum_right(ip))
+            return PASS_CHECKSUM;
+    }
+    return OUTCOMES;
+}

@@ -1,0 +1,229 @@
+// The maps of ingress.bpf.c and what is in them, and the helpers of the kernel. tunnel-io's `xdp/tables.rs`
+// has the same.
+
+#include <linux/bpf.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+#define INLINE static __attribute__((always_inline))
+
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value,
+                                   __u64 flags) = (void *)BPF_FUNC_map_update_elem;
+static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_head;
+static long (*bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
+static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
+static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
+                              __u32 flags) = (void *)BPF_FUNC_fib_lookup;
+
+#define HTONS(x) ((__u16)__builtin_bswap16(x))
+#define NTOHS(x) ((__u16)__builtin_bswap16(x))
+
+#define ETHERNET 14
+#define TAG 4
+#define IPV4 20
+#define IPV6 40
+#define GRE 8
+#define TYPE_IPV4 HTONS(0x0800)
+#define TYPE_IPV6 HTONS(0x86dd)
+#define TYPE_VLAN HTONS(0x8100)
+#define TYPE_SERVICE_VLAN HTONS(0x88a8)
+#define TCP 6
+#define UDP 17
+#define FRAGMENT_HEADER 44
+#define FAMILY_IPV4 2
+#define FAMILY_IPV6 10
+#define MORE_AND_OFFSET 0x3fff
+#define OFFSET 0x1fff
+
+#define MAX_CANDIDATES 16
+#define LOGARITHMS 257
+
+// What became of a packet; `Outcome` of tables.rs has the same order.
+enum outcome {
+    // Forwarded, out of the interface that it came in by, or out of another one.
+    FORWARD_BACK,
+    FORWARD_ACROSS,
+    // Dropped.
+    DROP_DENIED,
+    DROP_SOURCE_LIMIT,
+    DROP_TOTAL_LIMIT,
+    DROP_BROKEN,
+    // Left to the kernel.
+    PASS_NOT_IP,
+    PASS_NOT_FOR_US,
+    PASS_MALFORMED,
+    PASS_NOT_SERVICE,
+    PASS_NOT_READY,
+    PASS_CHECKSUM,
+    PASS_OPTIONS,
+    PASS_PROTOCOL,
+    PASS_HOP_LIMIT,
+    PASS_SOURCE,
+    PASS_TOO_BIG,
+    PASS_NO_ROUTE,
+    PASS_NO_NEIGHBOUR,
+    PASS_NO_ROOM,
+    OUTCOMES
+};
+
+// An IPv4 address is written ::ffff:a.b.c.d.
+struct address {
+    __u32 words[4];
+};
+
+struct candidate {
+    struct address address;
+    __u32 weight;
+    // In the configuration.
+    __u32 place;
+};
+
+struct settings {
+    __u64 hash_key[2];
+    // Limits; an interval of 0 is none.
+    __u64 source_interval_ns;
+    __u64 source_tolerance_ns;
+    __u64 total_interval_ns;
+    __u64 total_tolerance_ns;
+    struct address source;
+    __u32 tunnel_key;
+    __u32 mtu;
+    // 0: not ready.
+    __u32 count;
+    __u8 is_outer_ipv6;
+    __u8 outer_tos;
+    __u8 outer_hop_limit;
+    // The mark where the DSCP is.
+    __u8 mark_tos;
+    struct candidate candidates[MAX_CANDIDATES];
+    // Of 1 + n/256, to the base of 2, times 2^30.
+    __u32 logarithms[LOGARITHMS];
+    __u32 has_rules;
+    // 0. The verifier does not know that, and so looks at a loop once and not for every value in it.
+    __u32 zero;
+    __u32 unused;
+};
+
+_Static_assert(sizeof(struct settings) == 80 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12, "no padding");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 2);
+    __type(key, __u32);
+    __type(value, struct settings);
+} settings SEC(".maps");
+
+// Which of the two is good: the other one is being written.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+} active SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 256);
+    __type(key, struct address);
+    __type(value, __u32);
+} services SEC(".maps");
+
+// A device of the kernel by the interface and the VLAN tags of a frame.
+struct tag {
+    __u16 protocol;
+    __u16 id;
+};
+struct arrival {
+    __u32 interface;
+    struct tag tags[2];
+};
+struct device {
+    __u32 index;
+    __u16 mac[3];
+    __u16 unused;
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, struct arrival);
+    __type(value, struct device);
+} arrivals SEC(".maps");
+
+// The other way round, for what leaves.
+struct departure {
+    __u32 interface;
+    __u32 tag_count;
+    struct tag tags[2];
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, __u32);
+    __type(value, struct departure);
+} departures SEC(".maps");
+
+// Which sources are let in without a limit, and which are not let in.
+enum { ALLOW = 1, DENY = 2 };
+struct prefix_ipv4 {
+    __u32 length;
+    __u32 address;
+};
+struct prefix_ipv6 {
+    __u32 length;
+    struct address address;
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 4096);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct prefix_ipv4);
+    __type(value, __u32);
+} rules_ipv4 SEC(".maps");
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 4096);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct prefix_ipv6);
+    __type(value, __u32);
+} rules_ipv6 SEC(".maps");
+
+// When a source may send its next packet. An IPv6 source is its /64.
+struct source {
+    __u32 words[2];
+    __u64 is_ipv6;
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 65536);
+    __type(key, struct source);
+    __type(value, __u64);
+} sources SEC(".maps");
+// The same for all of them.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} total SEC(".maps");
+
+struct count {
+    __u64 packets;
+    __u64 bytes;
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, OUTCOMES);
+    __type(key, __u32);
+    __type(value, struct count);
+} counts SEC(".maps");
+// Packets to each concentrator, by its place in the configuration.
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, MAX_CANDIDATES);
+    __type(key, __u32);
+    __type(value, __u64);
+} sent SEC(".maps");

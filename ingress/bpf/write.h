@@ -1,0 +1,136 @@
+// Puts a packet that has been read into the tunnel: mark, GRE, outer header, Ethernet.
+
+INLINE __u32 outer_length(const struct settings *set)
+{
+    return (set->is_outer_ipv6 ? IPV6 : IPV4) + GRE;
+}
+
+// RFC 1624 section 3, equation 3, for the mark and the hop at once. The ECN bits stay.
+INLINE void stamp_ipv4(__u8 *ip, __u8 mark_tos)
+{
+    __u16 *words = (__u16 *)ip;
+    __u32 sum = (__u16)~words[5] + (__u16)~words[0] + (__u16)~words[4];
+    ip[1] = mark_tos | (ip[1] & 3);
+    ip[8]--;
+    words[5] = ~fold(sum + words[0] + words[4]);
+}
+
+INLINE void stamp_ipv6(__u8 *ip, __u8 mark_tos)
+{
+    ip[0] = 0x60 | mark_tos >> 4;
+    ip[1] = (__u8)(mark_tos << 4) | (ip[1] & 0x3f);
+    ip[7]--;
+}
+
+INLINE void write_outer_ipv4(__u8 *ip, const struct packet *packet, const struct settings *set,
+                             const struct candidate *to)
+{
+    __u16 *words = (__u16 *)ip;
+    ip[0] = 0x45;
+    ip[1] = set->outer_tos;
+    words[1] = HTONS(packet->length + IPV4 + GRE);
+    // With DF there are no fragments to tell apart (RFC 6864 section 4).
+    words[2] = 0;
+    words[3] = HTONS(0x4000);
+    ip[8] = set->outer_hop_limit;
+    ip[9] = 47;
+    words[5] = 0;
+    *(__u32 *)(ip + 12) = set->source.words[3];
+    *(__u32 *)(ip + 16) = to->address.words[3];
+    __u32 sum = 0;
+#pragma unroll
+    for (int word = 0; word < IPV4 / 2; word++)
+        sum += words[word];
+    words[5] = ~fold(sum);
+}
+
+INLINE void write_outer_ipv6(__u8 *ip, const struct packet *packet, const struct settings *set,
+                             const struct candidate *to)
+{
+    // A label for each user agent (RFC 6438), so that the core can spread them.
+    const __u32 *from = packet->source.words;
+    __u32 label = ((from[0] ^ from[1] ^ from[2] ^ from[3]) * 0x9e3779b1u) >> 12;
+    *(__u32 *)ip = __builtin_bswap32(6u << 28 | (__u32)set->outer_tos << 20 | label);
+    *(__u16 *)(ip + 4) = HTONS(packet->length + GRE);
+    ip[6] = 47;
+    ip[7] = set->outer_hop_limit;
+    __u32 *words = (__u32 *)(ip + 8);
+#pragma unroll
+    for (int word = 0; word < 4; word++) {
+        words[word] = set->source.words[word];
+        words[4 + word] = to->address.words[word];
+    }
+}
+
+INLINE void write_gre(__u8 *gre, const struct packet *packet, const struct settings *set)
+{
+    *(__u16 *)gre = HTONS(0x2000);
+    *(__u16 *)(gre + 2) = packet->is_ipv6 ? TYPE_IPV6 : TYPE_IPV4;
+    *(__u32 *)(gre + 4) = set->tunnel_key;
+}
+
+// Ethernet header with the tags of the device that it leaves by. 0: no room.
+INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departure,
+                            const struct bpf_fib_lookup *way, __u16 type)
+{
+    void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+    if (data + ETHERNET > end)
+        return 0;
+    __builtin_memcpy(data, way->dmac, 6);
+    __builtin_memcpy(data + 6, way->smac, 6);
+    __u16 *at = data + ETHERNET;
+#pragma unroll
+    for (int tag = 0; tag < 2; tag++) {
+        if (tag >= departure->tag_count)
+            break;
+        if ((void *)at + TAG > end)
+            return 0;
+        at[-1] = departure->tags[tag].protocol;
+        at[0] = departure->tags[tag].id;
+        at += 2;
+    }
+    at[-1] = type;
+    return (__u8 *)at;
+}
+
+INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
+                         const struct candidate *to, const struct departure *departure,
+                         const struct bpf_fib_lookup *way)
+{
+    __u32 whole = packet->link_header + packet->length;
+    // Octets after the packet fill up a short frame; the kernel would cut them off, too.
+    if ((__u32)(ctx->data_end - ctx->data) > whole &&
+        bpf_xdp_adjust_tail(ctx, (int)whole - (int)bpf_xdp_get_buff_len(ctx)))
+        return PASS_NO_ROOM;
+    __u32 tags = departure->tag_count > 2 ? 2 : departure->tag_count;
+    int grown = (int)(ETHERNET + TAG * tags + outer_length(set)) - (int)packet->link_header;
+    if (bpf_xdp_adjust_head(ctx, -grown))
+        return PASS_NO_ROOM;
+    __u8 *outer = write_ethernet(ctx, departure, way, set->is_outer_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
+    const void *end = (void *)(long)ctx->data_end;
+    if (!outer)
+        return DROP_BROKEN;
+    __u8 *inner;
+    if (set->is_outer_ipv6) {
+        inner = outer + IPV6 + GRE;
+        if ((void *)inner + IPV4 > end)
+            return DROP_BROKEN;
+        write_outer_ipv6(outer, packet, set, to);
+        write_gre(outer + IPV6, packet, set);
+    } else {
+        inner = outer + IPV4 + GRE;
+        if ((void *)inner + IPV4 > end)
+            return DROP_BROKEN;
+        write_outer_ipv4(outer, packet, set, to);
+        write_gre(outer + IPV4, packet, set);
+    }
+    if (packet->is_ipv6)
+        stamp_ipv6(inner, set->mark_tos);
+    else
+        stamp_ipv4(inner, set->mark_tos);
+    __u32 place = to->place;
+    __u64 *packets = bpf_map_lookup_elem(&sent, &place);
+    if (packets)
+        ++*packets;
+    return departure->interface == ctx->ingress_ifindex ? FORWARD_BACK : FORWARD_ACROSS;
+}

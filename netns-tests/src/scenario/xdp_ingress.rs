@@ -70,13 +70,10 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     ))
 }
 
-/// The service with XDP at edge 1.
+/// The service with XDP at edge 1, of which r1 hears nothing before it has a program too.
 fn start(folder: &Path) -> Result<(TwoEdges, Service)> {
     let net = TwoEdges::build()?;
     let is_everywhere = xdp::wanted().is_some();
-    if !is_everywhere {
-        xdp::let_pass(&net.r1, "edge")?;
-    }
     let at_edge1 = |config: String| {
         if config.contains("mark = 1\n[tunnel]") && !is_everywhere {
             config + &xdp::section("auto")
@@ -147,6 +144,9 @@ impl Ways {
 fn place(name: &str, plan: Plan, folder: &Path) -> Result<(CallRecord, Ways)> {
     let folder = folder.join(name);
     let (net, mut service) = start(&folder)?;
+    if xdp::wanted().is_none() {
+        xdp::let_pass(&net.r1, "edge")?;
+    }
     let record = call::place(&net, &mut service, plan, &folder, &|_| {})?;
     calls::judge(&record).with_context(|| format!("the call {name:?}"))?;
     let expected = tunnelled(&record);

@@ -63,7 +63,7 @@ impl TwoConcentrators {
              [cluster]\nid = 1\nnats = [{}]\n{more}{of_first}",
             nats.urls()
         );
-        let equal = |config: String| with_both(&config).replace(", weight = 0", "");
+        let equal = |config: String| with_both(&config).replace("weight = 0", "weight = 100");
         let service = Service::start_edited(&net, folder, &config, equal)?;
         let other = start_second(&second, folder, |config| {
             config.replace(&of_first, &of_second)
@@ -78,7 +78,27 @@ impl TwoConcentrators {
         for which in [Which::First, Which::Second] {
             rig.wait_until_whole(which)?;
         }
+        rig.wait_for_shares(2)?;
         Ok(rig)
+    }
+
+    /// Waits until both edges share the phones out among so many concentrators.
+    pub(crate) fn wait_for_shares(&self, among: usize) -> Result<()> {
+        for (ingress, edge) in [
+            (&self.service.ingress1, &self.net.edge1),
+            (&self.service.ingress2, &self.net.edge2),
+        ] {
+            wait::until("the edges to share the phones out", PATIENCE, || {
+                let status = ingress.status(edge)?;
+                let paths = status.get("paths").and_then(Value::as_array);
+                let chosen = paths
+                    .into_iter()
+                    .flatten()
+                    .filter(|path| path.get("chosen") == Some(&Value::Bool(true)));
+                Ok((chosen.count() == among).then_some(()))
+            })?;
+        }
+        Ok(())
     }
 
     pub(crate) fn program(&mut self, which: Which) -> &mut Program {

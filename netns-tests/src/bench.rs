@@ -13,12 +13,14 @@ use serde::Serialize;
 mod anycast;
 mod bindings;
 mod control_delay;
+mod failover;
 mod ingress;
 mod ingress_tun;
 mod load;
 mod relay;
 mod signalling;
 mod sip_core;
+pub(crate) mod sipp_trace;
 mod standby;
 
 /// A bench: name, what it measures, how.
@@ -58,6 +60,21 @@ const BENCHES: &[Bench] = &[
         name: "control-delay",
         about: "post-dial delay with the relay 0, 20 and 100 ms away; Kamailio and rtpengine beside it",
         run: control_delay::run,
+    },
+    Bench {
+        name: "failover",
+        about: "failed calls and gaps when a concentrator or a NATS server dies, hangs, is cut off, drains; 50 to 400 calls/s",
+        run: failover::run,
+    },
+    Bench {
+        name: "failover/short",
+        about: "the same at 100 and 400 calls/s",
+        run: failover::run_short,
+    },
+    Bench {
+        name: "failover/tcp",
+        about: "the same over TCP at 100 calls/s",
+        run: failover::run_tcp,
     },
     Bench {
         name: "ingress",
@@ -135,6 +152,9 @@ struct Outcome {
     peer: Option<f64>,
     peer_name: Option<&'static str>,
     ratio: Option<f64>,
+    /// Figures with names of their own.
+    #[serde(flatten)]
+    beside: serde_json::Map<String, serde_json::Value>,
     conditions: Conditions,
 }
 

@@ -46,6 +46,7 @@ mod sandbox;
 mod scenario;
 mod service;
 mod topology;
+mod two_concentrators;
 mod verdict;
 mod wait;
 mod xdp;

@@ -203,12 +203,16 @@ pub(crate) fn patient_callee(
     transport: Transport,
     folder: &Path,
 ) -> Result<Process> {
+    let answer = patient_answer();
+    let scripts = [CALLEE, answer.as_str()];
+    answering(namespace, Place::IPV4, transport, 1, scripts, folder)
+}
+
+fn patient_answer() -> String {
     const ACK: &str = "<recv request=\"ACK\"></recv>";
     const AGAIN: &str =
         "<label id=\"7\"/>\n<recv request=\"INVITE\" optional=\"true\" next=\"7\"/>\n";
-    let answer = quick_answer().replacen(ACK, &format!("{AGAIN}{ACK}"), 1);
-    let scripts = [CALLEE, answer.as_str()];
-    answering(namespace, Place::IPV4, transport, 1, scripts, folder)
+    quick_answer().replacen(ACK, &format!("{AGAIN}{ACK}"), 1)
 }
 
 /// The same as [`quick_caller`] where packets get lost: it repeats an INVITE for 32 s (RFC 3261
@@ -220,7 +224,12 @@ pub(crate) fn patient_caller(
     rate: u32,
     folder: &Path,
 ) -> Result<Process> {
-    let script = QUICK_CALLER
+    let script = patient_call();
+    many_calls(namespace, transport, &script, calls, rate, folder)
+}
+
+fn patient_call() -> String {
+    QUICK_CALLER
         .replace("SIP/2.0/UDP", "SIP/2.0/[transport]")
         .replace("[local_port]>", "[local_port];transport=[transport]>")
         .replace(
@@ -231,7 +240,34 @@ pub(crate) fn patient_caller(
         .replace(
             "<recv response=\"200\"/>",
             "<recv response=\"100\" optional=\"true\"/>\n<recv response=\"200\"/>",
-        );
+        )
+}
+
+/// [`patient_callee`], which rings for a while before it answers.
+pub(crate) fn ringing_callee(
+    namespace: &Namespace,
+    transport: Transport,
+    ring_ms: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let rings = format!("<pause milliseconds=\"{ring_ms}\"/>\n<send retrans=\"500\">");
+    let answer = patient_answer().replacen("<send retrans=\"500\">", &rings, 1);
+    let scripts = [CALLEE, answer.as_str()];
+    answering(namespace, Place::IPV4, transport, 1, scripts, folder)
+}
+
+/// [`patient_caller`], whose calls last for a while.
+pub(crate) fn talking_caller(
+    namespace: &Namespace,
+    transport: Transport,
+    calls: u32,
+    rate: u32,
+    talk_ms: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let bye = "<send retrans=\"500\"><![CDATA[\nBYE";
+    let talks = format!("<pause milliseconds=\"{talk_ms}\"/>\n{bye}");
+    let script = patient_call().replacen(bye, &talks, 1);
     many_calls(namespace, transport, &script, calls, rate, folder)
 }
 

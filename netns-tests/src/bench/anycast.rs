@@ -8,11 +8,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Conditions, Outcome};
 
-mod calls;
 mod convergence;
 mod media;
 mod path;
@@ -41,6 +40,7 @@ fn outcome(bench: &'static str, unit: &'static str, ours: f64, of: u64, more: Va
         peer: None,
         peer_name: None,
         ratio: None,
+        beside: Map::new(),
         conditions,
     }
 }

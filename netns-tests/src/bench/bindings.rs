@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use concentrator::config::{Location as LocationConfig, OnCorrupt};
 use concentrator::location;
-use serde_json::json;
+use serde_json::{Map, json};
 use sip::cookie::Keys;
 use sip::hop::{Flow, Hop, Transport};
 use sip::message::Message;
@@ -79,6 +79,7 @@ pub(super) fn run(folder: &Path) -> Result<Outcome> {
         peer: None,
         peer_name: None,
         ratio: None,
+        beside: Map::new(),
         conditions,
     })
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::load;
 use super::{Conditions, Outcome};
@@ -202,6 +202,7 @@ fn outcome(ours: &[Point], peer: &[Point], took: Duration) -> Outcome {
         peer: Some(peer),
         peer_name: Some(PEER),
         ratio: Some(ours / peer),
+        beside: Map::new(),
         conditions,
     }
 }

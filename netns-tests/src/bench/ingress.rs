@@ -121,6 +121,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
                 peer: Some(peer),
                 peer_name: Some(name),
                 ratio: Some(ours / peer),
+                beside: serde_json::Map::new(),
                 conditions,
             });
         }

@@ -54,6 +54,7 @@ table ip count {
         peer: None,
         peer_name: None,
         ratio: None,
+        beside: serde_json::Map::new(),
         conditions,
     }])
 }

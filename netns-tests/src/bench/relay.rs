@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::{Conditions, Outcome};
 use crate::{command, rtpengine};
@@ -323,6 +323,7 @@ impl Both {
             peer: Some(median(&peer)),
             peer_name: Some(PEER),
             ratio: Some(median(&ratios)),
+            beside: Map::new(),
             conditions,
         }
     }

@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::load::{self, Calls};
 use super::{Conditions, Outcome};
@@ -216,6 +216,7 @@ fn outcome(rate: u32, ours: &[Round], peer: &[Round]) -> Outcome {
         peer: Some(median(&cost(peer))),
         peer_name: Some(PEER),
         ratio: Some(median(&ratios)),
+        beside: Map::new(),
         conditions,
     }
 }
@@ -319,6 +320,7 @@ fn memory(net: &Network, folder: &Path) -> Result<Outcome> {
         peer: None,
         peer_name: None,
         ratio: None,
+        beside: Map::new(),
         conditions,
     })
 }
@@ -369,6 +371,7 @@ fn highest_rate(net: &Network, folder: &Path) -> Result<Outcome> {
         peer: Some(f64::from(peer)),
         peer_name: Some(PEER),
         ratio: (peer > 0).then(|| f64::from(ours) / f64::from(peer)),
+        beside: Map::new(),
         conditions,
     })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Map, json};
 use sip::cookie::Keys;
 use sip::hop::{Flow, Hop, Transmit, Transport};
 use sip::proxy::media::{CallMessage, Media, NewCall, Placement, Refusal, SessionRef};
@@ -73,6 +73,7 @@ pub(super) fn run(_: &Path) -> Result<Vec<Outcome>> {
         peer: None,
         peer_name: None,
         ratio: None,
+        beside: Map::new(),
         conditions,
     }])
 }

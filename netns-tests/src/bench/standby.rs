@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, setrlimit};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::{Conditions, Outcome};
 use crate::certs;
@@ -117,6 +117,7 @@ fn one(folder: &Path, sessions: usize, rate: u32, opening: Option<Duration>) -> 
         peer: None,
         peer_name: None,
         ratio: None,
+        beside: Map::new(),
         conditions,
     })
 }

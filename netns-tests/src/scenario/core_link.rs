@@ -112,7 +112,7 @@ fn second_address() -> Result<Ipv4Addr> {
 }
 
 /// `[core_link]` of one of the two.
-fn section(name: &str, own: Ipv4Addr, peer: &str, address: Ipv4Addr) -> String {
+pub(crate) fn section(name: &str, own: Ipv4Addr, peer: &str, address: Ipv4Addr) -> String {
     format!(
         "[core_link]\nlisten = \"{own}:7063\"\ncertificate = \"{name}.pem\"\n\
          private_key = \"{name}.key\"\nca = \"ca.pem\"\n[[core_link.peers]]\nname = \"{peer}\"\n\

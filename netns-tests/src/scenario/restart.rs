@@ -59,7 +59,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
 
 /// Of audio in the call that outlives the concentrator.
 const LONG: u32 = 10;
-pub(super) const KEY: &str = "\n[cookie]\nkey_file = \"cookie.key\"\n";
+pub(crate) const KEY: &str = "\n[cookie]\nkey_file = \"cookie.key\"\n";
 
 pub(super) fn in_mid_call(folder: &Path) -> Result<String> {
     let net = TwoEdges::build()?;
@@ -97,7 +97,7 @@ pub(super) fn in_mid_call(folder: &Path) -> Result<String> {
 }
 
 /// A key that is there before and after the crash.
-pub(super) fn write_key(folder: &Path) -> Result<()> {
+pub(crate) fn write_key(folder: &Path) -> Result<()> {
     let folder = folder.join(FOLDER);
     std::fs::create_dir_all(&folder)?;
     let key = folder.join("cookie.key");

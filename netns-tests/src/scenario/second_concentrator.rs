@@ -19,7 +19,7 @@ use crate::service::{FOLDER, Program, Service, start_program};
 use crate::topology::two_edges::{CONCENTRATOR, SERVICE, TwoEdges};
 use crate::wait;
 
-pub(super) const SECOND: &str = "10.0.10.2";
+pub(crate) const SECOND: &str = "10.0.10.2";
 /// Of audio in the call that outlives the first concentrator.
 const SECONDS: u32 = 8;
 /// Of audio in the call that rang when it died.
@@ -203,7 +203,7 @@ pub(super) fn call(net: &TwoEdges, folder: &Path) -> Result<()> {
 }
 
 /// Another host beside the first one, with the service address as well.
-pub(super) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
+pub(crate) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
     let second = Namespace::new("second")?;
     let end = |namespace, device, address| End {
         namespace,
@@ -223,7 +223,7 @@ pub(super) fn wire_second(net: &TwoEdges) -> Result<Namespace> {
 }
 
 /// What both ingresses and both relays know of the second one.
-pub(super) fn with_both(config: &str) -> String {
+pub(crate) fn with_both(config: &str) -> String {
     config
         .replace(
             &format!("concentrators = [\"{CONCENTRATOR}\"]"),
@@ -239,7 +239,7 @@ pub(super) fn with_both(config: &str) -> String {
 }
 
 /// With the first one's config, less its name and address.
-pub(super) fn start_second(
+pub(crate) fn start_second(
     second: &Namespace,
     folder: &Path,
     edit: impl Fn(String) -> String,

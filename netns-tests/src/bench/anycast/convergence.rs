@@ -18,7 +18,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::plot::{self, Series};
-use super::{Outcome, calls, outcome, percentile, sorted};
+use super::{Outcome, outcome, percentile, sorted};
+use crate::bench::sipp_trace;
 use crate::bgp::Timers;
 use crate::catchment::prober::{self, Asked, Prober, Question};
 use crate::namespace::Namespace;
@@ -173,7 +174,7 @@ fn once(rig: &Rig, accident: Accident, edge: usize, folder: &Path) -> Result<Rep
     accident.heal(rig, edge)?;
     let trace = folder.join(caller.name()).join("messages.txt");
     let trace = fs::read_to_string(&trace).with_context(|| trace.display().to_string())?;
-    let calls = calls::read(&trace);
+    let calls = sipp_trace::read(&trace);
     let converging = calls.iter().filter(|call| {
         let after = call.begun_after(moment.1);
         (0.0..CONVERGING_S).contains(&after)

@@ -10,25 +10,32 @@ const ZONE_S: f64 = 900.0;
 
 /// One call of the caller's.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Seconds, modulo [`ZONE_S`].
     begun: f64,
     /// From the first INVITE to the first answer that rings or is final.
-    pub(super) post_dial_ms: Option<f64>,
-    pub(super) answered: bool,
-    pub(super) hung_up: bool,
+    pub(crate) post_dial_ms: Option<f64>,
+    pub(crate) answered: bool,
+    pub(crate) hung_up: bool,
+    /// INVITEs after the first one.
+    pub(crate) repeated: u32,
 }
 
 impl Call {
+    /// When it first rang or was answered, in seconds of the trace's clock.
+    pub(crate) fn answered_at(&self) -> Option<f64> {
+        Some(self.begun + self.post_dial_ms? / 1000.0)
+    }
+
     /// How many seconds after a moment it was begun; negative: before.
-    pub(super) fn begun_after(&self, moment: SystemTime) -> f64 {
+    pub(crate) fn begun_after(&self, moment: SystemTime) -> f64 {
         let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
         apart(self.begun, modulo(moment))
     }
 }
 
 /// All calls of a trace.
-pub(super) fn read(trace: &str) -> Vec<Call> {
+pub(crate) fn read(trace: &str) -> Vec<Call> {
     const RULE: &str = "-----------------------------------------------";
     let mut calls: BTreeMap<&str, Call> = BTreeMap::new();
     for entry in trace.split(RULE).skip(1) {
@@ -51,7 +58,8 @@ pub(super) fn read(trace: &str) -> Vec<Call> {
         let status = status.and_then(|status| status.split(' ').next()?.parse::<u16>().ok());
         match (received, status, cseq.ends_with(" INVITE")) {
             (false, None, true) => {
-                calls.entry(id).or_insert(Call {
+                let again = |call: &mut Call| call.repeated += 1;
+                calls.entry(id).and_modify(again).or_insert(Call {
                     begun: at,
                     ..Call::default()
                 });
@@ -140,6 +148,7 @@ CSeq: 2 BYE
         assert_eq!(calls.len(), 1);
         assert!((calls[0].post_dial_ms.unwrap() - 600.0).abs() < 0.01);
         assert!(calls[0].hung_up && !calls[0].answered);
+        assert_eq!(calls[0].repeated, 1);
         // The clock of the trace is some zone's.
         let moment = UNIX_EPOCH + Duration::from_secs(3600 * 7 + 44 * 60 + 58);
         assert!((calls[0].begun_after(moment) - 1.9).abs() < 0.001);

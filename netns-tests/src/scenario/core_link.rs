@@ -92,7 +92,12 @@ fn drained(folder: &Path, transport: Transport) -> Result<String> {
         ),
     };
     ensure!(count >= 3, "{count} {what}");
-    let records = std::fs::read_to_string(service.folder().join("calls.json"))?;
+    // It is written when the relay has told what the session did.
+    let mut records = String::new();
+    wait::until("the record of the call", PATIENCE, || {
+        records = std::fs::read_to_string(service.folder().join("calls.json"))?;
+        Ok((!records.is_empty()).then_some(()))
+    })?;
     let answered = records
         .lines()
         .filter(|line| line.contains("\"status\":200"));

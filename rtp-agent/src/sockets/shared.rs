@@ -111,7 +111,11 @@ impl SharedPorts {
         let senders = Senders::open(local)?;
         let receivers = (0..threads)
             .map(|_| receivers(local))
-            .collect::<io::Result<Vec<_>>>()?;
+            .collect::<io::Result<Vec<_>>>()
+            .context(
+                "no local port is left for our sockets; leave some of net.ipv4.ip_local_port_range \
+                 out of media.ports",
+            )?;
         let steering = Steering::attach(PROGRAM, &plan, &receivers)?;
         let threads = receivers.into_iter().map(Thread::new);
         Ok(Self {

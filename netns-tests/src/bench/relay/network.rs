@@ -34,6 +34,9 @@ impl Network {
             end(&net.relay, "phones", "10.0.1.2/24"),
             Shape::DIRECT,
         )?;
+        // The relay has all ports above these.
+        net.relay
+            .sysctl("net.ipv4.ip_local_port_range", "10000 19999")?;
         Ok(net)
     }
 }

@@ -89,6 +89,8 @@ impl RelayPair {
         let host = |name, number, other| {
             let own = Ipv4Addr::new(10, 0, 3, number);
             let namespace = Namespace::new(name)?;
+            // The relays may have all ports above these.
+            namespace.sysctl("net.ipv4.ip_local_port_range", "10000 19999")?;
             plug(&lan, &namespace, "eth0", name, own)?;
             namespace.run(&format!("ip route add default via {ROUTER}"))?;
             let other = Ipv4Addr::new(10, 0, 3, other);

@@ -130,7 +130,7 @@ async fn dial_forever(
     peer: usize,
     shared: Shared,
 ) {
-    // Of attempts in a row only the first one that fails is worth a line.
+    // Of attempts in a row only the first one that fails is worth a line, and every link that ends.
     let mut failed = false;
     loop {
         let dial = async {
@@ -140,14 +140,16 @@ async fn dial_forever(
         };
         let dialled = timeout(HANDSHAKE_TIMEOUT, dial).await;
         let ended = match dialled {
-            Ok(Ok(stream)) => speak(stream, peer, &name, &shared).await,
+            Ok(Ok(stream)) => {
+                let up = || failed = false;
+                speak(stream, peer, &name, &shared, up).await
+            }
             Ok(Err(error)) => error.into(),
             Err(_) => Ended::Silent,
         };
         if !std::mem::replace(&mut failed, true) {
             warn!(peer = %name.to_str(), %address, %ended, "core link down");
         }
-        failed &= matches!(ended, Ended::Io(_) | Ended::Silent);
         tokio::time::sleep(REDIAL).await;
     }
 }
@@ -158,6 +160,7 @@ async fn speak<S: AsyncRead + AsyncWrite>(
     peer: usize,
     name: &ServerName<'_>,
     shared: &Shared,
+    is_up: impl FnOnce(),
 ) -> Ended {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = Reader::new(reader);
@@ -173,6 +176,7 @@ async fn speak<S: AsyncRead + AsyncWrite>(
     if theirs.name != name.to_str() {
         return Ended::WrongName(theirs.name);
     }
+    is_up();
     let owner = Owner(theirs.owner);
     info!(
         peer = theirs.name,

@@ -570,9 +570,14 @@ impl Registrar {
                 },
             );
         }
-        let origin = &mut binding.origin;
+        self.follow(aor, before, binding);
+    }
+
+    /// This version is later than the one before, which stays known where it is another Call-ID's.
+    fn follow(&mut self, aor: &AddressOfRecord, before: Binding, next: &mut Binding) {
+        let origin = &mut next.origin;
         origin.stamp_ms = origin.stamp_ms.max(before.origin.stamp_ms + 1);
-        if before.call_id == binding.call_id {
+        if before.call_id == next.call_id {
             origin.epoch = before.origin.epoch;
         } else {
             self.put_past(
@@ -601,19 +606,7 @@ impl Registrar {
         last.cseq = request.cseq().map_or(0, |(number, _)| number);
         last.registered_at = now;
         self.stamp(aor, &mut last, now);
-        let origin = &mut last.origin;
-        origin.stamp_ms = origin.stamp_ms.max(before.origin.stamp_ms + 1);
-        if before.call_id == last.call_id {
-            origin.epoch = before.origin.epoch;
-        } else {
-            self.put_past(
-                aor,
-                Version {
-                    binding: before,
-                    removed: false,
-                },
-            );
-        }
+        self.follow(aor, before, &mut last);
         self.put_past(
             aor,
             Version {

@@ -133,8 +133,18 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "sip-core",
-        about: "time of the SIP core alone per proxied call; no peer",
+        about: "time of the SIP core alone per proxied call and REGISTER; no peer",
         run: sip_core::run,
+    },
+    Bench {
+        name: "sip-core/calls",
+        about: "its parts apart: a proxied call",
+        run: sip_core::run_calls,
+    },
+    Bench {
+        name: "sip-core/register",
+        about: "an authenticated REGISTER",
+        run: sip_core::run_registrations,
     },
     Bench {
         name: "standby",

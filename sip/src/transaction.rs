@@ -327,7 +327,12 @@ impl Transactions {
 
     /// The next thing that the user must know.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            self.servers.settle();
+            self.clients.settle();
+        }
+        event
     }
 
     /// How many transactions exist now.

@@ -1,7 +1,9 @@
-//! What a call costs inside the SIP core alone: no socket, no tunnel, no kernel.
+//! What a call and a REGISTER (`register.rs`) cost inside the SIP core alone: no socket, no tunnel, no kernel.
 //!
 //! A caller and a callee made of strings drive one `sip::proxy::Proxy` in virtual time through
 //! INVITE, 180, 200, ACK, BYE, 200. Only the time inside the core is counted, not theirs.
+
+mod register;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -53,7 +55,17 @@ struct Rig {
     inside: Duration,
 }
 
-pub(super) fn run(_: &Path) -> Result<Vec<Outcome>> {
+pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
+    let mut outcomes = run_calls(folder)?;
+    outcomes.extend(run_registrations(folder)?);
+    Ok(outcomes)
+}
+
+pub(super) fn run_registrations(_: &Path) -> Result<Vec<Outcome>> {
+    Ok(vec![register::run()?])
+}
+
+pub(super) fn run_calls(_: &Path) -> Result<Vec<Outcome>> {
     let mut rig = Rig::new();
     rig.register()?;
     let start = Instant::now();
@@ -89,9 +101,9 @@ impl Rig {
             timers: sip::timer::Timers::default(),
             timer_c: TIMER_C,
             limits: sip::transaction::Limits {
-                max_server: 100_000,
-                max_client: 100_000,
-                max_of_source: 200_000,
+                max_server: 400_000,
+                max_client: 400_000,
+                max_of_source: 800_000,
             },
             registrar: sip::registrar::Limits::default(),
             routing: sip::proxy::routing::Config::default(),

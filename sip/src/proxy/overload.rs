@@ -36,11 +36,15 @@ impl Proxy {
     /// True where the source of a request has too many transactions, this one included.
     pub(super) fn is_crowded(&self, request: &Message, hop: &Hop) -> bool {
         let limit = self.config.limits.max_of_source;
+        let (share, of) = SHARE_OF_NEW;
+        let some = |count: usize| count * of > limit.saturating_mul(share);
+        let all = self.transactions.counts();
+        if !some(all.server + all.client) {
+            return false;
+        }
         let source = hop.flow.peer.ip();
         let count = self.transactions.count_of(source);
-        let (share, of) = SHARE_OF_NEW;
-        let crowded =
-            count > limit || count * of > limit.saturating_mul(share) && begins_something(request);
+        let crowded = count > limit || some(count) && begins_something(request);
         crowded && !self.config.routing.is_trunk(source) && !self.is_trusted(hop)
     }
 

@@ -4,11 +4,11 @@
 //! only as long as it has a transaction, so there are never more of them than transactions.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    counts: HashMap<IpAddr, usize>,
+    counts: HashMap<u128, usize>,
 }
 
 impl Sources {
@@ -35,10 +35,11 @@ impl Sources {
     }
 }
 
-fn source(address: IpAddr) -> IpAddr {
+/// One of IPv4 as it is written in IPv6, so that it has something in the lower half.
+fn source(address: IpAddr) -> u128 {
     match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => v6.to_bits() & !u128::from(u64::MAX),
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
     }
 }
 

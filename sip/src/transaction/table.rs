@@ -5,6 +5,10 @@
 //!
 //! A table grows to hundreds of thousands of entries while calls are waiting, so growing must not
 //! take long: the index holds a hash and a place for each key, and the key itself is in the entry.
+//!
+//! Most transactions are answered or given up by the very call that has made them, and their first
+//! deadline is then far from the right one. So a new one is put among the deadlines only by
+//! [`Table::settle`], unless it has been changed or removed before.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
@@ -46,6 +50,8 @@ pub(crate) struct Table<K, M> {
     by_key: HashTable<Named>,
     hasher: RandomState,
     deadlines: Deadlines,
+    /// New ones, whose deadlines have not been set.
+    fresh: Vec<SlotId>,
     /// Only connections: they end often, and each end must not cost a walk through the table.
     by_connection: HashMap<ConnectionId, HashSet<SlotId>>,
 }
@@ -57,6 +63,7 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
             by_key: HashTable::new(),
             hasher: RandomState::new(),
             deadlines: Deadlines::default(),
+            fresh: Vec::new(),
             by_connection: HashMap::new(),
         }
     }
@@ -110,7 +117,6 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
         machine: M,
         charged: Option<IpAddr>,
     ) -> Option<SlotId> {
-        let due = machine.poll_timeout().map(|(at, _)| at);
         let id = self.entries.insert(Entry {
             key,
             flow,
@@ -120,7 +126,7 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
         })?;
         let named = Named { hash, id };
         self.by_key.insert_unique(hash, named, |named| named.hash);
-        self.deadlines.set(id.slot, due);
+        self.fresh.push(id);
         if let Some(connection) = flow.connection {
             self.by_connection.entry(connection).or_default().insert(id);
         }
@@ -163,16 +169,29 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
         Some(entry)
     }
 
+    /// Sets the deadlines of new transactions.
+    pub(crate) fn settle(&mut self) {
+        while let Some(id) = self.fresh.pop() {
+            if let Some(entry) = self.entries.get(id) {
+                let due = entry.machine.poll_timeout().map(|(at, _)| at);
+                self.deadlines.set(id.slot, due);
+            }
+        }
+    }
+
     /// A transaction whose deadline has come.
-    pub(crate) fn due(&self, now: Instant) -> Option<SlotId> {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<SlotId> {
+        self.settle();
         let (at, slot) = self.deadlines.next()?;
         (at <= now).then(|| self.entries.id_at(slot)).flatten()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let (_, slot) = self.deadlines.next()?;
-        let id = self.entries.id_at(slot)?;
-        self.entries.get(id)?.machine.poll_timeout()
+        let first = self.deadlines.next();
+        let settled = first.and_then(|(_, slot)| self.entries.id_at(slot));
+        let ids = settled.into_iter().chain(self.fresh.iter().copied());
+        ids.filter_map(|id| self.entries.get(id)?.machine.poll_timeout())
+            .min_by_key(|(at, _)| *at)
     }
 
     /// The transactions on a flow, in the order of their places. For datagrams this walks the
@@ -197,8 +216,31 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::hop::Transport;
+
+    #[derive(Debug)]
+    struct Until(Instant);
+
+    impl Machine for Until {
+        fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+            Some((self.0, "end"))
+        }
+
+        fn is_terminated(&self) -> bool {
+            false
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an Instant cannot be made from nothing"
+    )]
+    fn now() -> Instant {
+        Instant::now()
+    }
 
     #[derive(Debug)]
     struct Idle;
@@ -230,6 +272,23 @@ mod tests {
         assert!(table.by_key.is_empty());
         assert!(table.by_connection.is_empty());
         assert!(table.deadlines.is_empty());
+        table.settle();
+        assert!(table.deadlines.is_empty() && table.fresh.is_empty());
+    }
+
+    #[test]
+    fn a_new_transaction_is_due_before_and_after_it_has_its_place() {
+        let mut table = Table::new(10);
+        let [soon, late] = [1, 2].map(|s| now() + Duration::from_secs(s));
+        table.insert("late", on_connection(1), Until(late), None);
+        let id = table.insert("soon", on_connection(1), Until(soon), None);
+        for _ in 0..2 {
+            assert_eq!(table.poll_timeout(), Some((soon, "end")));
+            table.settle();
+        }
+        assert_eq!(table.due(soon), id);
+        table.update(id.unwrap(), |entry| entry.machine = Until(late));
+        assert_eq!(table.due(soon), None);
     }
 
     #[test]

@@ -74,8 +74,10 @@ impl<'m> ResponseBuilder<'m> {
     }
 
     /// The response as it is sent, for where nobody reads it again.
+    ///
+    /// It may be kept for as long as its transaction, so it has no room to spare.
     pub fn bytes(&self) -> Bytes {
-        self.write().into()
+        self.write().into_boxed_slice().into()
     }
 
     fn write(&self) -> Vec<u8> {

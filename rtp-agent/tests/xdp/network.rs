@@ -1,7 +1,7 @@
 //! A network namespace with the interfaces of a relay, and the program with entries for some streams.
 //!
-//! `edge0` leads to most phones, `core0` to some, `edge0.100` is a VLAN with others; what is at their other
-//! ends nobody asks.
+//! `edge0` leads to most phones, `core0` to some, `vlan0` to others; what is at their other ends nobody asks.
+//! Not every kernel has VLANs, so `vlan0` is a device that the program takes for VLAN 100 of `edge0`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rtp_agent::fastpath::{PROGRAM, to_stream};
 use rtp_agent::reception::{Reception, RtpFields};
-use tunnel_io::links;
+use tunnel_io::links::{self, Vlan};
 use tunnel_io::xdp::XdpError;
 use tunnel_io::xdp::relay::{Plan, RelayXdp, allow_lookups};
 use tunnel_io::xdp::relay_tables::{Entry, Key};
@@ -28,16 +28,17 @@ const SET_UP: &str = "
     link set core0 address 02:00:00:00:02:02 up
     link set peer0 up
     link set peer1 up
-    link add link edge0 name edge0.100 type vlan id 100
-    link set edge0.100 up
+    link add vlan0 type veth peer name peer2
+    link set vlan0 address 02:00:00:00:01:02 up
+    link set peer2 up
     addr add 10.0.1.2/24 dev edge0
     addr add 10.0.2.2/24 dev core0
-    addr add 10.0.3.2/24 dev edge0.100
+    addr add 10.0.3.2/24 dev vlan0
     addr add fd00:1::2/64 dev edge0 nodad
     addr add fd00:2::2/64 dev core0 nodad
     neigh replace 10.0.1.1 lladdr 02:00:00:00:01:01 dev edge0 nud permanent
     neigh replace 10.0.2.1 lladdr 02:00:00:00:02:01 dev core0 nud permanent
-    neigh replace 10.0.3.1 lladdr 02:00:00:00:03:01 dev edge0.100 nud permanent
+    neigh replace 10.0.3.1 lladdr 02:00:00:00:03:01 dev vlan0 nud permanent
     neigh replace fd00:1::1 lladdr 02:00:00:00:01:01 dev edge0 nud permanent
     neigh replace fd00:2::1 lladdr 02:00:00:00:02:01 dev core0 nud permanent
     route add 192.0.2.0/24 via 10.0.1.1
@@ -55,7 +56,7 @@ pub(crate) enum Way {
     Edge,
     /// `core0`.
     Core,
-    /// `edge0.100`.
+    /// `vlan0`.
     Vlan,
     /// The next hop does not answer.
     NoNeighbour,
@@ -161,8 +162,18 @@ impl Rig {
     pub(crate) fn new(stream_limit: u32) -> Self {
         let mut xdp = RelayXdp::load(PROGRAM, &plan(stream_limit)).unwrap();
         allow_lookups(&["10.0.1.2".parse().unwrap(), "fd00:1::2".parse().unwrap()]).unwrap();
-        let links = links::list().unwrap();
-        let edge = links.iter().find(|link| link.name == "edge0").unwrap();
+        let mut links = links::list().unwrap();
+        let edge = links
+            .iter()
+            .find(|link| link.name == "edge0")
+            .unwrap()
+            .index;
+        let vlan = links.iter_mut().find(|link| link.name == "vlan0").unwrap();
+        vlan.vlan = Some(Vlan {
+            parent: edge,
+            protocol: 0x8100,
+            id: 100,
+        });
         let interfaces = ["edge0", "core0"].map(str::to_owned);
         xdp.set_links(&links, &interfaces).unwrap();
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
@@ -197,11 +208,7 @@ impl Rig {
                 reception,
             });
         }
-        Self {
-            xdp,
-            streams,
-            edge: edge.index,
-        }
+        Self { xdp, streams, edge }
     }
 }
 

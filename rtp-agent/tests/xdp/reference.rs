@@ -46,7 +46,7 @@ fn ethernet(frame: &[u8]) -> Result<(u16, &[u8]), Outcome> {
     if !matches!(ether_type, 0x0800 | 0x86dd) {
         return Err(Outcome::NotIp);
     }
-    // edge0 and its VLAN 100.
+    // `edge0` and its VLAN 100.
     let is_ours = matches!(tags[..], [] | [(0x8100, 100)]);
     if !is_ours || frame[..6] != EDGE_MAC {
         return Err(Outcome::NotForUs);

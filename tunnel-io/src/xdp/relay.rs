@@ -3,6 +3,7 @@
 //! The object is built from `rtp-agent/bpf/relay.bpf.c`; [`super::relay_tables`] has its maps. This side is
 //! the only one that makes and takes entries; the program continues the figures of their streams.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -100,7 +101,9 @@ impl RelayXdp {
     /// the program at this moment, on another CPU, may be missing in them.
     pub fn remove(&mut self, key: &Key) -> Result<Stream, XdpError> {
         match self.entries.remove(&RawKey::from(key)) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Ok(()) => {}
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
         self.stream(key)

@@ -36,6 +36,8 @@ use shared::{SharedIntake, SharedPorts};
 
 /// How often the fast path's figures are read.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Streams whose figures are read at once.
+const SAMPLES: usize = 256;
 /// Figures that are told are no older than this.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -246,8 +248,29 @@ impl SharedEngine {
 
     /// The same, with figures of offloaded streams that are no older than a fifth of a second.
     pub fn with_figures<T>(&self, work: impl FnOnce(&mut Relay) -> T) -> T {
-        self.lock().sample_all(FRESH);
+        self.sample_all(FRESH);
         self.with(work)
+    }
+
+    /// Reads the figures of all offloaded streams, unless that was done no longer ago than this. The media
+    /// threads have the lock in between.
+    fn sample_all(&self, fresh: Duration) {
+        let ports = {
+            let mut core = self.lock();
+            let now = now();
+            let is_fresh = |at: Instant| now.saturating_duration_since(at) < fresh;
+            if core.sampled_at.is_some_and(is_fresh) {
+                return;
+            }
+            core.sampled_at = Some(now);
+            core.fast.ports()
+        };
+        for ports in ports.chunks(SAMPLES) {
+            let mut core = self.lock();
+            for port in ports {
+                core.sample(*port);
+            }
+        }
     }
 
     /// From now on this relays what needs no judgement.
@@ -276,8 +299,8 @@ impl SharedEngine {
         while self.lock().fast.is_running() {
             tick.tick().await;
             let links = tunnel_io::links::list();
+            self.sample_all(Duration::ZERO);
             let mut core = self.lock();
-            core.sample_all(Duration::ZERO);
             let is_somewhere = match links {
                 Ok(links) => core.fast.look_at(&links),
                 Err(error) => {
@@ -285,12 +308,12 @@ impl SharedEngine {
                     true
                 }
             };
+            drop(core);
             if !is_somewhere {
-                core.relay.set_fast_path(false);
-                core.perform();
                 break;
             }
         }
+        self.with(|relay| relay.set_fast_path(false));
         std::future::pending().await
     }
 
@@ -423,19 +446,6 @@ impl Core {
 
     fn sample_due(&mut self) {
         for port in self.relay.offloaded_and_due(now()) {
-            self.sample(port);
-        }
-    }
-
-    /// Unless that was done no longer ago than this.
-    fn sample_all(&mut self, fresh: Duration) {
-        let now = now();
-        let is_fresh = |at: Instant| now.saturating_duration_since(at) < fresh;
-        if self.sampled_at.is_some_and(is_fresh) {
-            return;
-        }
-        self.sampled_at = Some(now);
-        for port in self.fast.ports() {
             self.sample(port);
         }
     }

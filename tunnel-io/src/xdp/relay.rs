@@ -114,11 +114,6 @@ impl RelayXdp {
         Ok(self.streams.get(&self.place_of(key)?, 0)?)
     }
 
-    /// How many entries there are.
-    pub fn entries(&self) -> usize {
-        self.entries.keys().count()
-    }
-
     /// What became of all packets so far, in the order of [`Outcome::ALL`].
     pub fn counts(&self) -> Result<[Count; Outcome::ALL.len()], XdpError> {
         self.loaded.counts()

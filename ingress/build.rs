@@ -11,9 +11,12 @@ use std::process::Command;
 const SOURCE: &str = "bpf/ingress.bpf.c";
 /// It and what it includes.
 const FOLDER: &str = "bpf";
+/// What all XDP programs here share.
+const SHARED: &str = "../tunnel-io/bpf";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={FOLDER}");
+    println!("cargo::rerun-if-changed={SHARED}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let object = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("ingress.bpf.o");
     if let Err(reason) = compile(&object) {
@@ -33,6 +36,7 @@ fn compile(object: &Path) -> Result<(), String> {
     let output = Command::new(&clang)
         .args(["-target", "bpf", "-O2", "-g", "-Wall"])
         .arg(format!("-I/usr/include/{machine}-linux-gnu"))
+        .arg(format!("-I{SHARED}"))
         .args(["-c", SOURCE, "-o"])
         .arg(object)
         .output()

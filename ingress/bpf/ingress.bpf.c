@@ -13,6 +13,7 @@
 
 // In this order: each knows those before it.
 #include "tables.h"
+#include "ethernet.h"
 #include "read.h"
 #include "choose.h"
 #include "write.h"

@@ -15,49 +15,6 @@ struct packet {
     __u8 hop_limit;
 };
 
-INLINE __u16 fold(__u32 sum)
-{
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (sum & 0xffff) + (sum >> 16);
-}
-
-INLINE int is_tagged(__u16 type)
-{
-    return type == TYPE_VLAN || type == TYPE_SERVICE_VLAN;
-}
-
-// OUTCOMES: nothing speaks against it.
-INLINE __u32 read_ethernet(struct xdp_md *ctx, struct packet *packet, __u16 *type)
-{
-    void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-    struct arrival arrival = {.interface = ctx->ingress_ifindex};
-    if (data + ETHERNET > end)
-        return PASS_NOT_IP;
-    const __u16 *to = data, *at = data + ETHERNET;
-    __u16 found = at[-1];
-    packet->link_header = ETHERNET;
-#pragma unroll
-    for (int tag = 0; tag < 2; tag++) {
-        if (!is_tagged(found))
-            break;
-        if ((void *)at + TAG > end)
-            return PASS_NOT_IP;
-        arrival.tags[tag].protocol = found;
-        arrival.tags[tag].id = at[0] & HTONS(0x0fff);
-        found = at[1];
-        at += 2;
-        packet->link_header += TAG;
-    }
-    if (found != TYPE_IPV4 && found != TYPE_IPV6)
-        return PASS_NOT_IP;
-    const struct device *device = bpf_map_lookup_elem(&arrivals, &arrival);
-    if (!device || to[0] != device->mac[0] || to[1] != device->mac[1] || to[2] != device->mac[2])
-        return PASS_NOT_FOR_US;
-    packet->device = device->index;
-    *type = found;
-    return OUTCOMES;
-}
-
 INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
 {
     if ((void *)ip + IPV4 > end)
@@ -76,16 +33,6 @@ INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
     packet->source.words[3] = *(const __u32 *)(ip + 12);
     packet->destination.words[3] = *(const __u32 *)(ip + 16);
     return OUTCOMES;
-}
-
-INLINE int is_checksum_right(const __u8 *ip)
-{
-    const __u16 *words = (const __u16 *)ip;
-    __u32 sum = 0;
-#pragma unroll
-    for (int word = 0; word < IPV4 / 2; word++)
-        sum += words[word];
-    return fold(sum) == 0xffff;
 }
 
 INLINE __u32 read_ipv6(const __u8 *ip, const void *end, struct packet *packet)
@@ -120,7 +67,7 @@ INLINE __u32 read_ipv6(const __u8 *ip, const void *end, struct packet *packet)
 INLINE __u32 read_packet(struct xdp_md *ctx, struct packet *packet)
 {
     __u16 type = 0;
-    __u32 outcome = read_ethernet(ctx, packet, &type);
+    __u32 outcome = read_ethernet(ctx, &packet->device, &packet->link_header, &type);
     if (outcome != OUTCOMES)
         return outcome;
     // Told again that it is small, since the verifier has forgotten.

@@ -1,44 +1,9 @@
 // The maps of ingress.bpf.c and what is in them, and the helpers of the kernel. tunnel-io's `xdp/tables.rs`
 // has the same.
 
-#include <linux/bpf.h>
+#include "kernel.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
-#define INLINE static __attribute__((always_inline))
-
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-static long (*bpf_map_update_elem)(void *map, const void *key, const void *value,
-                                   __u64 flags) = (void *)BPF_FUNC_map_update_elem;
-static __u64 (*bpf_ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
-static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
-static long (*bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_head;
-static long (*bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
-static __u64 (*bpf_xdp_get_buff_len)(struct xdp_md *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
-static long (*bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
-                              __u32 flags) = (void *)BPF_FUNC_fib_lookup;
-
-#define HTONS(x) ((__u16)__builtin_bswap16(x))
-#define NTOHS(x) ((__u16)__builtin_bswap16(x))
-
-#define ETHERNET 14
-#define TAG 4
-#define IPV4 20
-#define IPV6 40
 #define GRE 8
-#define TYPE_IPV4 HTONS(0x0800)
-#define TYPE_IPV6 HTONS(0x86dd)
-#define TYPE_VLAN HTONS(0x8100)
-#define TYPE_SERVICE_VLAN HTONS(0x88a8)
-#define TCP 6
-#define UDP 17
-#define FRAGMENT_HEADER 44
-#define FAMILY_IPV4 2
-#define FAMILY_IPV6 10
-#define MORE_AND_OFFSET 0x3fff
-#define OFFSET 0x1fff
-
 #define MAX_CANDIDATES 16
 #define LOGARITHMS 257
 
@@ -68,11 +33,6 @@ enum outcome {
     PASS_NO_NEIGHBOUR,
     PASS_NO_ROOM,
     OUTCOMES
-};
-
-// An IPv4 address is written ::ffff:a.b.c.d.
-struct address {
-    __u32 words[4];
 };
 
 struct candidate {
@@ -132,40 +92,6 @@ struct {
     __type(value, __u32);
 } services SEC(".maps");
 
-// A device of the kernel by the interface and the VLAN tags of a frame.
-struct tag {
-    __u16 protocol;
-    __u16 id;
-};
-struct arrival {
-    __u32 interface;
-    struct tag tags[2];
-};
-struct device {
-    __u32 index;
-    __u16 mac[3];
-    __u16 unused;
-};
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 1024);
-    __type(key, struct arrival);
-    __type(value, struct device);
-} arrivals SEC(".maps");
-
-// The other way round, for what leaves.
-struct departure {
-    __u32 interface;
-    __u32 tag_count;
-    struct tag tags[2];
-};
-struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, 1024);
-    __type(key, __u32);
-    __type(value, struct departure);
-} departures SEC(".maps");
-
 // Which sources are let in without a limit, and which are not let in.
 enum { ALLOW = 1, DENY = 2 };
 struct prefix_ipv4 {
@@ -210,10 +136,6 @@ struct {
     __type(value, __u64);
 } total SEC(".maps");
 
-struct count {
-    __u64 packets;
-    __u64 bytes;
-};
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, OUTCOMES);

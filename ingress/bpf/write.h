@@ -69,30 +69,6 @@ INLINE void write_gre(__u8 *gre, const struct packet *packet, const struct setti
     *(__u32 *)(gre + 4) = set->tunnel_key;
 }
 
-// Ethernet header with the tags of the device that it leaves by. 0: no room.
-INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departure,
-                            const struct bpf_fib_lookup *way, __u16 type)
-{
-    void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-    if (data + ETHERNET > end)
-        return 0;
-    __builtin_memcpy(data, way->dmac, 6);
-    __builtin_memcpy(data + 6, way->smac, 6);
-    __u16 *at = data + ETHERNET;
-#pragma unroll
-    for (int tag = 0; tag < 2; tag++) {
-        if (tag >= departure->tag_count)
-            break;
-        if ((void *)at + TAG > end)
-            return 0;
-        at[-1] = departure->tags[tag].protocol;
-        at[0] = departure->tags[tag].id;
-        at += 2;
-    }
-    at[-1] = type;
-    return (__u8 *)at;
-}
-
 INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
                          const struct candidate *to, const struct departure *departure,
                          const struct bpf_fib_lookup *way)

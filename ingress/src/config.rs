@@ -3,7 +3,6 @@
 mod announcement;
 mod limits;
 mod probes;
-mod xdp;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +11,7 @@ use std::path::Path;
 use admin::config::{AdminSection, ConfigError, LogSection};
 use serde::Deserialize;
 use tunnel_io::tun::is_device_name;
+use tunnel_io::xdp::interfaces::{XdpConfig, XdpSection};
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
@@ -21,8 +21,6 @@ pub use limits::Limits;
 use limits::LimitsSection;
 pub use probes::Probes;
 use probes::ProbesSection;
-use xdp::XdpSection;
-pub use xdp::{Xdp, XdpMode};
 
 /// The weight of a concentrator that has none of its own.
 const DEFAULT_WEIGHT: u16 = 100;
@@ -49,7 +47,7 @@ pub struct Config {
     /// Who may send, and how fast.
     pub limits: Limits,
     /// The fast path.
-    pub xdp: Xdp,
+    pub xdp: XdpConfig,
     /// How the concentrators are watched.
     pub probes: Probes,
     /// The routes that the BGP speaker redistributes.

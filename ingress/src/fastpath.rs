@@ -12,13 +12,14 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 pub use tunnel_io::steering::include_bytes_aligned;
+use tunnel_io::xdp::Xdp;
+use tunnel_io::xdp::interfaces::{Interfaces, XdpMode};
 use tunnel_io::xdp::tables::{Candidate, Count, MAX_CANDIDATES, Outcome, Settings};
-use tunnel_io::xdp::{Mode, Xdp, XdpError};
 use tunnel_io::{links, system};
 
 use crate::choice::Choice;
 use crate::choice::score::LOGARITHMS;
-use crate::config::{Config, MAX_CONCENTRATORS, XdpMode};
+use crate::config::{Config, MAX_CONCENTRATORS};
 use crate::metrics::fastpath::FastPathMetrics;
 
 /// The program, or nothing where there was no clang to build it.
@@ -42,17 +43,10 @@ pub struct FastPath {
 #[derive(Debug)]
 struct Running {
     xdp: Xdp,
-    interfaces: Vec<Interface>,
+    interfaces: Interfaces,
     settings: Settings,
     counts: [Count; Outcome::ALL.len()],
     sent: [u64; MAX_CANDIDATES],
-}
-
-#[derive(Debug)]
-struct Interface {
-    name: String,
-    mode: Mode,
-    is_attached: bool,
 }
 
 /// What `/status` shows of it; clones share it.
@@ -167,13 +161,13 @@ impl FastPath {
         let running = self.running.as_ref();
         let interfaces: Vec<Value> = running
             .into_iter()
-            .flat_map(|running| &running.interfaces)
+            .flat_map(|running| running.interfaces.iter())
             .map(|interface| {
                 self.metrics
                     .set_attached(&interface.name, interface.is_attached);
                 json!({
                     "name": interface.name,
-                    "mode": mode_name(interface.mode),
+                    "mode": interface.mode.name(),
                     "attached": interface.is_attached,
                 })
             })
@@ -195,23 +189,8 @@ impl Running {
         xdp.set_services(&config.service_addresses)?;
         xdp.set_rules(config.limits.rules.iter().copied())?;
         xdp.set_settings(&settings)?;
-        let mut interfaces = Vec::new();
-        for name in &config.xdp.interfaces {
-            match attach(&mut xdp, name, config.xdp.mode) {
-                Ok(mode) => interfaces.push(Interface {
-                    name: name.clone(),
-                    mode,
-                    is_attached: true,
-                }),
-                // The others can do without it.
-                Err(error) if config.xdp.mode == XdpMode::Auto => {
-                    let reason = format!("{error:#}");
-                    tracing::warn!(interface = name, reason, "no XDP on this interface");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        anyhow::ensure!(!interfaces.is_empty(), "none of xdp.interfaces takes it");
+        let attach = |name: &str, mode| xdp.attach(name, mode);
+        let interfaces = Interfaces::attach(&config.xdp, attach)?;
         let mut running = Self {
             xdp,
             interfaces,
@@ -234,59 +213,10 @@ impl Running {
 
     fn look_at_devices(&mut self) -> anyhow::Result<()> {
         let links = links::list().context("cannot list the network devices")?;
-        for interface in &mut self.interfaces {
-            let link = links.iter().find(|link| link.name == interface.name);
-            let is_attached = link.is_some_and(|link| self.xdp.is_attached(link));
-            if interface.is_attached && !is_attached {
-                tracing::warn!(
-                    interface = interface.name,
-                    "somebody has taken XDP off: what comes here takes the TUN path"
-                );
-            }
-            interface.is_attached = is_attached;
-        }
-        // Where it is off, the driver may not take what the other interfaces send this way.
-        let attached = self.interfaces.iter().filter(|one| one.is_attached);
-        let attached: Vec<String> = attached.map(|one| one.name.clone()).collect();
-        Ok(self.xdp.set_links(&links, &attached)?)
-    }
-}
-
-fn attach(xdp: &mut Xdp, interface: &str, wanted: XdpMode) -> anyhow::Result<Mode> {
-    let mut try_it = |mode| {
-        let attached = xdp.attach(interface, mode);
-        attached.with_context(|| format!("{} XDP on {interface}", mode_name(mode)))
-    };
-    if wanted != XdpMode::Generic {
-        match try_it(Mode::Native) {
-            Ok(()) => {
-                tracing::info!(interface, mode = "native", "XDP is on");
-                return Ok(Mode::Native);
-            }
-            Err(error) if wanted == XdpMode::Native || is_hopeless(&error) => return Err(error),
-            Err(error) => {
-                let reason = format!("{error:#}");
-                tracing::warn!(
-                    interface,
-                    reason,
-                    "no native XDP; trying the slower generic one"
-                );
-            }
-        }
-    }
-    try_it(Mode::Generic)?;
-    tracing::info!(interface, mode = "generic", "XDP is on");
-    Ok(Mode::Generic)
-}
-
-fn is_hopeless(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(XdpError::NoInterface))
-}
-
-const fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Native => "native",
-        Mode::Generic => "generic",
+        let (interfaces, xdp) = (&mut self.interfaces, &mut self.xdp);
+        let otherwise = "what comes here takes the TUN path";
+        let attached = interfaces.look(&links, |link| xdp.is_attached(link), otherwise);
+        Ok(xdp.set_links(&links, &attached)?)
     }
 }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 mod anycast;
 mod bindings;
 mod control_delay;
+mod cpu_time;
 mod failover;
 mod ingress;
 mod ingress_tun;
@@ -88,13 +89,18 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "relay",
-        about: "CPU per relayed packet in user space, loss, delay, sessions; rtpengine beside it",
+        about: "CPU per relayed packet in user space and by XDP, loss, delay, sessions; rtpengine beside it",
         run: relay::run,
     },
     Bench {
         name: "relay/cost",
         about: "its parts apart: CPU per packet, delay, sessions set up",
         run: relay::run_cost,
+    },
+    Bench {
+        name: "relay/xdp",
+        about: "CPU of the whole machine per packet relayed by XDP",
+        run: relay::run_xdp,
     },
     Bench {
         name: "relay/sessions",

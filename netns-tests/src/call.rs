@@ -199,8 +199,9 @@ impl Captures {
         Ok(Self {
             ua1: Capture::start(&net.ua1, "eth0", folder)?,
             ua2: Capture::start(&net.ua2, "eth0", folder)?,
-            edge1: Capture::start(&net.edge1, "eth0", folder)?,
-            edge2: Capture::start(&net.edge2, "eth0", folder)?,
+            // At the other end of the edge's only wire: what XDP sends is seen nowhere at the edge.
+            edge1: Capture::start(&net.r1, "edge", folder)?,
+            edge2: Capture::start(&net.r2, "edge", folder)?,
             concentrator: Capture::start(&net.concentrator, "eth0", folder)?,
         })
     }

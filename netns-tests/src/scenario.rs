@@ -54,6 +54,7 @@ mod stranger_rtp;
 mod torture;
 mod websocket;
 mod xdp_ingress;
+mod xdp_relay;
 
 /// How the word of a scenario begins that could not show anything here.
 const SKIPPED: &str = "skipped: ";
@@ -253,6 +254,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "xdp-ingress",
         about: "an edge forwards by XDP: UDP, TCP, an INVITE in fragments; the program taken away in mid-call",
         run: xdp_ingress::run,
+    },
+    Scenario {
+        name: "xdp-relay",
+        about: "RTP past the relay's program by XDP, the program taken away in mid-call, a new port of the NAT",
+        run: xdp_relay::run,
     },
     Scenario {
         name: "large-requests",

@@ -480,8 +480,9 @@ server_name = "c1"
 certificate = "{name}.pem"
 private_key = "{name}.key"
 ca = "ca.pem"
-"#,
+{}"#,
         RELAY_PORTS.start(),
-        RELAY_PORTS.end()
+        RELAY_PORTS.end(),
+        xdp::relays_wanted().map_or_else(String::new, |mode| xdp::section(&mode))
     )
 }

@@ -24,12 +24,20 @@ __attribute__((section("xdp"), used)) int pass(void *ctx)
 char _license[] __attribute__((section("license"), used)) = "Dual MIT/GPL";
 "#;
 
+/// The same for the relays of `two-edges`. An interface has one XDP program, and an edge one interface.
+pub(crate) const XDP_RELAY: &str = "SIPCAST_LAB_XDP_RELAY";
+
+/// The mode of [`XDP_RELAY`].
+pub(crate) fn relays_wanted() -> Option<String> {
+    std::env::var(XDP_RELAY).ok()
+}
+
 /// The mode of [`XDP`].
 pub(crate) fn wanted() -> Option<String> {
     std::env::var(XDP).ok()
 }
 
-/// The section of ingress.toml for this mode, on the one interface of an edge.
+/// The section of ingress.toml or rtp-agent.toml for this mode, on the one interface of an edge.
 pub(crate) fn section(mode: &str) -> String {
     format!("[xdp]\nmode = \"{mode}\"\ninterfaces = [\"eth0\"]\n")
 }

@@ -15,19 +15,19 @@ const GMIN: u64 = 16;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bursts {
     /// Received since the last loss.
-    received: u64,
+    pub(crate) received: u64,
     /// Lost since the last gap.
-    lost: u64,
+    pub(crate) lost: u64,
     /// Received in gaps, of those that are over.
-    gap_received: u64,
+    pub(crate) gap_received: u64,
     /// Lost alone in a gap.
-    alone: u64,
+    pub(crate) alone: u64,
     /// Bursts, and what was received in them.
-    bursts: u64,
-    burst_received: u64,
+    pub(crate) bursts: u64,
+    pub(crate) burst_received: u64,
     /// Lost in all, and in how many runs.
-    losses: u64,
-    runs: u64,
+    pub(crate) losses: u64,
+    pub(crate) runs: u64,
 }
 
 /// What [`Bursts`] has found.

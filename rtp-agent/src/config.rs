@@ -9,6 +9,7 @@ use admin::config::{AdminSection, ConfigError, LogSection};
 use admin::credentials::{Credentials, Files};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use tunnel_io::xdp::interfaces::{XdpConfig, XdpSection};
 
 use crate::ng;
 use crate::ports::PortRange;
@@ -37,6 +38,8 @@ pub struct Config {
     pub control: Option<Control>,
     /// rtpengine's protocol.
     pub ng: ng::settings::Settings,
+    /// The fast path.
+    pub xdp: XdpConfig,
     /// The other agent, where this one is half of a pair.
     pub standby: Option<Standby>,
     /// Where the admin pages are.
@@ -110,6 +113,8 @@ struct File {
     media: MediaFile,
     control: Option<ControlFile>,
     ng: Option<ng::settings::SettingsFile>,
+    #[serde(default)]
+    xdp: XdpSection,
     standby: Option<StandbyFile>,
     #[serde(default)]
     admin: AdminSection,
@@ -271,11 +276,14 @@ impl Config {
             .map(|standby| standby.check(path))
             .transpose()?;
         let control = file.control.map(|control| check_control(path, control));
+        let xdp = file.xdp.check();
+        let xdp = xdp.map_err(|(key, message)| ConfigError::invalid(path, key, message))?;
         Ok(Self {
             name: file.name,
             media,
             control: control.transpose()?,
             ng,
+            xdp,
             standby,
             admin_listen: file.admin.listen(path, ADMIN_PORT)?,
             log: file.log,
@@ -532,6 +540,11 @@ mod tests {
             "gather_us = 1000",
             "gather_us = 1000\nthreads = 0",
             "media.threads: 0 is out",
+        ),
+        (
+            "mode = \"off\"",
+            "mode = \"native\"",
+            "xdp.interfaces: name the interfaces",
         ),
         (
             "# max_sessions = 2000",

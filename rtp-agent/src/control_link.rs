@@ -149,7 +149,14 @@ async fn read(
             };
             match decode::<ToAgent>(frame) {
                 Ok(message) => {
-                    engine.with(|relay| relay.handle_control(concentrator, message, now()));
+                    let is_query = matches!(message, ToAgent::Query { .. });
+                    let handle =
+                        |relay: &mut Relay| relay.handle_control(concentrator, message, now());
+                    if is_query {
+                        engine.with_figures(handle);
+                    } else {
+                        engine.with(handle);
+                    }
                 }
                 // Of a later version of the protocol: the frames are whole, the next may be good.
                 Err(error @ (MessageError::UnknownMessage(_) | MessageError::Malformed(_))) => {

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Control, Media, Sockets, Standby};
 use crate::control_link::{Dialler, dial_forever};
+use crate::fastpath::{FastPath, Place};
 use crate::ng::{self, listener::SharedServer, query::Clock};
 use crate::relay::{ConcentratorId, Relay, RelayConfig};
 use crate::sockets::{Location, MediaPorts, SharedEngine, now};
@@ -51,6 +52,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         ports,
         config.media.threads.gather,
     );
+    engine.set_fast_path(fast_path(&config, &engine)?);
     let mut tasks = JoinSet::new();
     let pair = match &config.standby {
         Some(standby) => Some(start_standby(&config, standby, &engine, &mut tasks).await?),
@@ -80,6 +82,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
 
     tasks.spawn(engine.clone().run_timers());
     tasks.spawn(engine.clone().run_media());
+    tasks.spawn(engine.clone().run_fast_path());
     if let Some(control) = &config.control {
         dial_concentrators(control, &engine, pair.as_ref(), &mut tasks)?;
     }
@@ -106,6 +109,15 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     engine.with(Relay::handle_drain);
     tokio::time::sleep(FAREWELL).await;
     Ok(())
+}
+
+fn fast_path(config: &Config, engine: &SharedEngine) -> anyhow::Result<FastPath> {
+    let place = Place {
+        addresses: &config.media.addresses,
+        ports: config.media.ports.bounds(),
+        is_shared: engine.ports().are_shared(),
+    };
+    FastPath::open(&config.xdp, place)
 }
 
 /// The ports, in the way that the configuration wants, with as many files as that needs.
@@ -218,12 +230,13 @@ fn status(
     ng: Option<&SharedServer>,
     pair: Option<&SharedPair>,
 ) -> serde_json::Value {
-    let status = engine.with(|relay| relay.status(now()));
+    let status = engine.with_figures(|relay| relay.status(now()));
     let mut status = serde_json::to_value(status).unwrap_or_default();
     let Some(page) = status.as_object_mut() else {
         return status;
     };
     page.insert("media_sockets".to_owned(), engine.ports().name().into());
+    page.insert("xdp".to_owned(), engine.fast_path_status());
     if let Some(ng) = ng {
         let ng = serde_json::to_value(ng.with(ng::metrics::Status::of));
         page.insert("ng".to_owned(), ng.unwrap_or_default());

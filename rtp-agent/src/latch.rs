@@ -197,6 +197,19 @@ impl Latch {
         }
     }
 
+    /// The source was heard then, elsewhere than here.
+    pub fn handle_heard(&mut self, at: Instant) {
+        if let Some(peer) = &mut self.peer {
+            peer.heard = peer.heard.max(at);
+        }
+    }
+
+    /// True when the source has been silent for so long that another may take over.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.peer
+            .is_none_or(|peer| now.saturating_duration_since(peer.heard) >= RELATCH_SILENCE)
+    }
+
     fn learn(&mut self, address: SocketAddr, ssrc: Option<u32>, now: Instant) {
         self.relearn = false;
         self.peer = Some(Peer {

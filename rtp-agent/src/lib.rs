@@ -2,7 +2,7 @@
 //!
 //! Pure: [`ports`], [`latch`], [`hold`], [`bursts`], [`quality`], [`reception`] and [`session`] are one
 //! media stream each in their part, [`control`] is the protocol with a concentrator, [`relay`] composes them. IO: [`sockets`]
-//! receives and sends media, [`control_link`] dials the concentrators, [`eventloop`] runs both. [`standby`]
+//! receives and sends media, [`fastpath`] has a BPF program relay what needs no judgement, [`control_link`] dials the concentrators, [`eventloop`] runs both. [`standby`]
 //! keeps a second agent ready to take over, or keeps this one ready.
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod control_link;
 pub mod eventloop;
+pub mod fastpath;
 mod file_limit;
 pub mod hold;
 pub mod latch;

@@ -5,7 +5,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use tunnel_io::xdp::relay_tables::Outcome;
 
+use crate::fastpath::Figures;
 use crate::relay::Troubles;
 use crate::relay::report::{Gauges, Silences, Totals};
 use crate::sockets::{SharedDrops, SharedEngine, SocketCounts, SocketDrops, now};
@@ -32,7 +34,7 @@ impl Collector for RelayCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (totals, gauges, troubles) = self
             .engine
-            .with(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
+            .with_figures(|relay| (relay.totals(now()), relay.gauges(), relay.troubles()));
         let drops = self.engine.drops();
         let ports = self.engine.ports();
         let sockets = ports.counts();
@@ -61,6 +63,9 @@ impl Collector for RelayCollector {
             let labels = [("reason", reason)];
             ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
         }
+        if let Some(figures) = self.engine.fast_path_figures() {
+            encode_fast_path(&mut encoder, &figures)?;
+        }
         let name = "sipcast_relay_sessions_timed_out";
         let help = "Sessions ended for want of media";
         let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -70,6 +75,42 @@ impl Collector for RelayCollector {
         }
         Ok(())
     }
+}
+
+/// Only where XDP runs.
+fn encode_fast_path(
+    encoder: &mut DescriptorEncoder<'_>,
+    figures: &Figures,
+) -> Result<(), std::fmt::Error> {
+    let counter = ConstCounter::new(0_u64).metric_type();
+    let name = "sipcast_relay_xdp_packets";
+    let help = "Packets that the XDP program has seen, by verdict and reason";
+    let mut family = encoder.encode_descriptor(name, help, None, counter)?;
+    let mut bytes = 0;
+    for (outcome, count) in Outcome::ALL.into_iter().zip(&figures.counts) {
+        let (verdict, reason) = outcome.labels();
+        let labels = [("verdict", verdict), ("reason", reason)];
+        ConstCounter::new(count.packets).encode(family.encode_family(&labels)?)?;
+        if outcome.is_forwarded() {
+            bytes += count.bytes;
+        }
+    }
+    let name = "sipcast_relay_xdp_bytes";
+    let help = "Bytes of the IP packets that the XDP program has relayed, as they came";
+    let family = encoder.encode_descriptor(name, help, None, counter)?;
+    ConstCounter::new(bytes).encode(family)?;
+    let metric = ConstGauge::new(i64::try_from(figures.entries).unwrap_or(i64::MAX));
+    let name = "sipcast_relay_xdp_streams";
+    let help = "Streams that the XDP program relays";
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+    let name = "sipcast_relay_xdp_attached";
+    let help = "1 while the XDP program is on this interface";
+    let mut family = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+    for (interface, is_attached) in &figures.attached {
+        let labels = [("interface", interface.as_str())];
+        ConstGauge::new(i64::from(*is_attached)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 #[rustfmt::skip]

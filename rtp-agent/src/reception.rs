@@ -64,6 +64,31 @@ struct Stream {
     clock_hz: Option<u32>,
 }
 
+/// How far a stream has come, for who counts its next packets elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Of the stream.
+    pub ssrc: u32,
+    /// The highest sequence number.
+    pub highest: u16,
+    /// How often that has wrapped.
+    pub cycles: u32,
+    /// Packets.
+    pub received: u64,
+    /// How the losses lie.
+    pub bursts: Bursts,
+    /// A.8: scaled by 16, in timestamp units.
+    pub jitter_x16: u32,
+    /// Where it is known.
+    pub clock_hz: Option<u32>,
+    /// When the last packet came,
+    pub last: Instant,
+    /// with this timestamp
+    pub timestamp: u32,
+    /// and this payload type.
+    pub payload_type: u8,
+}
+
 /// When a packet came and what its timestamp said, for the difference to the next one.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
@@ -85,6 +110,43 @@ impl Reception {
             }
             Some(_) | None => self.begin(packet, now),
         }
+    }
+
+    /// The current stream.
+    pub fn progress(&self) -> Option<Progress> {
+        let stream = self.stream.as_ref()?;
+        Some(Progress {
+            ssrc: stream.ssrc,
+            highest: stream.highest,
+            cycles: stream.cycles,
+            received: stream.received,
+            bursts: stream.bursts,
+            jitter_x16: stream.jitter_x16,
+            clock_hz: stream.clock_hz,
+            last: stream.last.at,
+            timestamp: stream.last.timestamp,
+            payload_type: stream.last.payload_type,
+        })
+    }
+
+    /// The current stream has come as far as this elsewhere; of another stream it is of no use.
+    pub fn go_on(&mut self, progress: &Progress) {
+        let stream = self.stream.as_mut();
+        let Some(stream) = stream.filter(|stream| stream.ssrc == progress.ssrc) else {
+            return;
+        };
+        stream.highest = progress.highest;
+        stream.cycles = progress.cycles;
+        stream.received = progress.received;
+        stream.bursts = progress.bursts;
+        stream.jitter_x16 = progress.jitter_x16;
+        stream.clock_hz = progress.clock_hz;
+        stream.restart_at = None;
+        stream.last = Arrival {
+            at: progress.last,
+            timestamp: progress.timestamp,
+            payload_type: progress.payload_type,
+        };
     }
 
     /// Goes on after another agent, with the losses that it has counted of so many packets.

@@ -20,10 +20,12 @@ use wire::relay_control::{FromAgent, Lease, SessionStatistics, Side, SideAddr, T
 use crate::control::{Fault, Link, Work};
 use crate::hold::HoldBudget;
 use crate::ports::{PortPair, PortPool, PortRange};
+use crate::session::offload::Route;
 use crate::session::{Component, Context, Expiry, Limits, Output, Packet, Session};
 use crate::standby::journal::Journal;
 
 mod local;
+pub mod offload;
 pub mod replica;
 pub mod report;
 mod requests;
@@ -101,6 +103,23 @@ pub enum Command {
         /// The UDP payload.
         bytes: Box<[u8]>,
     },
+    /// Have the fast path relay the RTP that comes to this port from now on, or call
+    /// [`Relay::handle_not_offloaded`].
+    Offload {
+        /// The port.
+        port: RelayPort,
+        /// Its address.
+        local: SocketAddr,
+        /// The address that the packets leave from.
+        exit: SocketAddr,
+        /// Whence, where to, and the figures of the stream.
+        route: Box<Route>,
+    },
+    /// Take the stream back from the fast path, and call [`Relay::handle_carried`] with what it has relayed.
+    Recall {
+        /// The port.
+        port: RelayPort,
+    },
     /// Send a message.
     Send {
         /// To this concentrator.
@@ -161,6 +180,8 @@ pub struct Relay {
     standing_by: bool,
     /// What the other agent of the pair has not been told yet.
     journal: Journal,
+    /// Something else may relay what needs no judgement.
+    has_fast_path: bool,
 }
 
 /// A link and the leases its concentrator has not used yet.
@@ -185,6 +206,7 @@ struct Entry {
     bound_at: Option<Instant>,
     call: String,
     send_failed: [u64; 2],
+    offload: [offload::Offload; 2],
 }
 
 impl Entry {
@@ -207,6 +229,7 @@ impl Entry {
             bound_at: None,
             call: String::new(),
             send_failed: [0; 2],
+            offload: Default::default(),
         }
     }
 }
@@ -237,6 +260,7 @@ impl Relay {
             troubles: Troubles::default(),
             standing_by: false,
             journal: Journal::default(),
+            has_fast_path: false,
             config,
         }
     }
@@ -271,6 +295,9 @@ impl Relay {
             || (!self.standing_by && nearer())
         {
             self.settle(port.session);
+        }
+        if self.has_fast_path && to.is_some() {
+            self.offload(port, now);
         }
         let side = port.side.other();
         to.map(|to| (RelayPort { side, ..port }, to))
@@ -435,6 +462,9 @@ impl Relay {
         }
         if entry.session.take_changed() {
             self.journal.note_changed(id);
+            let is_wanted = self.has_fast_path && !self.standing_by;
+            let recalls = entry.recall_stale(is_wanted, id);
+            self.commands.extend(recalls.into_iter().flatten());
         }
         // A deadline that has moved to a later time is found out when the earlier one comes.
         let due = entry.session.poll_timeout().filter(|_| !self.standing_by);
@@ -481,6 +511,7 @@ impl Relay {
         for pair in entry.pairs {
             self.ports.release(pair, now);
         }
+        self.commands.extend(entry.recalls(id));
         self.commands.push_back(Command::Close { session: id });
         let silence = expiry.silence();
         if let Some(silence) = silence {

@@ -38,6 +38,7 @@ use crate::latch::{Admission, Latch, Refusal, passes};
 use crate::peek::{Peek, peek, peek_as};
 use crate::reception::Reception;
 
+pub mod offload;
 mod replica;
 
 /// Which of a side's two ports.
@@ -146,6 +147,8 @@ impl Expiry {
 pub struct Counters {
     /// RTP accepted from this side, and other datagrams that signalling has declared.
     pub rtp_in: Traffic,
+    /// RTP of that which the fast path has relayed, since this agent has the session.
+    pub rtp_by_xdp: u64,
     /// RTCP accepted from this side.
     pub rtcp_in: Traffic,
     /// The same, sent to this side.

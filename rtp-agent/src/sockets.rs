@@ -19,6 +19,7 @@ use tracing::{debug, error, warn};
 use tunnel_io::media_port::PortPoller;
 use wire::relay_control::{FromAgent, SideAddr};
 
+use crate::fastpath::{FastPath, Figures};
 use crate::ports::PortRange;
 use crate::relay::{Command, ConcentratorId, Relay, RelayPort, SessionId};
 
@@ -27,9 +28,18 @@ mod media_thread;
 mod per_port;
 mod shared;
 
+pub(crate) use media_thread::MAX_PACKET;
 use per_port::{OpenPorts, PerPortIntake};
+pub(crate) use shared::PAIR_LIMIT;
 pub use shared::SharedDrops;
 use shared::{SharedIntake, SharedPorts};
+
+/// How often the fast path's figures are read.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Streams whose figures are read at once.
+const SAMPLES: usize = 256;
+/// Figures that are told are no older than this.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// How media are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +97,11 @@ impl MediaPorts {
             Way::PerPort(..) => "per-port",
             Way::Shared(_) => "shared",
         }
+    }
+
+    /// True where all ports share few sockets.
+    pub const fn are_shared(&self) -> bool {
+        matches!(self.0, Way::Shared(_))
     }
 
     /// How many sockets there are.
@@ -196,6 +211,9 @@ struct Core {
     /// What the timer task sleeps towards.
     armed: Option<Instant>,
     drops: SocketDrops,
+    fast: FastPath,
+    /// When the figures of all offloaded streams were read.
+    sampled_at: Option<Instant>,
 }
 
 impl SharedEngine {
@@ -207,6 +225,8 @@ impl SharedEngine {
             links: (0..concentrators).map(|_| None).collect(),
             armed: None,
             drops: SocketDrops::default(),
+            fast: FastPath::off(),
+            sampled_at: None,
         };
         Self {
             core: Arc::new(Mutex::new(core)),
@@ -224,6 +244,77 @@ impl SharedEngine {
         core.perform();
         self.wake_tasks(&mut core);
         outcome
+    }
+
+    /// The same, with figures of offloaded streams that are no older than a fifth of a second.
+    pub fn with_figures<T>(&self, work: impl FnOnce(&mut Relay) -> T) -> T {
+        self.sample_all(FRESH);
+        self.with(work)
+    }
+
+    /// Reads the figures of all offloaded streams, unless that was done no longer ago than this. The media
+    /// threads have the lock in between.
+    fn sample_all(&self, fresh: Duration) {
+        let ports = {
+            let mut core = self.lock();
+            let now = now();
+            let is_fresh = |at: Instant| now.saturating_duration_since(at) < fresh;
+            if core.sampled_at.is_some_and(is_fresh) {
+                return;
+            }
+            core.sampled_at = Some(now);
+            core.fast.ports()
+        };
+        for ports in ports.chunks(SAMPLES) {
+            let mut core = self.lock();
+            for port in ports {
+                core.sample(*port);
+            }
+        }
+    }
+
+    /// From now on this relays what needs no judgement.
+    pub fn set_fast_path(&self, fast: FastPath) {
+        let mut core = self.lock();
+        let is_running = fast.is_running();
+        core.fast = fast;
+        core.relay.set_fast_path(is_running);
+    }
+
+    /// What the fast path does; `None` where there is none.
+    pub fn fast_path_figures(&self) -> Option<Figures> {
+        self.lock().fast.figures()
+    }
+
+    /// The fast path, for the status page.
+    pub fn fast_path_status(&self) -> serde_json::Value {
+        self.lock().fast.status()
+    }
+
+    /// Reads the fast path's figures once a second and tells it of the machine's devices, for as long as
+    /// there is one.
+    pub async fn run_fast_path(self) {
+        let mut tick = tokio::time::interval(SAMPLE_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.lock().fast.is_running() {
+            tick.tick().await;
+            let links = tunnel_io::links::list();
+            self.sample_all(Duration::ZERO);
+            let mut core = self.lock();
+            let is_somewhere = match links {
+                Ok(links) => core.fast.look_at(&links),
+                Err(error) => {
+                    warn!(%error, "cannot list the network devices");
+                    true
+                }
+            };
+            drop(core);
+            if !is_somewhere {
+                break;
+            }
+        }
+        self.with(|relay| relay.set_fast_path(false));
+        std::future::pending().await
     }
 
     /// Waits until the other agent of a pair should be told something.
@@ -272,7 +363,10 @@ impl SharedEngine {
                 }
             };
             tokio::select! {
-                () = due => self.with(|relay| relay.handle_timeout(now())),
+                () = due => {
+                    self.lock().sample_due();
+                    self.with(|relay| relay.handle_timeout(now()));
+                }
                 () = self.deadline_moved.notified() => {}
             }
         }
@@ -344,6 +438,18 @@ impl Drop for Ending {
 }
 
 impl Core {
+    fn sample(&mut self, port: RelayPort) {
+        if let Some(carried) = self.fast.sample(port) {
+            self.relay.handle_carried(port, &carried);
+        }
+    }
+
+    fn sample_due(&mut self) {
+        for port in self.relay.offloaded_and_due(now()) {
+            self.sample(port);
+        }
+    }
+
     fn count_failed(&mut self, port: RelayPort) {
         self.drops.send_failed += 1;
         self.relay.handle_send_failed(port, 1);
@@ -367,6 +473,21 @@ impl Core {
                 Command::Transmit { port, to, bytes } => {
                     if !self.ports.send(port, to, &bytes) {
                         self.count_failed(port);
+                    }
+                }
+                Command::Offload {
+                    port,
+                    local,
+                    exit,
+                    route,
+                } => {
+                    if !self.fast.insert(port, local, exit, &route) {
+                        self.relay.handle_not_offloaded(port, now());
+                    }
+                }
+                Command::Recall { port } => {
+                    if let Some(carried) = self.fast.remove(port) {
+                        self.relay.handle_carried(port, &carried);
                     }
                 }
                 Command::Send {

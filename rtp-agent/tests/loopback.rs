@@ -250,6 +250,7 @@ impl Agent {
                 ca: folder.path("ca.pem"),
             }),
             ng: rtp_agent::ng::settings::Settings::default(),
+            xdp: Default::default(),
             standby: None,
             admin_listen: SocketAddr::new(address, 0),
             log: LogSection::default(),

@@ -60,6 +60,24 @@ pub fn require_ipv6_forwarding() -> Result<(), SystemError> {
     )
 }
 
+/// Has the kernel forward what comes to it on `lo`, which nothing does that is not for this host anyway: only
+/// for such a device it tells a BPF program where packets to an address of this family go.
+pub fn forward_from_loopback(family: IpAddr) -> Result<(), SystemError> {
+    let setting = match family {
+        IpAddr::V4(_) => "net.ipv4.conf.lo.forwarding",
+        IpAddr::V6(_) => "net.ipv6.conf.lo.forwarding",
+    };
+    if get(setting).is_ok_and(|value| value != "0") {
+        return Ok(());
+    }
+    set(setting, "1").map_err(|error| SystemError {
+        setting: setting.to_owned(),
+        found: format!("not writable ({error})"),
+        consequence: "the kernel does not tell a BPF program where packets go",
+        remedy: format!("set it beforehand: sysctl -w {setting}=1"),
+    })
+}
+
 /// The TTL or hop limit of packets that the kernel makes, to this address.
 pub fn default_hop_limit(to: IpAddr) -> io::Result<u8> {
     let setting = match to {

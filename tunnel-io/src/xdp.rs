@@ -1,33 +1,32 @@
-//! The BPF program (XDP) that is the fast path of the ingress, on the interfaces that it is given.
+//! The BPF programs (XDP) that are the fast paths of the ingress ([`Xdp`]) and of the relay
+//! ([`relay::RelayXdp`]), on the interfaces that they are given.
 //!
-//! The object is built from `ingress/bpf/ingress.bpf.c`; [`tables`] has its maps. This side fills them and
-//! reads the counters. The program is attached by links that the kernel takes away with this process,
+//! The ingress' object is built from `ingress/bpf/ingress.bpf.c`; [`tables`] has its maps. This side fills
+//! them and reads the counters. The program is attached by links that the kernel takes away with this process,
 //! however it ends; `bpftool link detach` takes one away earlier, and [`Xdp::is_attached`] shows it.
+//! What both have in common is in `loaded.rs`, `devices.rs`, [`interfaces`] and `tunnel-io/bpf/`.
 //!
 //! Needs Linux 5.18, CAP_BPF and CAP_NET_ADMIN (or CAP_SYS_ADMIN) of the initial user namespace.
 
+mod devices;
+pub mod interfaces;
+mod loaded;
+pub mod relay;
+pub mod relay_tables;
 pub mod tables;
 
-use std::collections::HashMap as StdHashMap;
-use std::hash::Hash;
 use std::io;
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::{ProgramError, TestRun as _, XdpMode};
-use aya::{Ebpf, EbpfError, EbpfLoader, Pod, TestRunOptions};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::ProgramError;
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use tracing::debug;
 
 use crate::links::Link;
-use tables::{
-    Arrival, Count, Departure, Device, MAX_CANDIDATES, Outcome, RawSettings, RawTag, Rule,
-    Settings, octets,
-};
-
-/// Bytes that a packet may grow by, and more, for [`Xdp::run`].
-const GROWTH: usize = 256;
+use loaded::Loaded;
+use tables::{Count, MAX_CANDIDATES, Outcome, RawSettings, Rule, Settings, octets};
 
 /// Why the program does not run here.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +90,19 @@ pub enum Mode {
     Generic,
 }
 
-/// The loaded program; detached when this is dropped.
+impl Mode {
+    /// As in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// The loaded program of the ingress; detached when this is dropped.
 pub struct Xdp {
-    program: Ebpf,
+    loaded: Loaded,
     settings: Array<MapData, RawSettings>,
     active: Array<MapData, u32>,
     /// Which of the two settings is good.
@@ -101,65 +110,39 @@ pub struct Xdp {
     rules_ipv4: LpmTrie<MapData, [u8; 4], u32>,
     rules_ipv6: LpmTrie<MapData, [u8; 16], u32>,
     services: HashMap<MapData, [u8; 16], u32>,
-    arrivals: Mirror<Arrival, Device>,
-    departures: Mirror<u32, Departure>,
-    counts: PerCpuArray<MapData, Count>,
     sent: PerCpuArray<MapData, u64>,
-    id: u32,
 }
 
 impl std::fmt::Debug for Xdp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Xdp").field("id", &self.id).finish()
+        f.debug_tuple("Xdp").field(&self.loaded).finish()
     }
 }
 
 impl Xdp {
     /// Loads the program. It leaves all packets to the kernel until it has settings and links.
     pub fn load(object: &[u8]) -> Result<Self, XdpError> {
-        if object.is_empty() {
-            return Err(XdpError::NotBuilt);
-        }
-        // Before Linux 5.11 maps count as locked memory. Where that cannot be raised, loading may fail.
-        let _refused = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        // Nothing in it depends on the kernel's own structures.
-        let mut program = EbpfLoader::new().btf(None).load(object)?;
-        let ingress = ingress(&mut program)?;
-        ingress.load()?;
-        let id = ingress.info()?.id();
+        let mut loaded = Loaded::load(&mut EbpfLoader::new(), object, "ingress")?;
         Ok(Self {
-            settings: take(&mut program, "settings")?,
-            active: take(&mut program, "active")?,
+            settings: loaded.map("settings")?,
+            active: loaded.map("active")?,
             slot: 0,
-            rules_ipv4: take(&mut program, "rules_ipv4")?,
-            rules_ipv6: take(&mut program, "rules_ipv6")?,
-            services: take(&mut program, "services")?,
-            arrivals: Mirror::new(take(&mut program, "arrivals")?),
-            departures: Mirror::new(take(&mut program, "departures")?),
-            counts: take(&mut program, "counts")?,
-            sent: take(&mut program, "sent")?,
-            program,
-            id,
+            rules_ipv4: loaded.map("rules_ipv4")?,
+            rules_ipv6: loaded.map("rules_ipv6")?,
+            services: loaded.map("services")?,
+            sent: loaded.map("sent")?,
+            loaded,
         })
     }
 
     /// Attaches it to this interface.
     pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<(), XdpError> {
-        // No name has a zero in it; aya would panic.
-        if interface.contains('\0') {
-            return Err(XdpError::NoInterface);
-        }
-        let mode = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
-        };
-        ingress(&mut self.program)?.attach(interface, mode)?;
-        Ok(())
+        self.loaded.attach(interface, mode)
     }
 
     /// True when this program is on this device.
     pub fn is_attached(&self, link: &Link) -> bool {
-        link.xdp_program == Some(self.id)
+        self.loaded.is_attached(link)
     }
 
     /// The addresses whose packets are tunnelled; no more than 256, once.
@@ -211,43 +194,12 @@ impl Xdp {
     /// The devices of this machine as they are now. Packets come and go by the interfaces that are named,
     /// tagged for a VLAN (or one in another) or not.
     pub fn set_links(&mut self, links: &[Link], interfaces: &[String]) -> Result<(), XdpError> {
-        let (mut arrivals, mut departures) = (StdHashMap::new(), StdHashMap::new());
-        for link in links {
-            let Some((interface, tags)) = tags_of(link, links) else {
-                continue;
-            };
-            let (Some(mac), true) = (link.mac, interfaces.contains(&interface.name)) else {
-                continue;
-            };
-            let tag_count = tags.iter().filter(|tag| **tag != RawTag::default()).count();
-            let interface = interface.index;
-            let device = Device {
-                index: link.index,
-                mac,
-                unused: 0,
-            };
-            arrivals.insert(Arrival { interface, tags }, device);
-            let departure = Departure {
-                interface,
-                tag_count: if tag_count > 1 { 2 } else { tag_count as u32 },
-                tags,
-            };
-            departures.insert(link.index, departure);
-        }
-        self.arrivals.set(arrivals)?;
-        self.departures.set(departures)
+        self.loaded.set_links(links, interfaces)
     }
 
     /// What became of all packets so far, in the order of [`Outcome::ALL`].
     pub fn counts(&self) -> Result<[Count; Outcome::ALL.len()], XdpError> {
-        let mut sums = [Count::default(); Outcome::ALL.len()];
-        for (index, sum) in (0..).zip(&mut sums) {
-            for count in self.counts.get(&index, 0)?.iter() {
-                sum.packets += count.packets;
-                sum.bytes += count.bytes;
-            }
-        }
-        Ok(sums)
+        self.loaded.counts()
     }
 
     /// Packets to each concentrator so far, by the candidate's place.
@@ -262,75 +214,11 @@ impl Xdp {
     /// Runs the program once on a frame as if it had come to the device of this number, for tests and
     /// measurements: its return value, the frame afterwards, and how many nanoseconds it took.
     pub fn run(&self, frame: &[u8], device: u32) -> Result<(u32, Vec<u8>, u64), XdpError> {
-        let program = self.program.program("ingress");
-        let program = program.ok_or(XdpError::Mismatch("no program `ingress`"))?;
-        let program: &aya::programs::Xdp = program.try_into()?;
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, frame.len() as u32, 0, device, 0, 0];
-        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut out = vec![0; frame.len() + GROWTH];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.data_out = Some(&mut out);
-        options.ctx_in = Some(&context);
-        let result = program.test_run(options)?;
-        out.truncate(result.data_size_out as usize);
-        let nanoseconds = result.duration.as_nanos() as u64;
-        Ok((result.return_value, out, nanoseconds))
+        self.loaded.run(frame, device)
     }
 }
 
-/// The interface under a device, and the tags, the outermost first. `None` where there are more than two.
-fn tags_of<'a>(link: &'a Link, links: &'a [Link]) -> Option<(&'a Link, [RawTag; 2])> {
-    let (mut at, mut tags) = (link, Vec::new());
-    while let Some(vlan) = at.vlan {
-        if tags.len() == 2 {
-            return None;
-        }
-        tags.insert(0, [vlan.protocol.to_be_bytes(), vlan.id.to_be_bytes()]);
-        at = links.iter().find(|other| other.index == vlan.parent)?;
-    }
-    tags.resize(2, RawTag::default());
-    Some((at, tags.try_into().ok()?))
-}
-
-/// A map of which this side knows the content.
-struct Mirror<K, V> {
-    map: HashMap<MapData, K, V>,
-    content: StdHashMap<K, V>,
-}
-
-impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Mirror<K, V> {
-    fn new(map: HashMap<MapData, K, V>) -> Self {
-        Self {
-            map,
-            content: StdHashMap::new(),
-        }
-    }
-
-    fn set(&mut self, wanted: StdHashMap<K, V>) -> Result<(), XdpError> {
-        for key in self.content.keys() {
-            if !wanted.contains_key(key) {
-                self.map.remove(key)?;
-            }
-        }
-        for (key, value) in &wanted {
-            if self.content.get(key) != Some(value) {
-                self.map.insert(key, value, 0)?;
-            }
-        }
-        self.content = wanted;
-        Ok(())
-    }
-}
-
-fn ingress(program: &mut Ebpf) -> Result<&mut aya::programs::Xdp, XdpError> {
-    let ingress = program.program_mut("ingress");
-    let ingress = ingress.ok_or(XdpError::Mismatch("no program `ingress`"))?;
-    Ok(ingress.try_into()?)
-}
-
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
+fn take<M: TryFrom<Map, Error = MapError>>(
     program: &mut Ebpf,
     name: &'static str,
 ) -> Result<M, XdpError> {
@@ -341,38 +229,6 @@ fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::links::Vlan;
-
-    fn link(index: u32, vlan: Option<(u32, u16)>) -> Link {
-        Link {
-            index,
-            name: format!("eth{index}"),
-            mac: Some([2, 0, 0, 0, 0, index as u8]),
-            vlan: vlan.map(|(parent, id)| Vlan {
-                parent,
-                protocol: 0x8100,
-                id,
-            }),
-            xdp_program: None,
-        }
-    }
-
-    #[test]
-    fn a_vlan_in_a_vlan_has_two_tags_and_one_more_is_not_ours() {
-        let links = [
-            link(1, None),
-            link(2, Some((1, 100))),
-            link(3, Some((2, 7))),
-            link(4, Some((3, 8))),
-            link(5, Some((99, 1))),
-        ];
-        let tags = |index: usize| tags_of(&links[index], &links).map(|(at, tags)| (at.index, tags));
-        let (none, outer, inner) = ([[0; 2]; 2], [[0x81, 0], [0, 100]], [[0x81, 0], [0, 7]]);
-        assert_eq!(tags(0), Some((1, [none, none])));
-        assert_eq!(tags(1), Some((1, [outer, none])));
-        assert_eq!(tags(2), Some((1, [outer, inner])));
-        assert_eq!((tags(3), tags(4)), (None, None));
-    }
 
     #[test]
     fn a_program_built_without_clang_says_so() {

@@ -1,5 +1,5 @@
-//! What a relayed packet costs in user space: sipcast-rtp-agent, and rtpengine without its kernel
-//! module, one after the other in the same network, with the same streams.
+//! What a relayed packet costs: sipcast-rtp-agent in user space and by XDP (`xdp`), and rtpengine without
+//! its kernel module, one after the other in the same network, with the same streams.
 //!
 //! ```text
 //!    phones 10.0.1.1  ------------------------  10.0.1.2 relay
@@ -29,6 +29,7 @@ mod network;
 mod ng;
 mod servers;
 mod streams;
+mod xdp;
 
 use network::Network;
 use servers::{Kind, Memory, Server};
@@ -62,6 +63,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
     let bench = Bench::new(folder)?;
     let mut outcomes = bench.costs()?;
     outcomes.extend(bench.many()?);
+    outcomes.extend(bench.fast_path()?);
     outcomes.push(bench.highest_rate()?);
     Ok(outcomes)
 }
@@ -69,6 +71,11 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
 /// CPU a packet, delay, and how fast sessions are set up.
 pub(super) fn run_cost(folder: &Path) -> Result<Vec<Outcome>> {
     Bench::new(folder)?.costs()
+}
+
+/// CPU a packet by XDP.
+pub(super) fn run_xdp(folder: &Path) -> Result<Vec<Outcome>> {
+    Bench::new(folder)?.fast_path()
 }
 
 /// Memory of very many sessions.

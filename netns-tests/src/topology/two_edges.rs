@@ -149,7 +149,7 @@ impl TwoEdges {
         ] {
             link::connect(a, b, shape)?;
         }
-        if xdp::wanted().is_some() {
+        if xdp::wanted().is_some() || xdp::relays_wanted().is_some() {
             xdp::let_pass(&self.r1, "edge")?;
             xdp::let_pass(&self.r2, "edge")?;
         }

@@ -86,7 +86,7 @@ impl SharedServer {
         let mut server = self.lock();
         let step = self
             .engine
-            .with(|relay| server.handle(datagram, from, relay, now()));
+            .with_figures(|relay| server.handle(datagram, from, relay, now()));
         match step {
             Step::Dropped => None,
             Step::Again(reply) => Some(reply),

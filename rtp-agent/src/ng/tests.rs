@@ -160,7 +160,10 @@ impl Rig {
                 }
                 Command::Close { session } => self.open.retain(|open| *open != session),
                 Command::Transmit { to, .. } => self.transmitted.push(to),
-                Command::Send { .. } | Command::CloseLink { .. } => {}
+                Command::Send { .. }
+                | Command::CloseLink { .. }
+                | Command::Offload { .. }
+                | Command::Recall { .. } => {}
             }
         }
     }

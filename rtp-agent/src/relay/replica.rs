@@ -42,6 +42,7 @@ impl Relay {
         for entry in self.sessions.values_mut() {
             entry.armed = None;
         }
+        self.recall_all();
     }
 
     /// This agent is in charge from now on. Numbers of new sessions begin at `fresh` or above: greater
@@ -151,6 +152,7 @@ impl Relay {
         for pair in entry.pairs {
             self.ports.release(pair, now);
         }
+        self.commands.extend(entry.recalls(id));
         self.commands.push_back(Command::Close { session: id });
     }
 
@@ -186,6 +188,8 @@ impl Relay {
             self.count_used(entry.owner, entry.combination);
         }
         entry.session.handle_replaced(&mut self.hold);
+        self.commands.extend(entry.recalls(id));
+        entry.offload = Default::default();
         entry.owner = owner;
         entry.session = Session::new(self.config.limits);
         entry.fill(record, now);

@@ -127,6 +127,10 @@ struct SideStatus {
     latched_rtcp: Option<String>,
     rtp_packets_in: u64,
     rtp_bytes_in: u64,
+    /// Of the packets, those that XDP has relayed.
+    rtp_packets_xdp: u64,
+    /// XDP relays what this side sends.
+    xdp: bool,
     rtp_packets_out: u64,
     rtp_bytes_out: u64,
     rtcp_packets_in: u64,
@@ -225,6 +229,10 @@ impl Relay {
         bound.sort_unstable_by_key(|(session, _)| **session);
         let sessions = bound.iter().take(MAX_LISTED).map(|(session, entry)| {
             let stats = entry.statistics(now);
+            let side = |side, figures, port| {
+                let is_offloaded = entry.offloaded(**session).any(|port| port.side == side);
+                side_status(&entry.session, side, figures, port, is_offloaded)
+            };
             SessionStatus {
                 session: session.0,
                 call: entry.call.clone(),
@@ -234,8 +242,8 @@ impl Relay {
                     "bound"
                 },
                 duration_ms: stats.duration_ms,
-                a: side_status(&entry.session, Side::A, &stats.a, entry.lease.a.rtp),
-                b: side_status(&entry.session, Side::B, &stats.b, entry.lease.b.rtp),
+                a: side(Side::A, &stats.a, entry.lease.a.rtp),
+                b: side(Side::B, &stats.b, entry.lease.b.rtp),
             }
         });
         Status {
@@ -305,7 +313,13 @@ pub(super) fn side_statistics(session: &Session, side: Side, send_failed: u64) -
     }
 }
 
-fn side_status(session: &Session, side: Side, stats: &SideStatistics, rtp_port: u16) -> SideStatus {
+fn side_status(
+    session: &Session,
+    side: Side,
+    stats: &SideStatistics,
+    rtp_port: u16,
+    is_offloaded: bool,
+) -> SideStatus {
     let of = |part: fn(Quality) -> u8| stats.quality.map(part);
     SideStatus {
         rtp_port,
@@ -313,6 +327,8 @@ fn side_status(session: &Session, side: Side, stats: &SideStatistics, rtp_port: 
         latched_rtcp: stats.latched_rtcp.map(|address| address.to_string()),
         rtp_packets_in: stats.rtp.packets_in,
         rtp_bytes_in: stats.rtp.bytes_in,
+        rtp_packets_xdp: session.counters(side).rtp_by_xdp,
+        xdp: is_offloaded,
         rtp_packets_out: stats.rtp.packets_out,
         rtp_bytes_out: stats.rtp.bytes_out,
         rtcp_packets_in: stats.rtcp.packets_in,

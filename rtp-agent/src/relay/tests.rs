@@ -3,7 +3,10 @@
 use super::requests::failed;
 use super::*;
 use crate::clock;
+use crate::session::offload::Carried;
 use wire::relay_control::{ErrorCode, Gate, GateMode, Silence};
+
+mod offload;
 
 const C1: ConcentratorId = ConcentratorId(0);
 const C2: ConcentratorId = ConcentratorId(1);
@@ -476,6 +479,10 @@ struct Rig {
     faults: Vec<Fault>,
     /// Who was told of the end of each session.
     ended_to: Vec<ConcentratorId>,
+    offloaded: Vec<(RelayPort, SocketAddr, SocketAddr, Route)>,
+    recalled: Vec<RelayPort>,
+    /// What the fast path will say when a stream is recalled.
+    carried: HashMap<RelayPort, Carried>,
 }
 
 impl Rig {
@@ -525,6 +532,9 @@ impl Rig {
             closed: Vec::new(),
             faults: Vec::new(),
             ended_to: Vec::new(),
+            offloaded: Vec::new(),
+            recalled: Vec::new(),
+            carried: HashMap::new(),
         }
     }
 
@@ -561,10 +571,14 @@ impl Rig {
         sequence: u8,
     ) -> (Option<(RelayPort, SocketAddr)>, Vec<FromAgent>) {
         let rtp = [0x80, 0, 0, sequence, 0, 0, 0, 0, 0, 0, 0, 1];
-        let sent = self
-            .relay
-            .forward(port(session, side), at(from), &rtp, self.now);
-        (sent, self.drain())
+        let (port, from) = (port(session, side), at(from));
+        let mut said = Vec::new();
+        if self.relay.prepare(port, from, &rtp, self.now) {
+            said = self.drain();
+        }
+        let sent = self.relay.forward(port, from, &rtp, self.now);
+        said.extend(self.drain());
+        (sent, said)
     }
 
     fn advance(&mut self, milliseconds: u64) -> Vec<FromAgent> {
@@ -594,6 +608,18 @@ impl Rig {
                     said.push(*message);
                 }
                 Command::CloseLink { fault, .. } => self.faults.push(fault),
+                Command::Offload {
+                    port,
+                    local,
+                    exit,
+                    route,
+                } => self.offloaded.push((port, local, exit, *route)),
+                Command::Recall { port } => {
+                    self.recalled.push(port);
+                    if let Some(carried) = self.carried.remove(&port) {
+                        self.relay.handle_carried(port, &carried);
+                    }
+                }
             }
         }
         said

@@ -127,6 +127,7 @@ const fn counters(statistics: &SideStatistics) -> Counters {
     let rejected = &statistics.rejected;
     Counters {
         rtp_in: traffic(rtp.packets_in, rtp.bytes_in),
+        rtp_by_xdp: 0,
         rtcp_in: traffic(rtcp.packets_in, rtcp.bytes_in),
         rtp_out: traffic(rtp.packets_out, rtp.bytes_out),
         rtcp_out: traffic(rtcp.packets_out, rtcp.bytes_out),

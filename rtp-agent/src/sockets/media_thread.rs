@@ -16,7 +16,7 @@ use super::{SharedEngine, now};
 use crate::relay::RelayPort;
 
 /// A longer packet is dropped and counted; RTP keeps below the path's MTU (RFC 3550 section 11).
-pub(super) const MAX_PACKET: usize = 2048;
+pub(crate) const MAX_PACKET: usize = 2048;
 /// Packets in one gathering time from which on it pays to wait for more.
 const QUICK_SUCCESSION: usize = 4;
 /// After a failed receive, so that a lack of memory does not become a busy loop.
@@ -105,6 +105,9 @@ impl<I: Intake> Round<'_, I> {
         for index in 0..self.packets.len() {
             let packet = &self.packets[index];
             let bytes = self.intake.bytes(&packet.place);
+            if core.relay.prepare(packet.port, packet.from, bytes, now) {
+                core.perform();
+            }
             let verdict = core.relay.forward(packet.port, packet.from, bytes, now);
             if core.relay.has_commands() {
                 let before = &mut self.packets[sent..index];

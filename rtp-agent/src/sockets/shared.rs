@@ -31,7 +31,7 @@ use crate::relay::{RelayPort, SessionId};
 /// Built by `build.rs`; empty where there was no clang.
 static PROGRAM: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ports.bpf.o"));
 /// Datagrams a second to one side of a session; video of the best quality has some 2,000.
-const PAIR_LIMIT: u32 = 10_000;
+pub(crate) const PAIR_LIMIT: u32 = 10_000;
 
 /// What the sockets and the program dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

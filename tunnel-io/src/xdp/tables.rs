@@ -270,46 +270,10 @@ impl From<&Settings> for RawSettings {
     }
 }
 
-/// `struct tag`: protocol and number, both in the order of the wire.
-pub(super) type RawTag = [[u8; 2]; 2];
-
-/// `struct arrival`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Arrival {
-    pub(super) interface: u32,
-    pub(super) tags: [RawTag; 2],
-}
-
-/// `struct device`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Device {
-    pub(super) index: u32,
-    pub(super) mac: [u8; 6],
-    pub(super) unused: u16,
-}
-
-/// `struct departure`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Departure {
-    pub(super) interface: u32,
-    pub(super) tag_count: u32,
-    pub(super) tags: [RawTag; 2],
-}
-
 // SAFETY: plain integers without padding, laid out as in C.
 unsafe impl Pod for Count {}
 // SAFETY: the same.
 unsafe impl Pod for RawSettings {}
-// SAFETY: the same.
-unsafe impl Pod for Arrival {}
-// SAFETY: the same.
-unsafe impl Pod for Device {}
-// SAFETY: the same.
-unsafe impl Pod for Departure {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

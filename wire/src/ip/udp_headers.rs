@@ -6,7 +6,6 @@ use super::{BuildError, FLAG_DF, IPV4_HEADER_LEN, IPV6_HEADER_LEN, checksum, pro
 
 const UDP_HEADER_LEN: usize = 8;
 const MOST: usize = IPV6_HEADER_LEN + UDP_HEADER_LEN;
-const TTL: u8 = 64;
 
 /// An IPv4 or IPv6 header without options and the UDP header after it, checksums included; ToS 0, TTL 64, DF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +15,9 @@ pub struct UdpHeaders {
 }
 
 impl UdpHeaders {
+    /// The TTL or hop limit.
+    pub const TTL: u8 = 64;
+
     /// Those of this payload. An error where the families differ or the payload is too long.
     pub fn new(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Result<Self, BuildError> {
         let length =
@@ -35,7 +37,7 @@ impl UdpHeaders {
                 header[0] = 0x45;
                 header[2..4].copy_from_slice(&length(MOST - IPV4_HEADER_LEN)?.to_be_bytes());
                 header[6..8].copy_from_slice(&FLAG_DF.to_be_bytes());
-                header[8..10].copy_from_slice(&[TTL, protocol::UDP]);
+                header[8..10].copy_from_slice(&[Self::TTL, protocol::UDP]);
                 header[12..16].copy_from_slice(&src.octets());
                 header[16..20].copy_from_slice(&dst.octets());
                 let sum = checksum::internet(header);
@@ -46,7 +48,7 @@ impl UdpHeaders {
                 let header = &mut bytes[..IPV6_HEADER_LEN];
                 header[0] = 0x60;
                 header[4..6].copy_from_slice(&udp_length.to_be_bytes());
-                header[6..8].copy_from_slice(&[protocol::UDP, TTL]);
+                header[6..8].copy_from_slice(&[protocol::UDP, Self::TTL]);
                 header[8..24].copy_from_slice(&src.octets());
                 header[24..40].copy_from_slice(&dst.octets());
                 IPV6_HEADER_LEN

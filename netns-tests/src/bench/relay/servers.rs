@@ -56,6 +56,7 @@ pub(super) struct RelaySession {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Sipcast,
+    SipcastXdp,
     Rtpengine,
 }
 
@@ -63,6 +64,7 @@ impl Kind {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Sipcast => "sipcast",
+            Self::SipcastXdp => "sipcast-xdp",
             Self::Rtpengine => "rtpengine",
         }
     }
@@ -92,7 +94,7 @@ pub(super) struct Memory {
 /// of open files is theirs too.
 fn ports(kind: Kind) -> Result<u64> {
     let is_per_port = std::env::var(MEDIA_SOCKETS).is_ok_and(|sockets| sockets == "per-port");
-    if kind == Kind::Sipcast && !is_per_port {
+    if kind != Kind::Rtpengine && !is_per_port {
         return Ok(MAX_PORTS);
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -118,7 +120,11 @@ impl Server {
         let folder = folder.join(kind.name());
         fs::create_dir_all(&folder)?;
         match kind {
-            Kind::Sipcast => sipcast(net, &folder),
+            Kind::Sipcast => sipcast(net, &folder, ""),
+            Kind::SipcastXdp => {
+                let section = "[xdp]\nmode = \"native\"\ninterfaces = [\"phones\"]\n";
+                sipcast(net, &folder, section)
+            }
             Kind::Rtpengine => start_rtpengine(net, &folder),
         }
     }
@@ -179,7 +185,7 @@ fn session_of(lease: &Lease) -> RelaySession {
     }
 }
 
-fn sipcast(net: &Network, folder: &Path) -> Result<Server> {
+fn sipcast(net: &Network, folder: &Path, more: &str) -> Result<Server> {
     certs::write(folder, &["c1".into(), "relay1".into()])?;
     let listener = net
         .phones
@@ -190,7 +196,7 @@ fn sipcast(net: &Network, folder: &Path) -> Result<Server> {
         "relay1",
         "sipcast-rtp-agent",
         9103,
-        &agent_config()?,
+        &(agent_config()? + more),
         folder,
     )?;
     let stream = wait::until("the agent to connect", READY, || {

@@ -6,7 +6,7 @@
 //! the kernel's time stamp, so this thread can be lazy. A run ends by itself.
 
 use std::io::IoSliceMut;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -21,7 +21,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeSpec;
 
-use super::network::{PHONES, RELAY};
+use super::network::{Network, PHONES, RELAY};
 use super::servers::{PhonePorts, RelaySession};
 
 /// RTP header and 20 ms of G.711.
@@ -41,6 +41,8 @@ pub(super) struct Phones {
     /// Those of side A, then those of side B.
     sockets: [[UdpSocket; SOCKETS]; 2],
     ports: PhonePorts,
+    /// Where each side sends to.
+    targets: [Ipv4Addr; 2],
 }
 
 /// How long a run lasts.
@@ -83,15 +85,17 @@ impl Seen {
 impl Phones {
     /// Opens the sockets in the calling thread's namespace.
     pub(super) fn open() -> Result<Self> {
-        let open = || -> Result<UdpSocket> {
-            let socket = UdpSocket::bind((PHONES, 0))?;
-            if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
-                setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES)?;
-            }
-            setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
-            Ok(socket)
-        };
-        let sockets = [[open()?, open()?], [open()?, open()?]];
+        Self::of([open_side(PHONES)?, open_side(PHONES)?], [RELAY; 2])
+    }
+
+    /// Side A at the phones' end of the wire and side B at the relay's, without a relay.
+    pub(super) fn open_apart(net: &Network) -> Result<Self> {
+        let callers = net.phones.inside(|| open_side(PHONES))?;
+        let callees = net.relay.inside(|| open_side(RELAY))?;
+        Self::of([callers, callees], [RELAY, PHONES])
+    }
+
+    fn of(sockets: [[UdpSocket; SOCKETS]; 2], targets: [Ipv4Addr; 2]) -> Result<Self> {
         let mut ports = [[0; SOCKETS]; 2];
         for (side, ports) in ports.iter_mut().enumerate() {
             for (number, port) in ports.iter_mut().enumerate() {
@@ -101,6 +105,7 @@ impl Phones {
         Ok(Self {
             sockets,
             ports: PhonePorts(ports),
+            targets,
         })
     }
 
@@ -155,7 +160,8 @@ impl Phones {
         let to: Vec<SocketAddr> = sessions
             .iter()
             .flat_map(|session| [session.a, session.b])
-            .map(|port| SocketAddr::from((RELAY, port)))
+            .zip(self.targets.iter().cycle())
+            .map(|(port, target)| SocketAddr::from((*target, port)))
             .collect();
         let length = plan.warm_up + plan.measured + Duration::from_millis(200);
         let mut counted = 0;
@@ -225,6 +231,18 @@ impl Phones {
             .enumerate()
             .flat_map(|(side, sockets)| sockets.iter().map(move |socket| (side, socket)))
     }
+}
+
+fn open_side(address: Ipv4Addr) -> Result<[UdpSocket; SOCKETS]> {
+    let open = || -> Result<UdpSocket> {
+        let socket = UdpSocket::bind((address, 0))?;
+        if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES)?;
+        }
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+        Ok(socket)
+    };
+    Ok([open()?, open()?])
 }
 
 impl Seen {

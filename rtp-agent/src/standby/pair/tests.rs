@@ -641,7 +641,7 @@ impl Agent {
                     self.relay.handle_opened(session, clock::start());
                 }
                 Command::Close { session } => self.closed.push(session),
-                Command::Transmit { .. } => {}
+                Command::Transmit { .. } | Command::Offload { .. } | Command::Recall { .. } => {}
                 Command::Send { message, .. } => said.push(*message),
                 Command::CloseLink { fault, .. } => panic!("{fault}"),
             }

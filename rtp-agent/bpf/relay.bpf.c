@@ -1,0 +1,129 @@
+// The fast path of the relay (XDP): RTP of latched sides, in the driver of the interface.
+//
+// When both sides of a session have latched, the program (`fastpath.rs`) writes an entry for each direction:
+// whence exactly, with which SSRC, where to. A packet that fits an entry gets new headers here and leaves
+// again; what it tells of its stream is counted as the program counts it. What is odd in any way goes on to
+// the kernel untouched, and so to the program: another source or SSRC, RTCP, STUN, DTLS, fragments, options,
+// too long for the way out. So this program may come and go at any time.
+//
+// It writes to no map but its counters and the streams' figures. tunnel-io's `xdp/relay.rs` loads it, and
+// `xdp/relay_tables.rs` must agree with the maps.
+
+// In this order: each knows those before it.
+#include "tables.h"
+#include "ethernet.h"
+#include "read.h"
+#include "stream.h"
+#include "write.h"
+
+// Of every network namespace. A packet of the program's own would begin its way there.
+#define LOOPBACK 1
+
+INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct entry *entry,
+                      struct bpf_fib_lookup *way)
+{
+    way->l4_protocol = UDP;
+    way->sport = entry->source_port;
+    way->dport = entry->destination_port;
+    way->tot_len = packet->payload_length + UDP_HEADER + ip_header(entry->is_ipv6);
+    way->ifindex = LOOPBACK;
+    if (entry->is_ipv6) {
+        way->family = FAMILY_IPV6;
+        __builtin_memcpy(way->ipv6_src, &entry->source, sizeof(entry->source));
+        __builtin_memcpy(way->ipv6_dst, &entry->destination, sizeof(entry->destination));
+    } else {
+        way->family = FAMILY_IPV4;
+        way->ipv4_src = entry->source.words[3];
+        way->ipv4_dst = entry->destination.words[3];
+    }
+    switch (bpf_fib_lookup(ctx, way, sizeof(*way), 0)) {
+    case BPF_FIB_LKUP_RET_SUCCESS:
+        return OUTCOMES;
+    case BPF_FIB_LKUP_RET_NO_NEIGH:
+        return PASS_NO_NEIGHBOUR;
+    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+        return PASS_TOO_BIG;
+    default:
+        return PASS_NO_ROUTE;
+    }
+}
+
+// What the program is to see.
+INLINE __u32 oddity(const struct packet *packet, const struct entry *entry,
+                    const struct stream *stream)
+{
+    if (packet->ssrc != entry->ssrc)
+        return PASS_SSRC;
+    if (!is_in_sequence(stream, packet))
+        return PASS_SEQUENCE;
+    // IPv6 has no datagram without a checksum.
+    if (!packet->checksum && (packet->is_ipv6 || entry->is_ipv6))
+        return PASS_CHECKSUM;
+    if (packet->payload_length > largest_payload)
+        return PASS_TOO_BIG;
+    return OUTCOMES;
+}
+
+INLINE __u32 relay_packet(struct xdp_md *ctx, struct packet *packet, const struct entry *entry,
+                          __u32 *interface)
+{
+    __u32 place = entry->stream;
+    struct stream *stream = bpf_map_lookup_elem(&streams, &place);
+    if (!stream)
+        return PASS_UNKNOWN;
+    __u32 outcome = oddity(packet, entry, stream);
+    if (outcome != OUTCOMES)
+        return outcome;
+    __u64 now = bpf_ktime_get_ns();
+    if (is_flood(stream, now))
+        return DROP_FLOOD;
+    struct bpf_fib_lookup way = {};
+    outcome = find_way(ctx, packet, entry, &way);
+    if (outcome != OUTCOMES)
+        return outcome;
+    __u32 device = way.ifindex;
+    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
+    if (!departure)
+        return PASS_NO_ROUTE;
+    *interface = departure->interface;
+    outcome = write_packet(ctx, packet, entry, departure, &way);
+    if (outcome <= FORWARD_ACROSS)
+        record(stream, packet, now);
+    return outcome;
+}
+
+INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
+{
+    __u32 outcome = read_packet(ctx, packet);
+    if (outcome != OUTCOMES)
+        return outcome;
+    const struct entry *entry = bpf_map_lookup_elem(&entries, &packet->key);
+    if (!entry)
+        return PASS_UNKNOWN;
+    const __u8 *udp = (void *)(long)ctx->data + (packet->link_header & 0x1f);
+    udp += ip_header(packet->is_ipv6) + UDP_HEADER;
+    outcome = read_rtp(udp, (void *)(long)ctx->data_end, packet);
+    if (outcome != OUTCOMES)
+        return outcome;
+    return relay_packet(ctx, packet, entry, interface);
+}
+
+SEC("xdp.frags")
+int relay(struct xdp_md *ctx)
+{
+    struct packet packet = {};
+    __u32 interface = 0;
+    __u32 outcome = handle(ctx, &packet, &interface);
+    struct count *count = bpf_map_lookup_elem(&counts, &outcome);
+    if (count) {
+        count->packets++;
+        count->bytes += packet.length;
+    }
+    if (outcome == FORWARD_BACK)
+        return XDP_TX;
+    if (outcome == FORWARD_ACROSS)
+        return bpf_redirect(interface, 0);
+    return outcome <= DROP_BROKEN ? XDP_DROP : XDP_PASS;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

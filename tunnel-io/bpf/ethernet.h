@@ -1,0 +1,99 @@
+// Ethernet with up to two VLAN tags, in and out, and the devices that have them. tunnel-io's
+// `xdp/devices.rs` fills the maps. After kernel.h and an `enum outcome` with PASS_NOT_IP, PASS_NOT_FOR_US
+// and OUTCOMES.
+
+// A device of the kernel by the interface and the VLAN tags of a frame.
+struct tag {
+    __u16 protocol;
+    __u16 id;
+};
+struct arrival {
+    __u32 interface;
+    struct tag tags[2];
+};
+struct device {
+    __u32 index;
+    __u16 mac[3];
+    __u16 unused;
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, struct arrival);
+    __type(value, struct device);
+} arrivals SEC(".maps");
+
+// The other way round, for what leaves.
+struct departure {
+    __u32 interface;
+    __u32 tag_count;
+    struct tag tags[2];
+};
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 1024);
+    __type(key, __u32);
+    __type(value, struct departure);
+} departures SEC(".maps");
+
+INLINE int is_tagged(__u16 type)
+{
+    return type == TYPE_VLAN || type == TYPE_SERVICE_VLAN;
+}
+
+// OUTCOMES: nothing speaks against it.
+INLINE __u32 read_ethernet(struct xdp_md *ctx, __u32 *device, __u32 *link_header, __u16 *type)
+{
+    void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+    struct arrival arrival = {.interface = ctx->ingress_ifindex};
+    if (data + ETHERNET > end)
+        return PASS_NOT_IP;
+    const __u16 *to = data, *at = data + ETHERNET;
+    __u16 found = at[-1];
+    *link_header = ETHERNET;
+#pragma unroll
+    for (int tag = 0; tag < 2; tag++) {
+        if (!is_tagged(found))
+            break;
+        if ((void *)at + TAG > end)
+            return PASS_NOT_IP;
+        arrival.tags[tag].protocol = found;
+        arrival.tags[tag].id = at[0] & HTONS(0x0fff);
+        found = at[1];
+        at += 2;
+        *link_header += TAG;
+    }
+    if (found != TYPE_IPV4 && found != TYPE_IPV6)
+        return PASS_NOT_IP;
+    const struct device *found_at = bpf_map_lookup_elem(&arrivals, &arrival);
+    if (!found_at || to[0] != found_at->mac[0] || to[1] != found_at->mac[1] ||
+        to[2] != found_at->mac[2])
+        return PASS_NOT_FOR_US;
+    *device = found_at->index;
+    *type = found;
+    return OUTCOMES;
+}
+
+// Ethernet header with the tags of the device that it leaves by. 0: no room.
+INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departure,
+                            const struct bpf_fib_lookup *way, __u16 type)
+{
+    void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+    if (data + ETHERNET > end)
+        return 0;
+    __builtin_memcpy(data, way->dmac, 6);
+    __builtin_memcpy(data + 6, way->smac, 6);
+    __u16 *at = data + ETHERNET;
+#pragma unroll
+    for (int tag = 0; tag < 2; tag++) {
+        if (tag >= departure->tag_count)
+            break;
+        if ((void *)at + TAG > end)
+            return 0;
+        at[-1] = departure->tags[tag].protocol;
+        at[0] = departure->tags[tag].id;
+        at += 2;
+    }
+    at[-1] = type;
+    return (__u8 *)at;
+}

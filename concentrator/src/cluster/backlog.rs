@@ -19,6 +19,10 @@ use super::bucket::Key;
 
 /// Bindings that wait to be written; more are dropped, and all bindings compared afterwards.
 const MAX_WAITING: usize = 262_144;
+/// Of those, refreshes that wait for their time. Further ones are written at once: that costs more and loses nothing.
+const MAX_DEFERRED: usize = MAX_WAITING / 2;
+/// What was dropped can be compared again when so few wait.
+const ROOM: usize = MAX_WAITING / 8;
 /// Records under way at a time.
 const WINDOW: usize = 1024;
 /// One that is not acknowledged for so long goes again.
@@ -66,6 +70,8 @@ pub(super) struct Counters {
     pub(super) refused: u64,
     pub(super) retried: u64,
     pub(super) dropped: u64,
+    /// Refreshes written at once although they could wait, because too many do.
+    pub(super) not_deferred: u64,
 }
 
 #[derive(Debug)]
@@ -118,7 +124,11 @@ impl Backlog {
         let may_wait = granted * self.coalesce_percent / 100;
         let written = self.written.get(&key).map(|written| written.at);
         let until = written.map(|at| at + may_wait).filter(|until| *until > now);
-        let deferred = until.filter(|_| prolonged && !self.is_urgent(key));
+        let mut deferred = until.filter(|_| prolonged && !self.is_urgent(key));
+        if deferred.is_some() && self.due.len() >= MAX_DEFERRED && !self.due.contains_key(&key) {
+            self.counters.not_deferred += 1;
+            deferred = None;
+        }
         if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&key) {
             self.counters.dropped += 1;
             self.lost = true;
@@ -253,9 +263,19 @@ impl Backlog {
         self.counters = counters;
     }
 
+    /// The bucket does not have this any more. True where it had.
+    pub(super) fn forget(&mut self, key: Key) -> bool {
+        self.written.remove(&key).is_some()
+    }
+
     /// The bucket is another one, and has nothing of what was written.
     pub(super) fn forget_written(&mut self) {
         self.written.clear();
+    }
+
+    /// True where few enough wait for more to be added.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.len() - self.due.len() <= ROOM
     }
 
     /// True once after something was dropped.
@@ -446,7 +466,37 @@ mod tests {
         assert!(rig.backlog.compare(other, rig.now));
         assert_eq!(rig.acknowledge_all(), 2);
         let newer = rig.record("a", 2);
-        assert!(!rig.backlog.compare(newer, rig.now));
+        assert!(!rig.backlog.compare(newer.clone(), rig.now));
+        assert!(rig.backlog.forget(key), "somebody has overwritten it");
+        assert!(!rig.backlog.forget(key));
+        assert!(rig.backlog.compare(newer, rig.now));
+    }
+
+    #[test]
+    fn where_too_many_refreshes_wait_the_next_are_written_at_once_and_none_is_lost() {
+        let mut rig = Rig::new();
+        let count = MAX_DEFERRED + 3;
+        for cseq in [1, 2] {
+            for user in 0..count {
+                let user = format!("u{user}");
+                let record = rig.record(&user, cseq);
+                let key = Key::of(&record.user, &record.binding);
+                if cseq == 1 {
+                    rig.backlog.heard(key, &record, rig.now);
+                } else {
+                    rig.add(&user, cseq, true, 1);
+                }
+            }
+            rig.wait(1);
+        }
+        assert_eq!(
+            (rig.backlog.deferred(), rig.backlog.len()),
+            (MAX_DEFERRED, 3)
+        );
+        assert_eq!(rig.backlog.counters().not_deferred, 3);
+        assert!(!rig.backlog.take_lost());
+        assert!(rig.add("u0", 3, true, 1), "one that waits goes on waiting");
+        assert_eq!(rig.acknowledge_all(), 3);
     }
 
     #[test]
@@ -457,6 +507,7 @@ mod tests {
         }
         assert_eq!(rig.backlog.len(), MAX_WAITING);
         assert_eq!(rig.backlog.counters().dropped, 3);
+        assert!(!rig.backlog.has_room());
         assert!(rig.backlog.take_lost());
         assert!(!rig.backlog.take_lost());
         rig.backlog.clear();

@@ -29,6 +29,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -44,9 +45,15 @@ use crate::message::Message;
 pub const RESTART: Duration = Duration::from_secs(32);
 /// Call-IDs of one binding that are told apart.
 const MAX_VERSIONS: usize = 4;
+/// Versions that are forgotten in one turn: whoever drives this has other things to do.
+const FORGOTTEN_PER_TURN: usize = 1024;
 /// How much longer than a binding may live its end is remembered: for records on their way and clocks that
 /// are not quite the same.
 const SLACK: Duration = Duration::from_secs(600);
+
+/// Where a version that is over stands among those that are remembered ([`Registrar::removals`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastPlace((Instant, u64));
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,11 +215,12 @@ impl Past {
         }
     }
 
-    /// Forgets what is due by then; `keep` says for how long a version is to be remembered.
+    /// Forgets some of what is due by then; `keep` says for how long a version is to be remembered.
     fn forget(&mut self, now: Instant, keep: impl Fn(&Version) -> Instant) {
-        while let Some(entry) = self.due.first_entry()
-            && entry.key().0 <= now
-        {
+        for _ in 0..FORGOTTEN_PER_TURN {
+            let Some(entry) = self.due.first_entry().filter(|due| due.key().0 <= now) else {
+                return;
+            };
             let key = entry.remove();
             self.forget_of(&key, |version| keep(version) > now);
         }
@@ -329,19 +337,36 @@ impl Registrar {
         }
     }
 
-    /// The last word about each binding that is no more, for whoever has lost what was told.
-    pub fn removals(&self) -> impl Iterator<Item = Record> {
-        let past = self.sharing.iter().flat_map(|sharing| {
-            let all = sharing.past.versions.values();
-            all.filter_map(|(user, versions)| Some((user, newest(versions.iter())?)))
-        });
-        past.filter(|(_, version)| version.removed)
-            .filter(|(user, version)| self.entry_of(user, &version.binding).is_none())
-            .map(|(user, version)| Record {
-                user: user.clone(),
-                binding: version.binding.clone(),
-                removed: true,
-            })
+    /// The last word about bindings that are no more, for whoever has lost what was told: of the next `count`
+    /// that are remembered behind `after`, those that were removed. Also the place of the last one, and `None`
+    /// when there are no more.
+    pub fn removals(
+        &self,
+        after: Option<PastPlace>,
+        count: usize,
+    ) -> (Vec<Record>, Option<PastPlace>) {
+        let Some(sharing) = &self.sharing else {
+            return (Vec::new(), None);
+        };
+        let past = &sharing.past;
+        let start = after.map_or(Bound::Unbounded, |PastPlace(place)| Bound::Excluded(place));
+        let (mut removals, mut last) = (Vec::new(), None);
+        for (place, key) in past.due.range((start, Bound::Unbounded)).take(count) {
+            last = Some(PastPlace(*place));
+            let Some((user, versions)) = past.versions.get(key) else {
+                continue;
+            };
+            if let Some(version) = newest(versions.iter()).filter(|version| version.removed)
+                && self.entry_of(user, &version.binding).is_none()
+            {
+                removals.push(Record {
+                    user: user.clone(),
+                    binding: version.binding.clone(),
+                    removed: true,
+                });
+            }
+        }
+        (removals, last)
     }
 
     fn entry_of(&self, user: &AddressOfRecord, binding: &Binding) -> Option<&super::Entry> {
@@ -413,7 +438,7 @@ impl Registrar {
                 sharing.past.take(&key, &winner.binding.call_id);
             }
         }
-        if !(is_new && live) {
+        if !(is_new && live) && self.is_worth_knowing(&new, now) {
             self.put_past(user, new);
         }
         match (current, live) {
@@ -453,6 +478,12 @@ impl Registrar {
             (None, false) => {}
         }
         true
+    }
+
+    /// False for one so old that nothing which is older can be live.
+    fn is_worth_knowing(&self, version: &Version, now: Instant) -> bool {
+        let clock = self.sharing.as_ref().map(|sharing| sharing.clock);
+        clock.is_some_and(|clock| forget_at(version, &clock, self.keep()) > now)
     }
 
     fn put_past(&mut self, user: &AddressOfRecord, version: Version) {

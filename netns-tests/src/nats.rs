@@ -162,6 +162,18 @@ impl Nats {
         })
     }
 
+    /// The subjects of which a stream has a message.
+    pub(crate) fn subjects(&self, namespace: &Namespace, stream: &str) -> Result<Vec<String>> {
+        namespace.inside(|| {
+            let mut client = Publisher::connect(SocketAddr::from((self.address, CLIENTS)))?;
+            let info = format!("$JS.API.STREAM.INFO.{stream}");
+            let info = client.ask(&info, br#"{"subjects_filter":">"}"#)?;
+            let subjects = info.pointer("/state/subjects").and_then(Value::as_object);
+            let subjects = subjects.with_context(|| format!("no subjects: {info}"))?;
+            Ok(subjects.keys().cloned().collect())
+        })
+    }
+
     /// Puts an entry, as a client that is none of ours; all three must run.
     pub(crate) fn put(&self, namespace: &Namespace, subject: &str, body: &[u8]) -> Result<()> {
         namespace.inside(|| {
@@ -286,6 +298,19 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// What JetStream answers.
+    fn ask(&mut self, subject: &str, body: &[u8]) -> Result<Value> {
+        self.publish(subject, body)?;
+        self.send()?;
+        let mut line = String::new();
+        while !line.starts_with('{') {
+            line.clear();
+            let length = self.replies.read_line(&mut line)?;
+            ensure!(length > 0, "the server has closed the connection");
+        }
+        Ok(serde_json::from_str(&line)?)
     }
 
     fn finish(&mut self) -> Result<usize> {

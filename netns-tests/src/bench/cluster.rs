@@ -14,12 +14,13 @@ use serde_json::{Map, Value, json};
 
 use super::{Conditions, Outcome};
 use crate::nats::Usage;
+use crate::registrations::{Registered, records, register};
 use crate::wait;
 
-pub(super) mod phones;
+mod phones;
 pub(super) mod rig;
 
-use phones::{Answers, Load, Registered, records, register, registers};
+use phones::{Answers, Load, registers};
 use rig::{Node, Rig};
 
 const BINDINGS: u32 = 1_000_000;
@@ -39,19 +40,27 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
     let mut outcomes = vec![bench.fill()?];
     outcomes.push(bench.join(false)?);
     outcomes.push(bench.join(true)?);
-    // Other than they were: each is written.
-    outcomes.extend(bench.refresh_at_rates("written", 3600)?);
-    // Only later: most of them wait.
-    outcomes.extend(bench.refresh_at_rates("coalesced", EXPIRES_S)?);
+    outcomes.extend(bench.refresh_all()?);
     Ok(outcomes)
+}
+
+/// The fill, and then refreshes only.
+pub(super) fn run_refresh(folder: &Path) -> Result<Vec<Outcome>> {
+    let mut bench = Bench::start(folder)?;
+    let mut outcomes = vec![bench.fill()?];
+    outcomes.extend(bench.refresh_all()?);
+    Ok(outcomes)
+}
+
+/// Half of them are over for so long that nothing need be known of them.
+pub(super) fn run_stale(folder: &Path) -> Result<Vec<Outcome>> {
+    Ok(vec![Bench::start(folder)?.stale()?])
 }
 
 struct Bench {
     rig: Rig,
     /// The first phone that has never registered.
     next_phone: u32,
-    /// The first one that has not been refreshed.
-    next_refresh: u32,
     started: Instant,
 }
 
@@ -104,7 +113,6 @@ impl Bench {
         Ok(Self {
             rig: Rig::start(NODES, &folder)?,
             next_phone: BINDINGS,
-            next_refresh: 0,
             started: Instant::now(),
         })
     }
@@ -269,37 +277,33 @@ impl Bench {
         ))
     }
 
-    fn refresh_at_rates(&mut self, kind: &str, expires_s: u32) -> Result<Vec<Outcome>> {
+    /// Refreshes that make a binding another one (it ends earlier, at another concentrator), each of which is
+    /// written; then of the same phones some that only end later, most of which wait.
+    fn refresh_all(&mut self) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
-        for rate in RATES {
-            eprintln!("bench cluster: {rate} refreshes/s, {kind}");
-            let outcome = self.refresh(rate, kind, expires_s)?;
-            let carried = outcome.beside["carried"] == true;
-            outcomes.push(outcome);
-            if !carried {
-                break;
+        for (kind, cseq, expires_s) in [("written", 2, 3600), ("coalesced", 3, EXPIRES_S)] {
+            let mut first = 0;
+            for rate in RATES {
+                eprintln!("bench cluster: {rate} refreshes/s, {kind}");
+                let load = Load {
+                    first,
+                    cseq,
+                    expires_s,
+                    per_s: rate,
+                };
+                outcomes.push(self.refresh(load, kind)?);
+                first += rate * SECONDS;
             }
         }
         Ok(outcomes)
     }
 
-    fn refresh(&mut self, rate: u32, kind: &str, expires_s: u32) -> Result<Outcome> {
+    fn refresh(&mut self, load: Load, kind: &str) -> Result<Outcome> {
         self.settle()?;
+        let rate = load.per_s;
         let count = rate * SECONDS;
-        ensure!(
-            self.next_refresh + count < BINDINGS,
-            "there are too few phones that have not refreshed"
-        );
-        let first = self.next_refresh;
-        self.next_refresh += count;
         let (written, late) = (self.events("cluster_written")?, self.late()?);
         let before = self.used()?;
-        let load = Load {
-            first,
-            cseq: 2,
-            expires_s,
-            per_s: rate,
-        };
         let answers = registers(&self.rig.phones, load, |sent| sent < count as usize)?;
         // What is still to be written belongs to these.
         let behind = Instant::now();
@@ -342,6 +346,46 @@ impl Bench {
             answers.took,
             beside,
         ))
+    }
+
+    fn stale(&mut self) -> Result<Outcome> {
+        eprintln!("bench cluster: {BINDINGS} registrations that are over, into the bucket");
+        let hours = |ago_s, expires_s| Registered {
+            ago: Duration::from_secs(ago_s),
+            expires_s,
+        };
+        let live = records(0..1, hours(0, EXPIRES_S));
+        let over = records(1..BINDINGS / 2, hours(5400, 3600));
+        let long_over = records(BINDINGS / 2..BINDINGS, hours(3 * 3600, 3600));
+        let all = live.chain(over).chain(long_over);
+        let count = self.rig.nats.publish(&self.rig.core, all)? as u64;
+        let last = NODES - 1;
+        self.rig.nodes[last].crash_and_start(false)?;
+        let start = Instant::now();
+        let node = &mut self.rig.nodes[last];
+        wait::until("it to serve", PATIENCE, || {
+            node.program.process.check_alive()?;
+            Ok(node.program.is_healthy(&node.namespace).ok())
+        })?;
+        let healthy = start.elapsed();
+        node.wait_until_whole(last, PATIENCE)?;
+        let node = &self.rig.nodes[last];
+        wait::until("all to be counted", PATIENCE, || {
+            Ok((node.events("cluster_stale")? == count - 1).then_some(()))
+        })?;
+        let bindings = node.level("bindings")?;
+        ensure!(bindings == 1, "{bindings} bindings, and 1 is live");
+        let beside = json!({
+            "part": "stale",
+            "healthy_after_s": healthy.as_secs_f64(),
+            "stale": count - 1,
+            "remembered": node.level("bindings_past")?,
+            "bytes_resident": node.program.process.resident_bytes()?,
+            "cpu_s": node.program.process.cpu_time()?.as_secs_f64(),
+        });
+        eprintln!("  {beside}");
+        let s = healthy.as_secs_f64();
+        Ok(outcome("s_until_it_serves", s, count, healthy, beside))
     }
 
     fn events(&self, event: &str) -> Result<u64> {

@@ -43,6 +43,8 @@ use crate::message::Message;
 
 /// A request that is older than this is not under way any more (64 * T1, RFC 3261 section 17.1.2.2).
 pub const RESTART: Duration = Duration::from_secs(32);
+/// Times of one version that differ by no more are the same.
+const CLOCKS_AGREE: Duration = Duration::from_secs(2);
 /// Call-IDs of one binding that are told apart.
 const MAX_VERSIONS: usize = 4;
 /// Versions that are forgotten in one turn: whoever drives this has other things to do.
@@ -383,6 +385,7 @@ impl Registrar {
         let current = entry.map(|entry| (entry.id, entry.binding.clone()));
         let past = sharing.past.of(&key);
         let call_id = new.binding.call_id.clone();
+        let times = (new.binding.registered_at, new.binding.expires_at);
         let known = match &current {
             Some((_, binding)) if binding.call_id == call_id => Some(rank(binding, false)),
             _ => past
@@ -400,18 +403,42 @@ impl Registrar {
         let Some(winner) = newest(others.chain(fresh.then_some(&new))).cloned() else {
             return Merged::Known;
         };
+        let same = current
+            .as_ref()
+            .filter(|(_, binding)| binding.call_id == call_id);
+        let same = same.map(|(id, binding)| (*id, binding.expires_at));
         let is_right = winner.rank() == new.rank() && winner.binding.call_id == call_id;
         if fresh && !self.settle(user, key, current, new, &winner, now) {
             return Merged::NoRoom;
         }
         match (is_right, fresh) {
             (true, true) => Merged::Taken,
-            (true, false) => Merged::Known,
+            (true, false) => {
+                if let Some(entry) = same {
+                    self.follow_the_common_clock(user, entry, times);
+                }
+                Merged::Known
+            }
             (false, _) => Merged::Older(Box::new(Record {
                 user: user.clone(),
                 binding: winner.binding,
                 removed: winner.removed,
             })),
+        }
+    }
+
+    /// A binding that came from our own file has the times of this machine's clock, which may have been wrong, then
+    /// or now; those of the same version among all are right.
+    fn follow_the_common_clock(
+        &mut self,
+        user: &AddressOfRecord,
+        (id, before): (u64, Instant),
+        (registered_at, expires_at): (Instant, Instant),
+    ) {
+        let early = expires_at.saturating_duration_since(before);
+        let late = before.saturating_duration_since(expires_at);
+        if early.max(late) > CLOCKS_AGREE {
+            self.bindings.retime(user, id, registered_at, expires_at);
         }
     }
 

@@ -177,6 +177,11 @@ impl Node {
         if !with_file {
             fs::remove_file(self.location())?;
         }
+        self.start_again()
+    }
+
+    /// Starts it, which was killed.
+    pub(in crate::bench) fn start_again(&mut self) -> Result<()> {
         self.program.process = Process::start(
             &self.namespace,
             &format!("{}-again", self.name),

@@ -21,7 +21,7 @@ use crate::topology::two_edges::SERVICE;
 
 const CALLS_PER_S: u32 = 500;
 const SECONDS: u32 = 8;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 /// Addresses that call.
 const CALLERS: u8 = 60;
 const PHONES: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);

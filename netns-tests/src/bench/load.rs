@@ -116,7 +116,17 @@ pub(super) fn calls_from(
         .map(|caller| format!("{caller};\n"))
         .collect();
     fs::write(folder.join("callers.csv"), format!("SEQUENTIAL\n{lines}"))?;
-    let more = ["-t", "ui", "-inf", "callers.csv", "-ip_field", "0"];
+    let sockets = (callers.len() + 10).to_string();
+    let more = [
+        "-t",
+        "ui",
+        "-max_socket",
+        &sockets,
+        "-inf",
+        "callers.csv",
+        "-ip_field",
+        "0",
+    ];
     run_scenario(phones, "uac", UAC, proxy, rate, count, &more, folder)
 }
 

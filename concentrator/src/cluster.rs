@@ -12,8 +12,10 @@
 //! written there, by others and by itself. What it hears goes to the worker, which merges it
 //! ([`sip::registrar::shared`]).
 //!
-//! **At the start** the worker first takes back what its own file has, then waits for the whole bucket. If that
-//! does not come within `start_wait_s` it serves with what it has, and says so.
+//! **At the start** the worker first takes back what its own file has, then waits for the whole bucket. If nothing
+//! of it comes for `start_wait_s` it serves with what it has, and says so.
+//!
+//! **Nothing is done for all bindings at once**: comparing goes by pages, one in each turn of the worker.
 //!
 //! **Without NATS** all goes on from memory and from the file. What could not be written waits, bounded; when
 //! the connection is back it is written, and if too much waited, all bindings are compared with the bucket.

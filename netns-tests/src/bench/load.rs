@@ -127,7 +127,10 @@ pub(super) fn calls_from(
         "-ip_field",
         "0",
     ];
-    run_scenario(phones, "uac", UAC, proxy, rate, count, &more, folder)
+    // SIPp knows neither address nor port of such a socket.
+    let own = format!("[field0]:{CALLER_PORT}");
+    let scenario = UAC.replace("[local_ip]:[local_port]", &own);
+    run_scenario(phones, "uac", &scenario, proxy, rate, count, &more, folder)
 }
 
 /// The same, of half a second, in which the caller speaks. The folder is that of [`talking_callee`].

@@ -202,8 +202,11 @@ impl Past {
         let key = record::key(user, &version.binding);
         self.last += 1;
         self.due.insert((forget_at, self.last), key.clone());
-        let versions = self.versions.entry(key);
-        let (_, versions) = versions.or_insert_with(|| (user.clone(), Vec::new()));
+        let Some((_, versions)) = self.versions.get_mut(&key) else {
+            // Mostly there is one, and a growing vector would take room for four.
+            self.versions.insert(key, (user.clone(), vec![version]));
+            return;
+        };
         versions.retain(|other| other.binding.call_id != version.binding.call_id);
         versions.push(version);
         if versions.len() > MAX_VERSIONS {

@@ -34,6 +34,7 @@ rtpengine|rtpengine-daemon|a relay of another make in the lab, and the peer of t
 dnsmasq|dnsmasq-base|the DNS of the lab
 bird|bird2|the routers of the lab and a BGP speaker of its edges
 vtysh|frr|another BGP speaker of its edges
+/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1|faketime|a concentrator of the lab whose clock is wrong
 nats-server|nats-server|shares registrations between the concentrators of the lab
 '
 

@@ -12,8 +12,10 @@
 //! written there, by others and by itself. What it hears goes to the worker, which merges it
 //! ([`sip::registrar::shared`]).
 //!
-//! **At the start** the worker first takes back what its own file has, then waits for the whole bucket. If that
-//! does not come within `start_wait_s` it serves with what it has, and says so.
+//! **At the start** the worker first takes back what its own file has, then waits for the whole bucket. If nothing
+//! of it comes for `start_wait_s` it serves with what it has, and says so.
+//!
+//! **Nothing is done for all bindings at once**: comparing goes by pages, one in each turn of the worker.
 //!
 //! **Without NATS** all goes on from memory and from the file. What could not be written waits, bounded; when
 //! the connection is back it is written, and if too much waited, all bindings are compared with the bucket.
@@ -35,8 +37,8 @@ use sip::cookie::Owner;
 use sip::hop::ConnectionId;
 use sip::proxy::Proxy;
 use sip::registrar::record::{Clock, Record};
-use sip::registrar::shared::Merged;
-use sip::registrar::{Event, News, Place};
+use sip::registrar::shared::{Merged, PastPlace};
+use sip::registrar::{AddressOfRecord, Binding, Event, News, Place, Registrar};
 use tokio::sync::mpsc;
 
 use crate::config::{Bucket, Config};
@@ -89,6 +91,8 @@ pub struct Counters {
     pub written: AtomicU64,
     /// Changes that went with a later one, or that wait because they moved nothing but the time.
     pub coalesced: AtomicU64,
+    /// Refreshes written although they could wait, because too many wait already.
+    pub not_deferred: AtomicU64,
     /// Writes that JetStream refused; they are tried again.
     pub refused: AtomicU64,
     /// Writes tried again because nothing was heard of them.
@@ -109,6 +113,10 @@ pub struct Counters {
     pub resumed: AtomicU64,
     /// Times that all bindings were compared with the bucket.
     pub compared: AtomicU64,
+    /// Rounds of all NATS servers in which none has let us in.
+    pub connect_failed: AtomicU64,
+    /// Entries of known bindings that somebody has overwritten with what is no record.
+    pub overwritten: AtomicU64,
     /// Connections to a NATS server that were lost.
     pub disconnected: AtomicU64,
 }
@@ -126,6 +134,8 @@ struct Shared {
     backlog: AtomicU64,
     deferred: AtomicU64,
     oldest_ms: AtomicU64,
+    /// Concentrators that have none of our cookie keys.
+    other_keys: AtomicU64,
     /// What is to be added to this machine's clock to have the common one.
     clock_offset_ms: AtomicI64,
     members: Mutex<Value>,
@@ -149,6 +159,15 @@ impl Shared {
     }
 }
 
+/// Where the comparing of all bindings with the bucket has got to, a page in each turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparing {
+    Nothing,
+    Bindings(Option<Place>),
+    /// Then what is remembered of those that were removed.
+    Ends(Option<PastPlace>),
+}
+
 /// All that the worker knows of the others.
 #[derive(Debug)]
 pub struct Cluster {
@@ -159,8 +178,7 @@ pub struct Cluster {
     started: Instant,
     changes: Option<mpsc::Sender<Vec<Change>>>,
     waiting: VecDeque<Change>,
-    /// Where the comparing has got to; `None` when none is under way.
-    page: Option<Option<Place>>,
+    comparing: Comparing,
     events_lost: u64,
     alive: Vec<u16>,
     clock_known: bool,
@@ -180,7 +198,7 @@ impl Cluster {
             started: now,
             changes: None,
             waiting: VecDeque::new(),
-            page: None,
+            comparing: Comparing::Nothing,
             events_lost: 0,
             alive: vec![cluster.id],
             clock_known: false,
@@ -224,10 +242,13 @@ impl Cluster {
         self.changes = Some(changes);
         let Owner(life) = self.first_connection.owner();
         let max_age = max_age(config.registrar.max_expires);
+        let keys = [&config.cookie_key, &config.previous_cookie_key];
+        let keys = keys.into_iter().flatten().map(|key| key.0.as_slice());
         let identity = task::Identity {
             id: self.id,
             life,
             name: config.name.clone(),
+            keys: members::key_marks(keys),
         };
         let shared = Arc::clone(&self.shared);
         task::start(
@@ -280,8 +301,8 @@ impl Cluster {
             self.waiting.push_back(change);
         } else {
             self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
-            // What was dropped is among all bindings.
-            self.page = Some(None);
+            // What was dropped is among all that is known.
+            self.comparing = Comparing::Bindings(None);
         }
     }
 
@@ -290,24 +311,10 @@ impl Cluster {
         let registrar = proxy.registrar();
         let lost = registrar.counts().events_lost;
         if std::mem::replace(&mut self.events_lost, lost) != lost {
-            self.compare(proxy);
+            self.compare();
         }
-        if self.waiting.len() < BATCH
-            && let Some(after) = self.page
-        {
-            let page = registrar.page(after, BATCH);
-            self.page = page.last().map(|(place, ..)| Some(*place));
-            for (_, user, binding) in page {
-                if !self.is_ours_to_write(binding.origin.handler) {
-                    continue;
-                }
-                let removed = false;
-                self.waiting.push_back(Change::Compare(Box::new(Record {
-                    user,
-                    binding,
-                    removed,
-                })));
-            }
+        if self.waiting.len() < BATCH {
+            self.compare_some(registrar);
         }
         let Some(changes) = &self.changes else { return };
         while !self.waiting.is_empty() {
@@ -316,6 +323,49 @@ impl Cluster {
             };
             let count = self.waiting.len().min(BATCH);
             permit.send(self.waiting.drain(..count).collect());
+        }
+    }
+
+    /// True while bindings are compared, some in each turn: the next turn should not wait long.
+    pub fn is_comparing(&self) -> bool {
+        !matches!(self.comparing, Comparing::Nothing)
+    }
+
+    /// The next page of what is to be compared with the bucket.
+    fn compare_some(&mut self, registrar: &Registrar) {
+        match self.comparing {
+            Comparing::Nothing => {}
+            Comparing::Bindings(after) => {
+                let page = registrar.page(after, BATCH);
+                let last = page.last().map(|(place, ..)| *place);
+                self.comparing = match last {
+                    Some(last) => Comparing::Bindings(Some(last)),
+                    None => Comparing::Ends(None),
+                };
+                for (_, user, binding) in page {
+                    self.compare_one(Record {
+                        user,
+                        binding,
+                        removed: false,
+                    });
+                }
+            }
+            Comparing::Ends(after) => {
+                let (removals, last) = registrar.removals(after, BATCH);
+                self.comparing = match last {
+                    Some(last) => Comparing::Ends(Some(last)),
+                    None => Comparing::Nothing,
+                };
+                for record in removals {
+                    self.compare_one(record);
+                }
+            }
+        }
+    }
+
+    fn compare_one(&mut self, record: Record) {
+        if self.is_ours_to_write(record.binding.origin.handler) {
+            self.waiting.push_back(Change::Compare(Box::new(record)));
         }
     }
 
@@ -349,9 +399,9 @@ impl Cluster {
                     dropped,
                     "all registrations of the cluster are here"
                 );
-                self.compare(proxy);
+                self.compare();
             }
-            Heard::Compare => self.compare(proxy),
+            Heard::Compare => self.compare(),
         }
     }
 
@@ -371,21 +421,12 @@ impl Cluster {
         handler == self.id || !self.alive.contains(&handler)
     }
 
-    fn compare(&mut self, proxy: &Proxy) {
+    fn compare(&mut self) {
         self.shared
             .counters
             .compared
             .fetch_add(1, Ordering::Relaxed);
-        self.page = Some(None);
-        let removals: Vec<Record> = proxy
-            .registrar()
-            .removals()
-            .filter(|record| self.is_ours_to_write(record.binding.origin.handler))
-            .take(MAX_WAITING)
-            .collect();
-        for record in removals {
-            self.push(Change::Compare(Box::new(record)));
-        }
+        self.comparing = Comparing::Bindings(None);
     }
 
     /// What happened so far.
@@ -394,7 +435,7 @@ impl Cluster {
     }
 
     /// Levels, by name.
-    pub fn levels(&self) -> [(&'static str, i64); 5] {
+    pub fn levels(&self) -> [(&'static str, i64); 6] {
         let shared = &self.shared;
         let load = |of: &AtomicU64| i64::try_from(of.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
         let waiting = i64::try_from(self.waiting.len()).unwrap_or(i64::MAX);
@@ -409,6 +450,7 @@ impl Cluster {
                 load(&shared.backlog).saturating_add(waiting),
             ),
             ("cluster_deferred", load(&shared.deferred)),
+            ("cluster_other_keys", load(&shared.other_keys)),
             (
                 "cluster_members",
                 i64::try_from(self.alive.len()).unwrap_or(i64::MAX),
@@ -438,7 +480,7 @@ impl Cluster {
             "backlog": load(&shared.backlog) + self.waiting.len() as u64,
             "deferred": load(&shared.deferred),
             "oldest_ms": load(&shared.oldest_ms),
-            "comparing": self.page.is_some(),
+            "comparing": self.is_comparing(),
             "clock_offset_ms": shared.clock_offset_ms.load(Ordering::Relaxed),
             "alive": self.alive,
             "others": *members,
@@ -448,6 +490,11 @@ impl Cluster {
             "newer_version": load(&shared.counters.newer_version),
         })
     }
+}
+
+/// The subject of a binding in a bucket of this name: for who fills one beforehand.
+pub fn subject_of(bucket: &str, user: &AddressOfRecord, binding: &Binding) -> String {
+    bucket::Names::new(bucket).binding(bucket::Key::of(user, binding))
 }
 
 /// How long the bucket keeps what nobody writes again: longer than any binding and than its end must be known.

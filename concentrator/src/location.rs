@@ -79,6 +79,8 @@ pub struct Location {
     waiting: VecDeque<Change>,
     /// Where the writing anew has got to; `None` when none is under way.
     rewrite: Option<Option<Place>>,
+    /// What was dropped is not written anew yet: more of the kind is to come.
+    held: bool,
     events_lost: u64,
     shared: Arc<Shared>,
     restored: [usize; 3],
@@ -154,6 +156,7 @@ impl Opened {
             batches: Some(batches),
             waiting: VecDeque::new(),
             rewrite: None,
+            held: false,
             events_lost: 0,
             shared,
             restored,
@@ -184,7 +187,7 @@ impl Location {
             | Event::BindingExpired(user, binding)
             | Event::BindingUnreachable(user, binding) => Change::Forget(user, binding),
         };
-        if self.waiting.len() < MAX_WAITING {
+        if self.waiting.len() < MAX_WAITING && !self.is_all_to_come() {
             self.waiting.push_back(change);
         } else {
             self.shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -192,11 +195,28 @@ impl Location {
         }
     }
 
+    /// While held, all bindings are not written anew, so that it is done once when more bindings come at once than
+    /// the disk takes, and not again and again.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// True while all bindings are written anew, some in each turn: the next turn should not wait long.
+    pub fn is_rewriting(&self) -> bool {
+        self.rewrite.is_some()
+    }
+
+    fn is_all_to_come(&self) -> bool {
+        self.held && self.shared.incomplete.load(Ordering::Relaxed)
+    }
+
     /// Hands on what waits, as far as the writer takes it.
     pub fn flush(&mut self, registrar: &Registrar) {
         let lost = registrar.counts().events_lost;
-        let lost_some = std::mem::replace(&mut self.events_lost, lost) != lost;
-        if self.shared.incomplete.swap(false, Ordering::Relaxed) || lost_some {
+        if std::mem::replace(&mut self.events_lost, lost) != lost {
+            self.shared.incomplete.store(true, Ordering::Relaxed);
+        }
+        if !self.held && self.shared.incomplete.swap(false, Ordering::Relaxed) {
             self.waiting.clear();
             self.waiting.push_back(Change::Begin);
             self.rewrite = Some(None);

@@ -69,6 +69,10 @@ const MAX_TRANSACTIONS: usize = 400_000;
 /// Relayed calls that can be ended from here; what is kept of each is a cookie and some headers.
 const MAX_RELAYED_CALLS: usize = 100_000;
 
+/// Between two pages of bindings that are compared or written anew: a million take some ten seconds so, and nobody
+/// else waits for longer than one page takes.
+const PAGE_INTERVAL: Duration = Duration::from_millis(4);
+
 /// How often the gauges are brought up to date.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -420,12 +424,19 @@ impl Worker {
     }
 
     fn deadline(&self) -> Instant {
-        [self.proxy.poll_timeout(), self.calls.relays.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .map(|(at, _)| at)
-            .min()
-            .unwrap_or_else(|| now() + Duration::from_secs(3600))
+        let paging = self.cluster.as_ref().is_some_and(Cluster::is_comparing)
+            || self.location.as_ref().is_some_and(Location::is_rewriting);
+        let next_page = paging.then(|| (now() + PAGE_INTERVAL, "next page"));
+        [
+            self.proxy.poll_timeout(),
+            self.calls.relays.poll_timeout(),
+            next_page,
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(at, _)| at)
+        .min()
+        .unwrap_or_else(|| now() + Duration::from_secs(3600))
     }
 
     fn handle_timeout(&mut self, now: Instant) {

@@ -12,6 +12,8 @@ use serde::Serialize;
 
 mod anycast;
 mod bindings;
+mod cluster;
+mod concentrators;
 mod control_delay;
 mod cpu_time;
 mod failover;
@@ -23,6 +25,7 @@ mod signalling;
 mod sip_core;
 pub(crate) mod sipp_trace;
 mod standby;
+mod tables;
 
 /// A bench: name, what it measures, how.
 struct Bench {
@@ -56,6 +59,26 @@ const BENCHES: &[Bench] = &[
         name: "bindings",
         about: "memory per binding at 200,000, and how long they take to be restored; no peer yet",
         run: |folder| Ok(vec![bindings::run(folder)?]),
+    },
+    Bench {
+        name: "cluster",
+        about: "1,000,000 bindings in three concentrators over NATS: memory, joining, refreshes; 10 minutes, 8 GB",
+        run: cluster::run,
+    },
+    Bench {
+        name: "cluster/refresh",
+        about: "its parts apart: CPU per refresh, and the rate that this machine carries",
+        run: cluster::run_refresh,
+    },
+    Bench {
+        name: "cluster/stale",
+        about: "1,000,000 registrations that are over, and a concentrator that starts with them",
+        run: cluster::run_stale,
+    },
+    Bench {
+        name: "concentrators",
+        about: "CPU per call of 1, 2 and 3 concentrators that share the phones out; no peer",
+        run: concentrators::run,
     },
     Bench {
         name: "control-delay",
@@ -156,6 +179,11 @@ const BENCHES: &[Bench] = &[
         name: "standby",
         about: "how long media stop when a relay's host dies, at 20 to 5,000 sessions; no peer",
         run: standby::run,
+    },
+    Bench {
+        name: "tables",
+        about: "what papers on this subject tabulate: time per INVITE, set-up, choice at the edge, take-over, availability",
+        run: tables::run,
     },
 ];
 

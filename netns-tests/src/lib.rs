@@ -40,6 +40,7 @@ mod nats;
 mod phone;
 mod process;
 mod raw;
+mod registrations;
 mod relay_pair;
 mod rtpengine;
 mod sandbox;

@@ -21,36 +21,78 @@ const PAGES: u16 = 8222;
 /// A cluster finds its leader within seconds.
 const READY: Duration = Duration::from_secs(40);
 
+/// Records that a [`Publisher`] has under way.
+const WINDOW: usize = 2048;
+
 /// Three servers at one address.
 #[derive(Debug)]
 pub(crate) struct Nats {
     address: Ipv4Addr,
     servers: Vec<Option<Process>>,
     folder: PathBuf,
+    /// More lines of each one's config.
+    more: String,
+}
+
+/// What a server has used so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    pub(crate) cpu: Duration,
+    pub(crate) resident_bytes: u64,
 }
 
 impl Nats {
     /// Starts all three and waits until one leads.
     pub(crate) fn start(namespace: &Namespace, address: Ipv4Addr, folder: &Path) -> Result<Self> {
+        let mut nats = Self::prepare(address, folder, "")?;
+        nats.start_missing(namespace)?;
+        Ok(nats)
+    }
+
+    /// Three servers with these lines in their configs, none of which runs yet.
+    pub(crate) fn prepare(address: Ipv4Addr, folder: &Path, more: &str) -> Result<Self> {
         ensure!(
             command::found("nats-server"),
             "nats-server is missing (Debian package nats-server); scripts/setup.sh installs it"
         );
         let folder = folder.join("nats");
         fs::create_dir_all(&folder)?;
-        let mut nats = Self {
+        Ok(Self {
             address,
             servers: (0..SERVERS).map(|_| None).collect(),
             folder,
-        };
-        nats.start_missing(namespace)?;
-        Ok(nats)
+            more: more.to_owned(),
+        })
     }
 
     /// What concentrators are told.
     pub(crate) fn urls(&self) -> String {
-        let urls = (0..SERVERS).map(|n| format!("\"nats://{}:{}\"", self.address, CLIENTS + n));
+        self.urls_of("nats")
+    }
+
+    /// The same with another scheme.
+    pub(crate) fn urls_of(&self, scheme: &str) -> String {
+        let address = self.address;
+        let urls = (0..SERVERS).map(|n| format!("\"{scheme}://{address}:{}\"", CLIENTS + n));
         urls.collect::<Vec<_>>().join(", ")
+    }
+
+    /// What each server has used, by its name, and which of them leads the stream.
+    pub(crate) fn usage(
+        &self,
+        namespace: &Namespace,
+        stream: &str,
+    ) -> Result<(Option<usize>, Vec<Usage>)> {
+        let leader = self.leader(namespace, stream);
+        let leader = leader.and_then(|leader| leader.trim_start_matches('n').parse().ok());
+        let of = |server: &Option<Process>| match server {
+            None => Ok(Usage::default()),
+            Some(server) => Ok(Usage {
+                cpu: server.cpu_time()?,
+                resident_bytes: server.resident_bytes()?,
+            }),
+        };
+        Ok((leader, self.servers.iter().map(of).collect::<Result<_>>()?))
     }
 
     /// Starts those that are not there, with what they had on their disks, and waits until one leads.
@@ -103,6 +145,33 @@ impl Nats {
             }
         }
         Ok(())
+    }
+
+    /// Publishes entries, as a client that is none of ours, and waits until all are acknowledged.
+    pub(crate) fn publish(
+        &self,
+        namespace: &Namespace,
+        entries: impl Iterator<Item = (String, Vec<u8>)> + Send,
+    ) -> Result<usize> {
+        namespace.inside(|| {
+            let mut publisher = Publisher::connect(SocketAddr::from((self.address, CLIENTS)))?;
+            for (subject, body) in entries {
+                publisher.publish(&subject, &body)?;
+            }
+            publisher.finish()
+        })
+    }
+
+    /// The subjects of which a stream has a message.
+    pub(crate) fn subjects(&self, namespace: &Namespace, stream: &str) -> Result<Vec<String>> {
+        namespace.inside(|| {
+            let mut client = Publisher::connect(SocketAddr::from((self.address, CLIENTS)))?;
+            let info = format!("$JS.API.STREAM.INFO.{stream}");
+            let info = client.ask(&info, br#"{"subjects_filter":">"}"#)?;
+            let subjects = info.pointer("/state/subjects").and_then(Value::as_object);
+            let subjects = subjects.with_context(|| format!("no subjects: {info}"))?;
+            Ok(subjects.keys().cloned().collect())
+        })
     }
 
     /// Puts an entry, as a client that is none of ours; all three must run.
@@ -159,12 +228,94 @@ impl Nats {
              listen: \"{address}:{}\"\n\
              http: \"{address}:{}\"\n\
              jetstream {{ store_dir: \"{}/n{number}\" }}\n\
-             cluster {{ name: lab, listen: \"{address}:{}\", routes: [{}] }}\n",
+             cluster {{ name: lab, listen: \"{address}:{}\", routes: [{}] }}\n{}",
             CLIENTS + number,
             PAGES + number,
             folder.display(),
             ROUTES + number,
-            routes.join(", ")
+            routes.join(", "),
+            self.more
         )
+    }
+}
+
+/// A client that publishes into JetStream, so many at a time.
+struct Publisher {
+    server: TcpStream,
+    replies: BufReader<TcpStream>,
+    outgoing: Vec<u8>,
+    published: usize,
+    acknowledged: usize,
+}
+
+impl Publisher {
+    fn connect(to: SocketAddr) -> Result<Self> {
+        let mut server = TcpStream::connect(to)?;
+        server.set_read_timeout(Some(READY))?;
+        server.write_all(b"CONNECT {\"verbose\":false}\r\nSUB _INBOX.lab 1\r\n")?;
+        Ok(Self {
+            replies: BufReader::new(server.try_clone()?),
+            server,
+            outgoing: Vec::new(),
+            published: 0,
+            acknowledged: 0,
+        })
+    }
+
+    fn publish(&mut self, subject: &str, body: &[u8]) -> Result<()> {
+        let head = format!("PUB {subject} _INBOX.lab {}\r\n", body.len());
+        self.outgoing.extend_from_slice(head.as_bytes());
+        self.outgoing.extend_from_slice(body);
+        self.outgoing.extend_from_slice(b"\r\n");
+        self.published += 1;
+        if self.published.is_multiple_of(WINDOW / 8) {
+            self.send()?;
+            self.wait_for(self.published.saturating_sub(WINDOW))?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<()> {
+        self.server.write_all(&self.outgoing)?;
+        self.outgoing.clear();
+        Ok(())
+    }
+
+    /// Reads until so many are acknowledged.
+    fn wait_for(&mut self, count: usize) -> Result<()> {
+        let mut line = String::new();
+        while self.acknowledged < count {
+            line.clear();
+            let length = self.replies.read_line(&mut line)?;
+            ensure!(length > 0, "the server has closed the connection");
+            if line.starts_with("PING") {
+                self.server.write_all(b"PONG\r\n")?;
+            }
+            ensure!(!line.starts_with("-ERR"), "the server says {line}");
+            if line.starts_with('{') {
+                ensure!(!line.contains("\"error\""), "JetStream says {line}");
+                self.acknowledged += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What JetStream answers.
+    fn ask(&mut self, subject: &str, body: &[u8]) -> Result<Value> {
+        self.publish(subject, body)?;
+        self.send()?;
+        let mut line = String::new();
+        while !line.starts_with('{') {
+            line.clear();
+            let length = self.replies.read_line(&mut line)?;
+            ensure!(length > 0, "the server has closed the connection");
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    fn finish(&mut self) -> Result<usize> {
+        self.send()?;
+        self.wait_for(self.published)?;
+        Ok(self.published)
     }
 }

@@ -22,6 +22,8 @@ mod bad_config;
 mod baresip;
 mod calls;
 mod cdr;
+mod cluster_bad_input;
+mod cluster_nats_tls;
 mod cluster_registrations;
 pub(crate) mod core_link;
 mod digest;
@@ -149,6 +151,16 @@ const SCENARIOS: &[Scenario] = &[
         name: "cluster-registrations",
         about: "two concentrators share registrations over NATS; its leader dies, all of it, an empty disk",
         run: cluster_registrations::run,
+    },
+    Scenario {
+        name: "cluster-bad-input",
+        about: "a start without NATS, a bucket of nonsense, a slow clock, another cookie key, strange certificates",
+        run: cluster_bad_input::run,
+    },
+    Scenario {
+        name: "cluster-nats-tls",
+        about: "NATS servers with TLS, certificates, passwords; a concentrator that lacks one of them",
+        run: cluster_nats_tls::run,
     },
     Scenario {
         name: "second-concentrator",

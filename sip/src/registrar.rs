@@ -226,6 +226,9 @@ pub struct News {
 
 /// Events kept for [`Registrar::poll_event`].
 const MAX_EVENTS: usize = 4096;
+/// Bindings that are removed in one turn when they are over, so that a million which end at once hold nobody up;
+/// nobody finds them meanwhile.
+const EXPIRED_PER_TURN: usize = 512;
 
 /// A place in the order of [`Registrar::page`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -522,7 +525,10 @@ impl Registrar {
     }
 
     fn remove_expired(&mut self, now: Instant) {
-        while let Some((aor, binding)) = self.bindings.take_expired(now) {
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some((aor, binding)) = self.bindings.take_expired(now) else {
+                return;
+            };
             self.remember(&aor, &binding, false);
             self.event(Event::BindingExpired(aor, binding));
         }

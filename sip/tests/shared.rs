@@ -156,6 +156,95 @@ fn a_phone_that_counts_anew_is_refused_at_first_and_then_begins_an_epoch() {
 }
 
 #[test]
+fn a_binding_that_was_restored_by_a_wrong_clock_ends_when_it_does_for_all() {
+    for wrong_s in [420, -420] {
+        let mut net = Net::new([0; 3]);
+        net.register(0, "x", 1, 3600);
+        let bytes = net.sent[0].clone();
+        let mut wrong = net.clock;
+        wrong.unix_ms = wrong.unix_ms.saturating_add_signed(wrong_s * 1000);
+        let Record { user, binding, .. } = Record::decode(&bytes, &wrong).unwrap();
+        let registrar = &mut net.replicas[1].registrar;
+        assert!(registrar.restore(&user, binding, net.now));
+        assert_ne!(
+            net.replicas[1].lookup(net.now)[0].expires_at,
+            net.now + secs(3600)
+        );
+        assert_eq!(net.deliver(1, &bytes), Merged::Known);
+        net.wait(3599);
+        assert_eq!(
+            net.replicas[1].state(net.now),
+            net.replicas[0].state(net.now)
+        );
+        assert_eq!(net.replicas[1].lookup(net.now).len(), 1);
+        net.wait(1);
+        assert!(net.replicas[1].state(net.now).is_empty());
+    }
+}
+
+#[test]
+fn what_ends_at_once_is_found_by_nobody_and_goes_some_in_each_turn() {
+    let mut net = Net::new([0; 3]);
+    let users: Vec<String> = (0..1500).map(|number| format!("user{number}")).collect();
+    for user in users {
+        net.user = Box::leak(user.into_boxed_str());
+        net.register(0, "x", 1, 60);
+    }
+    net.user = "bob";
+    let registrar = &mut net.replicas[0].registrar;
+    assert_eq!(registrar.counts().bindings, 1500);
+    let end = net.now + secs(60);
+    let mut turns = 0;
+    while registrar.poll_timeout().is_some_and(|(at, _)| at <= end) {
+        let before = registrar.counts().bindings;
+        registrar.handle_timeout(end);
+        let gone = before - registrar.counts().bindings;
+        assert!(gone > 0 && gone < 1000, "{gone} in one turn");
+        turns += 1;
+    }
+    assert_eq!(registrar.counts().bindings, 0);
+    assert!(turns > 1);
+}
+
+#[test]
+fn removals_are_told_a_page_at_a_time_and_what_only_ran_out_is_none() {
+    let mut net = Net::new([0; 3]);
+    for (user, expires_s) in [("a", 0), ("b", 0), ("c", 60), ("d", 0)] {
+        net.user = user;
+        net.register(0, user, 1, 3600);
+        net.register(0, user, 2, expires_s);
+    }
+    net.wait(61);
+    let registrar = &mut net.replicas[0].registrar;
+    registrar.handle_timeout(net.now);
+    let (mut users, mut after) = (Vec::new(), None);
+    loop {
+        let (page, last) = registrar.removals(after, 1);
+        assert!(page.len() <= 1);
+        users.extend(page.into_iter().map(|record| record.user.to_string()));
+        let Some(last) = last else { break };
+        after = Some(last);
+    }
+    users.sort();
+    assert_eq!(users, ["a@example.com", "b@example.com", "d@example.com"]);
+}
+
+#[test]
+fn what_has_been_over_for_too_long_to_matter_is_not_remembered() {
+    let mut net = Net::new([0; 3]);
+    net.register(0, "x", 1, 60);
+    let old = net.sent[0].clone();
+    net.wait(7200 + 600 + 1);
+    net.deliver(1, &old);
+    assert_eq!(net.replicas[1].registrar.counts().shared.past, 0);
+    net.register(0, "y", 1, 60);
+    let newer = net.sent[1].clone();
+    net.wait(61);
+    net.deliver(1, &newer);
+    assert_eq!(net.replicas[1].registrar.counts().shared.past, 1);
+}
+
+#[test]
 fn there_is_no_more_room_for_what_others_have_and_what_is_over_is_bounded_too() {
     let mut net = Net::new([0; 3]);
     let mut small = Replica::new(

@@ -19,6 +19,10 @@ use super::bucket::Key;
 
 /// Bindings that wait to be written; more are dropped, and all bindings compared afterwards.
 const MAX_WAITING: usize = 262_144;
+/// Of those, refreshes that wait for their time. Further ones are written at once: that costs more and loses nothing.
+const MAX_DEFERRED: usize = MAX_WAITING / 2;
+/// What was dropped can be compared again when so few wait.
+const ROOM: usize = MAX_WAITING / 8;
 /// Records under way at a time.
 const WINDOW: usize = 1024;
 /// One that is not acknowledged for so long goes again.
@@ -66,6 +70,8 @@ pub(super) struct Counters {
     pub(super) refused: u64,
     pub(super) retried: u64,
     pub(super) dropped: u64,
+    /// Refreshes written at once although they could wait, because too many do.
+    pub(super) not_deferred: u64,
 }
 
 #[derive(Debug)]
@@ -118,7 +124,11 @@ impl Backlog {
         let may_wait = granted * self.coalesce_percent / 100;
         let written = self.written.get(&key).map(|written| written.at);
         let until = written.map(|at| at + may_wait).filter(|until| *until > now);
-        let deferred = until.filter(|_| prolonged && !self.is_urgent(key));
+        let mut deferred = until.filter(|_| prolonged && !self.is_urgent(key));
+        if deferred.is_some() && self.due.len() >= MAX_DEFERRED && !self.due.contains_key(&key) {
+            self.counters.not_deferred += 1;
+            deferred = None;
+        }
         if self.waiting.len() >= MAX_WAITING && !self.waiting.contains_key(&key) {
             self.counters.dropped += 1;
             self.lost = true;
@@ -253,9 +263,19 @@ impl Backlog {
         self.counters = counters;
     }
 
+    /// The bucket does not have this any more. True where it had.
+    pub(super) fn forget(&mut self, key: Key) -> bool {
+        self.written.remove(&key).is_some()
+    }
+
     /// The bucket is another one, and has nothing of what was written.
     pub(super) fn forget_written(&mut self) {
         self.written.clear();
+    }
+
+    /// True where few enough wait for more to be added.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.len() - self.due.len() <= ROOM
     }
 
     /// True once after something was dropped.
@@ -353,190 +373,4 @@ fn version_of(record: &Record) -> u32 {
     clippy::disallowed_methods,
     reason = "tests need some instant to count from"
 )]
-mod tests {
-    use bytes::Bytes;
-    use sip::hop::{Flow, Transport};
-    use sip::registrar::{AddressOfRecord, Binding, Origin, Path};
-
-    use super::*;
-
-    #[test]
-    fn a_change_is_written_once_and_who_waits_is_told() {
-        let mut rig = Rig::new();
-        assert!(!rig.add("a", 1, false, 7));
-        let first = rig.take().unwrap();
-        assert_eq!(rig.take(), None);
-        assert_eq!(rig.backlog.len(), 1);
-        assert_eq!(rig.backlog.acknowledged(first.token, rig.now), [7]);
-        assert_eq!(rig.backlog.acknowledged(first.token, rig.now), [0_u64; 0]);
-        assert_eq!((rig.backlog.len(), rig.backlog.oldest()), (0, None));
-    }
-
-    #[test]
-    fn while_a_record_is_under_way_the_last_of_the_following_waits_for_its_end() {
-        let mut rig = Rig::new();
-        rig.add("a", 1, false, 1);
-        let first = rig.take().unwrap();
-        rig.add("a", 2, false, 2);
-        rig.add("a", 3, false, 3);
-        assert_eq!(rig.take(), None);
-        rig.backlog.acknowledged(first.token, rig.now);
-        let second = rig.take().unwrap();
-        assert_eq!(rig.read(&second).binding.cseq, 3);
-        assert_eq!(rig.backlog.acknowledged(second.token, rig.now), [2, 3]);
-        assert_eq!(rig.take(), None);
-    }
-
-    #[test]
-    fn a_refresh_that_moved_only_the_time_waits_until_a_tenth_of_it_is_over() {
-        let mut rig = Rig::new();
-        rig.add("a", 1, false, 1);
-        rig.acknowledge_all();
-        rig.wait(100);
-        assert!(rig.add("a", 2, true, 2), "nobody waits");
-        rig.wait(100);
-        assert!(rig.add("a", 3, true, 3));
-        assert_eq!(rig.take(), None);
-        assert_eq!((rig.backlog.len(), rig.backlog.deferred()), (0, 1));
-        rig.wait(159);
-        assert_eq!(rig.take(), None);
-        rig.wait(1);
-        let outgoing = rig.take().unwrap();
-        assert_eq!(rig.read(&outgoing).binding.cseq, 3);
-        rig.backlog.acknowledged(outgoing.token, rig.now);
-        // What changes more than the time takes one along that waits.
-        rig.add("a", 4, true, 4);
-        assert!(!rig.add("a", 5, false, 5));
-        assert!(!rig.add("a", 6, true, 6), "it goes with what is urgent");
-        let outgoing = rig.take().unwrap();
-        assert_eq!(rig.backlog.acknowledged(outgoing.token, rig.now), [5, 6]);
-        assert_eq!((rig.backlog.deferred(), rig.take()), (0, None));
-    }
-
-    #[test]
-    fn what_is_refused_or_lost_goes_again_and_whoever_waits_still_waits() {
-        let mut rig = Rig::new();
-        rig.add("a", 1, false, 1);
-        let first = rig.take().unwrap();
-        rig.backlog.refused(first.token, rig.now);
-        assert_eq!(rig.take(), None, "not at once");
-        rig.now += RETRY;
-        let second = rig.take().unwrap();
-        rig.now += PATIENCE;
-        rig.backlog.handle_timeout(rig.now);
-        let third = rig.take().unwrap();
-        rig.backlog.disconnected();
-        let fourth = rig.take().unwrap();
-        assert_eq!(rig.backlog.acknowledged(second.token, rig.now), [0_u64; 0]);
-        assert_eq!(rig.backlog.acknowledged(third.token, rig.now), [0_u64; 0]);
-        assert_eq!(rig.backlog.acknowledged(fourth.token, rig.now), [1]);
-        assert_eq!(rig.backlog.counters().retried, 2);
-    }
-
-    #[test]
-    fn of_what_is_compared_only_what_the_bucket_lacks_is_written() {
-        let mut rig = Rig::new();
-        let known = rig.record("a", 1);
-        let key = Key::of(&known.user, &known.binding);
-        assert!(rig.backlog.heard(key, &known, rig.now));
-        assert!(!rig.backlog.heard(key, &known, rig.now));
-        assert!(!rig.backlog.compare(known, rig.now));
-        let (newer, other) = (rig.record("a", 2), rig.record("b", 1));
-        assert!(rig.backlog.compare(newer, rig.now));
-        assert!(rig.backlog.compare(other, rig.now));
-        assert_eq!(rig.acknowledge_all(), 2);
-        let newer = rig.record("a", 2);
-        assert!(!rig.backlog.compare(newer, rig.now));
-    }
-
-    #[test]
-    fn the_backlog_is_bounded_and_says_when_something_was_dropped() {
-        let mut rig = Rig::new();
-        for user in 0..MAX_WAITING + 3 {
-            rig.add(&format!("u{user}"), 1, false, 1);
-        }
-        assert_eq!(rig.backlog.len(), MAX_WAITING);
-        assert_eq!(rig.backlog.counters().dropped, 3);
-        assert!(rig.backlog.take_lost());
-        assert!(!rig.backlog.take_lost());
-        rig.backlog.clear();
-        assert_eq!((rig.backlog.len(), rig.take()), (0, None));
-    }
-
-    struct Rig {
-        backlog: Backlog,
-        clock: Clock,
-        now: Instant,
-    }
-
-    impl Rig {
-        fn new() -> Self {
-            let now = Instant::now() + Duration::from_secs(100_000);
-            let unix_ms = 1_800_000_000_000;
-            Self {
-                backlog: Backlog::new(10),
-                clock: Clock { at: now, unix_ms },
-                now,
-            }
-        }
-
-        fn wait(&mut self, seconds: u64) {
-            self.now += Duration::from_secs(seconds);
-        }
-
-        fn add(&mut self, user: &str, cseq: u32, prolonged: bool, number: u64) -> bool {
-            let record = self.record(user, cseq);
-            self.backlog.add(record, prolonged, Some(number), self.now)
-        }
-
-        fn take(&mut self) -> Option<Outgoing> {
-            self.backlog.take(&self.clock, self.now)
-        }
-
-        fn acknowledge_all(&mut self) -> usize {
-            let mut count = 0;
-            while let Some(outgoing) = self.take() {
-                self.backlog.acknowledged(outgoing.token, self.now);
-                count += 1;
-            }
-            count
-        }
-
-        fn read(&self, outgoing: &Outgoing) -> Record {
-            Record::decode(&outgoing.bytes, &self.clock).unwrap()
-        }
-
-        fn record(&self, user: &str, cseq: u32) -> Record {
-            let uri = format!("sip:{user}@example.com");
-            let binding = Binding {
-                contact_uri: Bytes::from_static(b"sip:bob@192.168.1.2"),
-                parameters: Bytes::new(),
-                instance: Bytes::new(),
-                reg_id: 0,
-                q_thousandths: 1000,
-                registered_at: self.now,
-                expires_at: self.now + Duration::from_secs(3600),
-                call_id: Bytes::from_static(b"a@b"),
-                cseq,
-                flow: Flow {
-                    transport: Transport::Udp,
-                    peer: "192.0.2.1:40000".parse().unwrap(),
-                    local: "198.51.100.1:5060".parse().unwrap(),
-                    connection: None,
-                },
-                relay: None,
-                path: Path::default(),
-                origin: Origin {
-                    stamp_ms: 1_800_000_000_000,
-                    handler: 1,
-                    epoch: 0,
-                },
-            };
-            Record {
-                user: AddressOfRecord::from_uri(uri.as_bytes()).unwrap(),
-                binding,
-                removed: false,
-            }
-        }
-    }
-}
+mod tests;

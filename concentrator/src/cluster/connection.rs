@@ -1,6 +1,7 @@
 //! The connection to the NATS servers, and what is asked of them each time that there is one.
 
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,17 @@ const REQUEST: Duration = Duration::from_secs(3);
 /// How long the client may take a message of ours.
 pub(super) const PUBLISH: Duration = Duration::from_millis(100);
 
+/// Messages that have come and wait for us. A server sends 32 MiB ahead at most, and none of ours is shorter than
+/// 256 octets with its subject and its place.
+const AHEAD: usize = 131_072;
+
 /// Messages that a server was asked for.
 pub(super) struct Delivery {
     pub(super) messages: Subscriber,
     next: u64,
     pub(super) last_sequence: u64,
+    /// The last one that the stream had when this began: while others write, there is always one to come.
+    until: u64,
     pub(super) heard_at: Instant,
     /// All that there was when it began has come.
     pub(super) all_came: bool,
@@ -82,7 +89,7 @@ impl Delivery {
             }
             self.next += 1;
             self.last_sequence = delivered.stream_sequence;
-            self.all_came |= delivered.pending == 0;
+            self.all_came |= delivered.pending == 0 || delivered.stream_sequence >= self.until;
             return Place::Message(delivered);
         }
         let header = |name: &str| {
@@ -130,6 +137,7 @@ pub(super) fn options(bucket: &Bucket, identity: &Identity) -> anyhow::Result<Co
         .retry_on_initial_connect()
         .max_reconnects(None)
         .connection_timeout(Duration::from_secs(2))
+        .subscription_capacity(AHEAD)
         .ping_interval(Duration::from_secs(2))
         .request_timeout(Some(REQUEST))
         .reconnect_delay_callback(|attempts| {
@@ -157,10 +165,29 @@ pub(super) fn note_connection(event: &Event, up: &watch::Sender<bool>, shared: &
             }
         }
         Event::ServerError(error) => warn!(%error, "cluster: NATS"),
-        Event::ClientError(error) => tracing::debug!(%error, "cluster: NATS"),
+        Event::ClientError(error) if *up.borrow() => tracing::debug!(%error, "cluster: NATS"),
+        Event::ClientError(error) => note_failure(&error.to_string(), shared),
         Event::SlowConsumer(_) | Event::LameDuckMode | Event::Draining => {
             tracing::debug!(%event, "cluster: NATS");
         }
+    }
+}
+
+/// None of the servers has let us in. It is tried again for ever, and said again when it is another reason.
+fn note_failure(error: &str, shared: &Shared) {
+    shared
+        .counters
+        .connect_failed
+        .fetch_add(1, Ordering::Relaxed);
+    let trouble = Some(format!("no NATS server lets us in: {error}"));
+    let lock = shared.trouble.lock();
+    let mut said = lock.unwrap_or_else(PoisonError::into_inner);
+    if *said != trouble {
+        warn!(
+            error,
+            "cluster: no NATS server lets us in; registrations are not shared"
+        );
+        *said = trouble;
     }
 }
 
@@ -186,8 +213,10 @@ pub(super) async fn prepare(
     let since = same
         .map(|resume| resume.last_sequence + 1)
         .filter(|since| *since > 1);
-    let heartbeats = listen(&client, &names, names.all_heartbeats(), None).await?;
-    let bindings = listen(&client, &names, names.all_bindings(), since).await?;
+    let mut heartbeats = listen(&client, &names, names.all_heartbeats(), None).await?;
+    let mut bindings = listen(&client, &names, names.all_bindings(), since).await?;
+    heartbeats.until = stream.last_sequence;
+    bindings.until = stream.last_sequence;
     Ok(Prepared {
         stream,
         heartbeats,
@@ -211,6 +240,7 @@ async fn listen(
         messages,
         next: 1,
         last_sequence: since.map_or(0, |since| since - 1),
+        until: u64::MAX,
         heard_at: now(),
         all_came: pending == Some(0),
         complete: false,

@@ -6,6 +6,9 @@
 //! the last minute counts. So it does not matter what the clocks of the concentrators say; those of the NATS
 //! servers should agree, because another of them may lead tomorrow.
 //!
+//! A heartbeat also says by short hashes which cookie keys its concentrator has ([`key_marks`]). One that has none
+//! of ours cannot read our cookies, nor we its: that is said once, and shown for as long as it is so.
+//!
 //! A concentrator that has not been heard of for [`GONE`] is gone. While the bucket cannot be written, nobody is
 //! heard of; then those that were there last count as there, since nothing says that they are not.
 
@@ -13,6 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sha2::Digest as _;
 use sip::registrar::record::Clock;
 
 /// How often each writes a heartbeat.
@@ -29,6 +33,8 @@ const LONGEST: Duration = Duration::from_secs(2);
 pub(super) struct Members {
     id: u16,
     life: u16,
+    /// Of our cookie keys.
+    keys: Vec<String>,
     heard: BTreeMap<u16, Heard>,
     sent: Option<(u64, Instant)>,
     last_number: u64,
@@ -41,6 +47,23 @@ pub(super) struct Members {
 struct Heard {
     at: Instant,
     name: String,
+    /// None of its cookie keys is one of ours.
+    other_key: bool,
+}
+
+/// Octets of a hash that stand for a cookie key.
+const MARK: usize = 4;
+
+/// What a heartbeat says of cookie keys: enough to see that two are the same, and nothing of the key.
+pub(super) fn key_marks<'k>(keys: impl Iterator<Item = &'k [u8]>) -> Vec<String> {
+    let mark = |key: &[u8]| {
+        let hash = sha2::Sha256::new_with_prefix(b"sipcast cookie key mark\0");
+        let hash = hash.chain_update(key).finalize();
+        hash.iter()
+            .take(MARK)
+            .fold(String::new(), |mark, byte| format!("{mark}{byte:02x}"))
+    };
+    keys.map(mark).collect()
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,13 +80,16 @@ pub(super) enum Change {
     Clock(Clock),
     /// Another process has our number.
     Twin,
+    /// This one has no cookie key of ours; told once.
+    OtherKey,
 }
 
 impl Members {
-    pub(super) fn new(id: u16, life: u16) -> Self {
+    pub(super) fn new(id: u16, life: u16, keys: Vec<String>) -> Self {
         Self {
             id,
             life,
+            keys,
             heard: BTreeMap::new(),
             sent: None,
             last_number: 0,
@@ -77,7 +103,8 @@ impl Members {
         self.last_number += 1;
         self.sent = Some((self.last_number, now));
         let (life, number) = (self.life, self.last_number);
-        json!({ "version": 1, "name": name, "life": life, "number": number })
+        let keys = &self.keys;
+        json!({ "version": 1, "name": name, "life": life, "number": number, "keys": keys })
             .to_string()
             .into_bytes()
     }
@@ -91,14 +118,20 @@ impl Members {
         // Those of the past come too, when one begins to listen.
         let at = self.clock().map_or(now, |clock| clock.instant(taken_ms));
         if id != self.id {
-            self.heard.insert(
-                id,
-                Heard {
-                    at: at.min(now),
-                    name,
-                },
-            );
-            return Change::Nothing;
+            let other_key = self.is_without_our_keys(&body);
+            let at = at.min(now);
+            let heard = Heard {
+                at,
+                name,
+                other_key,
+            };
+            let before = self.heard.insert(id, heard);
+            let is_there = now.saturating_duration_since(at) < GONE;
+            let is_new = before.is_none_or(|before| !before.other_key);
+            return match other_key && is_new && is_there {
+                true => Change::OtherKey,
+                false => Change::Nothing,
+            };
         }
         if number("life") != Some(self.life.into()) {
             // One of our own last life, if we have not spoken yet.
@@ -128,6 +161,22 @@ impl Members {
         }
         self.reading = Some(Reading { clock, took });
         Change::Clock(clock)
+    }
+
+    /// Of a build that says nothing of keys nothing is known.
+    fn is_without_our_keys(&self, heartbeat: &Value) -> bool {
+        let theirs = heartbeat.get("keys").and_then(Value::as_array);
+        theirs.is_some_and(|theirs| {
+            let mut theirs = theirs.iter().filter_map(Value::as_str);
+            !theirs.any(|theirs| self.keys.iter().any(|ours| ours == theirs))
+        })
+    }
+
+    /// How many of those that are there have no cookie key of ours.
+    pub(super) fn with_other_keys(&self, now: Instant) -> usize {
+        let there = |heard: &&Heard| now.saturating_duration_since(heard.at) < GONE;
+        let heard = self.heard.values().filter(there);
+        heard.filter(|heard| heard.other_key).count()
     }
 
     /// The common clock, once it is known.
@@ -160,6 +209,7 @@ impl Members {
                 "name": heard.name,
                 "alive": ago < GONE,
                 "heard_s_ago": ago.as_secs(),
+                "other_cookie_key": heard.other_key,
             })
         });
         Value::Array(others.collect())
@@ -180,7 +230,7 @@ mod tests {
     fn the_common_clock_is_the_leaders_in_the_middle_of_the_best_round_trip() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut members = Members::new(1, 7);
+        let mut members = Members::new(1, 7, Vec::new());
         let body = members.heartbeat("c1", at(0));
         let change = members.handle(1, &body, LEADER_MS, at(100));
         let clock = Clock {
@@ -208,8 +258,8 @@ mod tests {
     fn who_is_not_heard_of_is_gone_unless_nobody_can_be_heard() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let mut members = Members::new(2, 7);
-        let body = Members::new(1, 3).heartbeat("c1", at(0));
+        let mut members = Members::new(2, 7, Vec::new());
+        let body = Members::new(1, 3, Vec::new()).heartbeat("c1", at(0));
         members.handle(1, &body, LEADER_MS, at(0));
         assert_eq!(members.alive(true, at(14)), [1, 2]);
         assert_eq!(members.alive(false, at(14)), [1, 2]);
@@ -225,8 +275,8 @@ mod tests {
     #[test]
     fn another_process_with_our_number_is_told_once_and_our_own_past_is_none() {
         let start = Instant::now();
-        let mut members = Members::new(1, 7);
-        let past = Members::new(1, 6).heartbeat("c1", start);
+        let mut members = Members::new(1, 7, Vec::new());
+        let past = Members::new(1, 6, Vec::new()).heartbeat("c1", start);
         assert_eq!(members.handle(1, &past, LEADER_MS, start), Change::Nothing);
         let own = members.heartbeat("c1", start);
         assert!(matches!(
@@ -238,9 +288,35 @@ mod tests {
     }
 
     #[test]
+    fn one_without_a_cookie_key_of_ours_is_told_once_and_counted_while_it_is_there() {
+        let start = Instant::now();
+        let marks = |keys: &[&[u8]]| key_marks(keys.iter().copied());
+        let mut members = Members::new(1, 7, marks(&[b"new", b"old"]));
+        let mut hear = |keys: Vec<String>, now| {
+            let body = Members::new(2, 3, keys).heartbeat("c2", now);
+            let change = members.handle(2, &body, LEADER_MS, now);
+            (change, members.with_other_keys(now))
+        };
+        // In the midst of a change of keys.
+        assert_eq!(hear(marks(&[b"old"]), start), (Change::Nothing, 0));
+        assert_eq!(hear(marks(&[b"wrong"]), start), (Change::OtherKey, 1));
+        assert_eq!(hear(marks(&[b"wrong"]), start), (Change::Nothing, 1));
+        assert_eq!(hear(Vec::new(), start), (Change::Nothing, 1));
+        assert_eq!(hear(marks(&[b"new"]), start), (Change::Nothing, 0));
+        assert_eq!(hear(marks(&[b"wrong"]), start), (Change::OtherKey, 1));
+        assert_eq!(members.with_other_keys(start + GONE), 0);
+        let older = json!({ "version": 1, "name": "c2", "life": 3, "number": 9 }).to_string();
+        let change = members.handle(2, older.as_bytes(), LEADER_MS, start);
+        assert_eq!(
+            (change, members.with_other_keys(start)),
+            (Change::Nothing, 0)
+        );
+    }
+
+    #[test]
     fn nonsense_changes_nothing() {
         let start = Instant::now();
-        let mut members = Members::new(1, 7);
+        let mut members = Members::new(1, 7, Vec::new());
         for body in [&b""[..], b"{}", b"[1]", b"{\"life\":7,\"number\":\"x\"}"] {
             assert_eq!(members.handle(1, body, LEADER_MS, start), Change::Nothing);
         }

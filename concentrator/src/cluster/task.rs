@@ -36,12 +36,17 @@ const SILENT: Duration = IDLE.saturating_mul(4);
 /// How often it is looked for what the bucket has forgotten.
 const PRUNE: Duration = Duration::from_secs(600);
 
+/// Between two comparisons because somebody overwrites entries.
+const REPAIR: Duration = Duration::from_secs(10);
+
 /// Who we are.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     pub(super) id: u16,
     pub(super) life: u16,
     pub(super) name: String,
+    /// Of its cookie keys ([`members::key_marks`]).
+    pub(super) keys: Vec<String>,
 }
 
 type Preparing = JoinHandle<Result<Prepared, Refusal>>;
@@ -71,6 +76,11 @@ struct Task {
     clock_told: bool,
     /// For logs: it is said once.
     troubled: bool,
+    /// Somebody has put what is no record in the place of one.
+    overwritten: bool,
+    next_repair: Instant,
+    /// Changes that the backlog has dropped, as far as they are counted.
+    dropped: u64,
 }
 
 /// Connects in the background and goes on until the worker ends.
@@ -102,7 +112,7 @@ pub(super) fn start(
         let now = now();
         let task = Task {
             names: Names::new(&bucket.name),
-            members: Members::new(identity.id, identity.life),
+            members: Members::new(identity.id, identity.life, identity.keys.clone()),
             alive: Vec::new(),
             client,
             identity,
@@ -124,6 +134,9 @@ pub(super) fn start(
             next_prune: now + PRUNE,
             clock_told: false,
             troubled: false,
+            overwritten: false,
+            next_repair: now,
+            dropped: 0,
         };
         task.run().await;
     });
@@ -155,7 +168,6 @@ impl Task {
                 _ = tick.tick() => self.handle_tick().await,
             }
             self.write().await;
-            self.publish_state();
         }
     }
 
@@ -253,6 +265,11 @@ impl Task {
                 }
                 self.tell(Heard::Clock(clock, first)).await;
             }
+            members::Change::OtherKey => error!(
+                id,
+                "cluster: this concentrator has another cookie key, so what either sends through a phone the other \
+                 cannot read; give all of them the same cookie.key_file"
+            ),
             members::Change::Twin => {
                 let id = self.identity.id;
                 error!(
@@ -314,6 +331,10 @@ impl Task {
             }
             Err(RecordError::Malformed) => {
                 count(&counters.unreadable);
+                if self.backlog.forget(key) {
+                    count(&counters.overwritten);
+                    self.overwritten = true;
+                }
                 None
             }
         }
@@ -352,10 +373,7 @@ impl Task {
         self.troubled = false;
         self.trouble(None);
         if self.shared.complete.load(Ordering::Relaxed) {
-            if self.backlog.take_lost() {
-                self.tell(Heard::Compare).await;
-            }
-            return;
+            return self.compare_what_is_missing().await;
         }
         self.tell(Heard::Complete).await;
         self.shared.complete.store(true, Ordering::Relaxed);
@@ -366,10 +384,8 @@ impl Task {
         if let Some(bindings) = self.bindings.take() {
             tracing::debug!(why, "cluster: listening again");
             if let Some(resume) = &mut self.resume {
-                // Of a delivery that never was complete nothing is sure.
-                if bindings.complete {
-                    resume.last_sequence = bindings.last_sequence.max(resume.last_sequence);
-                }
+                // They come in the order of the stream, so up to there nothing is missing.
+                resume.last_sequence = bindings.last_sequence.max(resume.last_sequence);
             }
         }
         self.heartbeats = None;
@@ -422,9 +438,35 @@ impl Task {
             self.alive.clone_from(&alive);
             self.tell(Heard::Alive(alive)).await;
         }
+        self.compare_what_is_missing().await;
+        self.publish_state();
         let members = self.members.status(now);
         let lock = self.shared.members.lock();
         *lock.unwrap_or_else(PoisonError::into_inner) = members;
+    }
+
+    /// Of what was dropped as soon as there is room again; of what was overwritten not too often, since whoever does
+    /// that may go on.
+    async fn compare_what_is_missing(&mut self) {
+        let whole = self
+            .bindings
+            .as_ref()
+            .is_some_and(|bindings| bindings.complete);
+        if !whole || !self.backlog.has_room() {
+            return;
+        }
+        let now = now();
+        let repair = self.overwritten && now >= self.next_repair;
+        if repair {
+            self.overwritten = false;
+            self.next_repair = now + REPAIR;
+            warn!(
+                "cluster: somebody has overwritten entries of the bucket; they are written again"
+            );
+        }
+        if self.backlog.take_lost() || repair {
+            self.tell(Heard::Compare).await;
+        }
     }
 
     async fn beat(&mut self, now: Instant) {
@@ -503,13 +545,22 @@ impl Task {
         *lock.unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    fn publish_state(&self) {
+    fn publish_state(&mut self) {
         let shared = &self.shared;
         let counters = self.backlog.counters();
+        let dropped = counters.dropped - std::mem::replace(&mut self.dropped, counters.dropped);
+        shared
+            .counters
+            .dropped
+            .fetch_add(dropped, Ordering::Relaxed);
         let level = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         shared
             .backlog
             .store(level(self.backlog.len()), Ordering::Relaxed);
+        shared.other_keys.store(
+            level(self.members.with_other_keys(now())),
+            Ordering::Relaxed,
+        );
         shared
             .deferred
             .store(level(self.backlog.deferred()), Ordering::Relaxed);
@@ -522,6 +573,7 @@ impl Task {
             (&shared.counters.coalesced, counters.coalesced),
             (&shared.counters.refused, counters.refused),
             (&shared.counters.retried, counters.retried),
+            (&shared.counters.not_deferred, counters.not_deferred),
         ] {
             counter.store(value, Ordering::Relaxed);
         }

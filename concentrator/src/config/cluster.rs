@@ -37,7 +37,7 @@ pub struct Bucket {
     pub ack_wait: Duration,
     /// In how much of the granted time, in percent, a refresh that moved only the time is written.
     pub coalesce_percent: u8,
-    /// How long the start waits for a complete replica.
+    /// How long the start waits for more of a replica that is not complete.
     pub start_wait: Duration,
 }
 

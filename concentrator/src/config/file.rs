@@ -310,7 +310,7 @@ pub struct ClusterFile {
     /// In how much of the granted time a refresh that moved only the time is written.
     #[serde(default = "default_coalesce_percent")]
     pub coalesce_percent: u8,
-    /// How long the start waits for a complete replica.
+    /// How long the start waits for more of a replica that is not complete.
     #[serde(default = "default_start_wait_s")]
     pub start_wait_s: u64,
 }

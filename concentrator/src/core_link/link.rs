@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use admin::credentials::Credentials;
@@ -214,6 +214,8 @@ async fn accept_forever(
     shared: Shared,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    // One that is refused dials again and again; a line says why when it is another one, or another reason.
+    let last_refused = Arc::new(Mutex::new(None));
     let mut served = JoinSet::new();
     loop {
         while served.try_join_next().is_some() {}
@@ -231,6 +233,7 @@ async fn accept_forever(
             continue;
         };
         let (acceptor, names, shared) = (acceptor.clone(), Arc::clone(&names), shared.clone());
+        let last_refused = Arc::clone(&last_refused);
         served.spawn(async move {
             let greeted = timeout(HANDSHAKE_TIMEOUT, greet(stream, &acceptor, &names)).await;
             drop(permit);
@@ -242,7 +245,14 @@ async fn accept_forever(
                         .core_link
                         .get_or_create_owned(&event("refused"));
                     refused.inc();
-                    warn!(%from, error = %format!("{error:#}"), "core link: refused");
+                    let refusal = Some((from.ip(), format!("{error:#}")));
+                    let lock = last_refused.lock();
+                    let mut last = lock.unwrap_or_else(PoisonError::into_inner);
+                    if *last != refusal {
+                        let error = refusal.as_ref().map(|(_, error)| error.as_str());
+                        warn!(%from, error, "core link: refused");
+                        *last = refusal;
+                    }
                     return;
                 }
                 Err(_) => Ended::Silent,

@@ -66,6 +66,7 @@ pub(super) fn publish_cluster(cluster: &Cluster, proxy: &Proxy, metrics: &Metric
     for (name, total) in [
         ("cluster_written", load(&counters.written)),
         ("cluster_coalesced", load(&counters.coalesced)),
+        ("cluster_not_deferred", load(&counters.not_deferred)),
         ("cluster_refused", load(&counters.refused)),
         ("cluster_retried", load(&counters.retried)),
         ("cluster_dropped", load(&counters.dropped)),
@@ -77,6 +78,8 @@ pub(super) fn publish_cluster(cluster: &Cluster, proxy: &Proxy, metrics: &Metric
         ("cluster_resumed", load(&counters.resumed)),
         ("cluster_compared", load(&counters.compared)),
         ("cluster_disconnected", load(&counters.disconnected)),
+        ("cluster_connect_failed", load(&counters.connect_failed)),
+        ("cluster_overwritten", load(&counters.overwritten)),
         ("register_acknowledged", held.acknowledged),
         ("register_unacknowledged", held.unacknowledged),
         ("register_unkept", held.unkept),

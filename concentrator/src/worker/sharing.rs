@@ -9,6 +9,7 @@ use tracing::{error, info};
 use super::{BATCH, Worker, now, unix_time};
 use crate::cluster::{Cluster, Heard};
 use crate::config::Config;
+use crate::location::Location;
 use crate::status::{Asked, Status};
 
 /// What the worker hears of registrations.
@@ -91,7 +92,12 @@ impl Worker {
             kept,
             _open: (None, keep_open),
         };
+        let hold = |location: &mut Option<Location>, held| {
+            location.as_mut().map(|location| location.hold(held));
+        };
+        hold(&mut self.location, true);
         self.wait_for_all(&mut inlets, &mut waiting, patience).await;
+        hold(&mut self.location, false);
         if let Some(cluster) = &self.cluster {
             cluster.serve();
         }
@@ -105,23 +111,28 @@ impl Worker {
         patience: Duration,
     ) {
         let start = now();
+        let mut last_heard = start;
         let mut batch = Vec::with_capacity(BATCH);
         let is_complete = |worker: &Self| worker.cluster.as_ref().is_none_or(|c| c.is_joined());
         while !is_complete(self) {
             tokio::select! {
                 _ = waiting.shutdown.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep_until((start + patience).into()) => {
+                () = tokio::time::sleep_until((last_heard + patience).into()) => {
                     let bindings = self.proxy.registrar().counts().bindings;
                     return error!(
                         bindings,
-                        "cluster: NATS has not given all registrations within cluster.start_wait_s; \
-                         serving with those of our own file"
+                        "cluster: NATS has not given all registrations, and none for cluster.start_wait_s; \
+                         serving with those that are here"
                     );
                 }
                 Some(asked) = waiting.asked.recv() => self.show(waiting.status, asked),
                 received = inlets.heard.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return;
+                    }
+                    // Clock and members come without any bindings, too.
+                    if batch.iter().any(|heard| matches!(heard, Heard::Record(_))) {
+                        last_heard = now();
                     }
                     self.handle_heard(&mut batch);
                 }

@@ -103,6 +103,36 @@ pub(super) fn calls(
     run_scenario(phones, "uac", UAC, proxy, rate, count, &[], folder)
 }
 
+/// The same from callers at these addresses in turn.
+pub(super) fn calls_from(
+    phones: &Phones,
+    proxy: Ipv4Addr,
+    (rate, count): (u32, u32),
+    callers: &[Ipv4Addr],
+    folder: &Path,
+) -> Result<Calls> {
+    let lines: String = callers
+        .iter()
+        .map(|caller| format!("{caller};\n"))
+        .collect();
+    fs::write(folder.join("callers.csv"), format!("SEQUENTIAL\n{lines}"))?;
+    let sockets = (callers.len() + 10).to_string();
+    let more = [
+        "-t",
+        "ui",
+        "-max_socket",
+        &sockets,
+        "-inf",
+        "callers.csv",
+        "-ip_field",
+        "0",
+    ];
+    // SIPp knows neither address nor port of such a socket.
+    let own = format!("[field0]:{CALLER_PORT}");
+    let scenario = UAC.replace("[local_ip]:[local_port]", &own);
+    run_scenario(phones, "uac", &scenario, proxy, rate, count, &more, folder)
+}
+
 /// The same, of half a second, in which the caller speaks. The folder is that of [`talking_callee`].
 pub(super) fn talking_calls(
     phones: &Phones,

@@ -174,6 +174,24 @@ impl Bindings {
         }
     }
 
+    /// Puts the times of the binding with this number right.
+    pub(super) fn retime(
+        &mut self,
+        aor: &AddressOfRecord,
+        id: u64,
+        registered_at: Instant,
+        expires_at: Instant,
+    ) {
+        let mut entries = self.users.get_mut(aor).into_iter().flatten();
+        let Some(entry) = entries.find(|entry| entry.id == id) else {
+            return;
+        };
+        let binding = &mut entry.binding;
+        self.deadlines.remove(&(binding.expires_at, id));
+        self.deadlines.insert((expires_at, id));
+        (binding.registered_at, binding.expires_at) = (registered_at, expires_at);
+    }
+
     pub(super) fn knows(&self, flow: &Flow) -> bool {
         self.flows.contains_key(&FlowKey::of(flow))
     }

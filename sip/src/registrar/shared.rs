@@ -29,6 +29,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -42,11 +43,19 @@ use crate::message::Message;
 
 /// A request that is older than this is not under way any more (64 * T1, RFC 3261 section 17.1.2.2).
 pub const RESTART: Duration = Duration::from_secs(32);
+/// Times of one version that differ by no more are the same.
+const CLOCKS_AGREE: Duration = Duration::from_secs(2);
 /// Call-IDs of one binding that are told apart.
 const MAX_VERSIONS: usize = 4;
+/// Versions that are forgotten in one turn: whoever drives this has other things to do.
+const FORGOTTEN_PER_TURN: usize = 1024;
 /// How much longer than a binding may live its end is remembered: for records on their way and clocks that
 /// are not quite the same.
 const SLACK: Duration = Duration::from_secs(600);
+
+/// Where a version that is over stands among those that are remembered ([`Registrar::removals`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastPlace((Instant, u64));
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,8 +202,11 @@ impl Past {
         let key = record::key(user, &version.binding);
         self.last += 1;
         self.due.insert((forget_at, self.last), key.clone());
-        let versions = self.versions.entry(key);
-        let (_, versions) = versions.or_insert_with(|| (user.clone(), Vec::new()));
+        let Some((_, versions)) = self.versions.get_mut(&key) else {
+            // Mostly there is one, and a growing vector would take room for four.
+            self.versions.insert(key, (user.clone(), vec![version]));
+            return;
+        };
         versions.retain(|other| other.binding.call_id != version.binding.call_id);
         versions.push(version);
         if versions.len() > MAX_VERSIONS {
@@ -208,11 +220,12 @@ impl Past {
         }
     }
 
-    /// Forgets what is due by then; `keep` says for how long a version is to be remembered.
+    /// Forgets some of what is due by then; `keep` says for how long a version is to be remembered.
     fn forget(&mut self, now: Instant, keep: impl Fn(&Version) -> Instant) {
-        while let Some(entry) = self.due.first_entry()
-            && entry.key().0 <= now
-        {
+        for _ in 0..FORGOTTEN_PER_TURN {
+            let Some(entry) = self.due.first_entry().filter(|due| due.key().0 <= now) else {
+                return;
+            };
             let key = entry.remove();
             self.forget_of(&key, |version| keep(version) > now);
         }
@@ -329,19 +342,36 @@ impl Registrar {
         }
     }
 
-    /// The last word about each binding that is no more, for whoever has lost what was told.
-    pub fn removals(&self) -> impl Iterator<Item = Record> {
-        let past = self.sharing.iter().flat_map(|sharing| {
-            let all = sharing.past.versions.values();
-            all.filter_map(|(user, versions)| Some((user, newest(versions.iter())?)))
-        });
-        past.filter(|(_, version)| version.removed)
-            .filter(|(user, version)| self.entry_of(user, &version.binding).is_none())
-            .map(|(user, version)| Record {
-                user: user.clone(),
-                binding: version.binding.clone(),
-                removed: true,
-            })
+    /// The last word about bindings that are no more, for whoever has lost what was told: of the next `count`
+    /// that are remembered behind `after`, those that were removed. Also the place of the last one, and `None`
+    /// when there are no more.
+    pub fn removals(
+        &self,
+        after: Option<PastPlace>,
+        count: usize,
+    ) -> (Vec<Record>, Option<PastPlace>) {
+        let Some(sharing) = &self.sharing else {
+            return (Vec::new(), None);
+        };
+        let past = &sharing.past;
+        let start = after.map_or(Bound::Unbounded, |PastPlace(place)| Bound::Excluded(place));
+        let (mut removals, mut last) = (Vec::new(), None);
+        for (place, key) in past.due.range((start, Bound::Unbounded)).take(count) {
+            last = Some(PastPlace(*place));
+            let Some((user, versions)) = past.versions.get(key) else {
+                continue;
+            };
+            if let Some(version) = newest(versions.iter()).filter(|version| version.removed)
+                && self.entry_of(user, &version.binding).is_none()
+            {
+                removals.push(Record {
+                    user: user.clone(),
+                    binding: version.binding.clone(),
+                    removed: true,
+                });
+            }
+        }
+        (removals, last)
     }
 
     fn entry_of(&self, user: &AddressOfRecord, binding: &Binding) -> Option<&super::Entry> {
@@ -358,6 +388,7 @@ impl Registrar {
         let current = entry.map(|entry| (entry.id, entry.binding.clone()));
         let past = sharing.past.of(&key);
         let call_id = new.binding.call_id.clone();
+        let times = (new.binding.registered_at, new.binding.expires_at);
         let known = match &current {
             Some((_, binding)) if binding.call_id == call_id => Some(rank(binding, false)),
             _ => past
@@ -375,18 +406,42 @@ impl Registrar {
         let Some(winner) = newest(others.chain(fresh.then_some(&new))).cloned() else {
             return Merged::Known;
         };
+        let same = current
+            .as_ref()
+            .filter(|(_, binding)| binding.call_id == call_id);
+        let same = same.map(|(id, binding)| (*id, binding.expires_at));
         let is_right = winner.rank() == new.rank() && winner.binding.call_id == call_id;
         if fresh && !self.settle(user, key, current, new, &winner, now) {
             return Merged::NoRoom;
         }
         match (is_right, fresh) {
             (true, true) => Merged::Taken,
-            (true, false) => Merged::Known,
+            (true, false) => {
+                if let Some(entry) = same {
+                    self.follow_the_common_clock(user, entry, times);
+                }
+                Merged::Known
+            }
             (false, _) => Merged::Older(Box::new(Record {
                 user: user.clone(),
                 binding: winner.binding,
                 removed: winner.removed,
             })),
+        }
+    }
+
+    /// A binding that came from our own file has the times of this machine's clock, which may have been wrong, then
+    /// or now; those of the same version among all are right.
+    fn follow_the_common_clock(
+        &mut self,
+        user: &AddressOfRecord,
+        (id, before): (u64, Instant),
+        (registered_at, expires_at): (Instant, Instant),
+    ) {
+        let early = expires_at.saturating_duration_since(before);
+        let late = before.saturating_duration_since(expires_at);
+        if early.max(late) > CLOCKS_AGREE {
+            self.bindings.retime(user, id, registered_at, expires_at);
         }
     }
 
@@ -413,7 +468,7 @@ impl Registrar {
                 sharing.past.take(&key, &winner.binding.call_id);
             }
         }
-        if !(is_new && live) {
+        if !(is_new && live) && self.is_worth_knowing(&new, now) {
             self.put_past(user, new);
         }
         match (current, live) {
@@ -453,6 +508,12 @@ impl Registrar {
             (None, false) => {}
         }
         true
+    }
+
+    /// False for one so old that nothing which is older can be live.
+    fn is_worth_knowing(&self, version: &Version, now: Instant) -> bool {
+        let clock = self.sharing.as_ref().map(|sharing| sharing.clock);
+        clock.is_some_and(|clock| forget_at(version, &clock, self.keep()) > now)
     }
 
     fn put_past(&mut self, user: &AddressOfRecord, version: Version) {

@@ -1,0 +1,183 @@
+//! Registrations shared over NATS servers that want TLS, a certificate of ours, and name and password. A
+//! concentrator that lacks one of them serves alone, says why, and goes on trying; with all of them it has what the
+//! other has.
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::restart::{KEY, write_key};
+use super::second_concentrator::{SECOND, call, start_second, wire_second, with_both};
+use crate::nats::Nats;
+use crate::phone::{self, Script, Transport};
+use crate::process::Process;
+use crate::service::{FOLDER, Program, Service, binary};
+use crate::topology::two_edges::TwoEdges;
+use crate::{certs, wait};
+
+const NATS: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
+const PATIENCE: Duration = Duration::from_secs(40);
+/// What a concentrator has where it has everything.
+const ACCESS: &str = "user = \"sipcast\"\npassword_file = \"nats.password\"\nnats_ca = \"nats/ca.pem\"\n\
+    nats_certificate = \"nats/client.pem\"\nnats_private_key = \"nats/client.key\"\n";
+
+pub(super) fn run(folder: &Path) -> Result<String> {
+    let net = TwoEdges::build()?;
+    let second = wire_second(&net)?;
+    write_key(folder)?;
+    let of_nats = folder.join(FOLDER).join("nats");
+    let subject = |name: &str, names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        (name.to_owned(), names)
+    };
+    let certificates: Vec<(String, Vec<String>)> = vec![
+        subject("server", &[&NATS.to_string()]),
+        subject("client", &["sipcast"]),
+    ];
+    let certificates: Vec<(&str, Vec<String>)> = certificates
+        .iter()
+        .map(|(name, names)| (name.as_str(), names.clone()))
+        .collect();
+    certs::write_all(&of_nats, &certificates)?;
+    for (file, password) in [("nats.password", "right"), ("wrong.password", "wrong")] {
+        let file = folder.join(FOLDER).join(file);
+        std::fs::write(&file, password)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    }
+    let more = format!(
+        "tls {{ cert_file: \"{0}/server.pem\", key_file: \"{0}/server.key\", ca_file: \"{0}/ca.pem\", verify: true }}\n\
+         authorization {{ user: sipcast, password: right }}\n",
+        of_nats.canonicalize()?.display()
+    );
+    let mut nats = Nats::prepare(NATS, folder, &more)?;
+    nats.start_missing(&net.core)?;
+    let config = format!(
+        "{KEY}[location]\nfile = \"location.db\"\n[cluster]\nid = 1\nstart_wait_s = 2\nnats = [{}]\n{ACCESS}",
+        nats.urls_of("tls")
+    );
+    let mut service = Service::start_edited(&net, folder, &config, |config| with_both(&config))?;
+    let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, 1, folder)?;
+    wait_for(
+        &service.concentrator,
+        &net.concentrator,
+        "connected",
+        |_| true,
+    )?;
+
+    let mut other = start_second(&second, folder, |config| {
+        config.replace("nats.password", "wrong.password")
+    })?;
+    let mut said = Vec::new();
+    let without_certificate =
+        "nats_certificate = \"nats/client.pem\"\nnats_private_key = \"nats/client.key\"\n";
+    let edits: [(&str, &dyn Fn(String) -> String); 3] = [
+        ("wrong-password", &|config| config),
+        ("no-certificate", &|config| {
+            config.replace(without_certificate, "")
+        }),
+        ("other-authority", &|config| {
+            config.replace("nats/ca.pem", "ca.pem")
+        }),
+    ];
+    let good = std::fs::read_to_string(service.folder().join("concentrator2.toml"))?
+        .replace("wrong.password", "nats.password");
+    for (name, edit) in edits {
+        if name != "wrong-password" {
+            start_again(
+                &mut other,
+                &second,
+                name,
+                &edit(good.clone()),
+                service.folder(),
+            )?;
+        }
+        let failed = |status: &Value| status["cluster"]["trouble"].is_string();
+        let status =
+            wait_for(&other, &second, "degraded", failed).with_context(|| name.to_owned())?;
+        let trouble = status["cluster"]["trouble"].as_str().unwrap_or_default();
+        ensure!(trouble.contains("lets us in"), "{name}: {trouble}");
+        let lines = other
+            .process
+            .log()
+            .matches("no NATS server lets us in")
+            .count();
+        ensure!(lines == 1, "{name}: {lines} lines say why");
+        let counter = "sipcast_concentrator_events_total{event=\"cluster_connect_failed\"}";
+        wait::until("failures to be counted", PATIENCE, || {
+            let metrics = other.metrics(&second)?;
+            let sample = metrics.iter().find(|(sample, _)| sample == counter);
+            Ok(sample.filter(|(_, value)| *value >= 2.0).map(drop))
+        })?;
+        said.push(format!(
+            "{name}: {}",
+            trouble.rsplit(": ").next().unwrap_or_default()
+        ));
+        other.is_healthy(&second)?;
+    }
+    start_again(&mut other, &second, "right", &good, service.folder())?;
+    let has_callee = |status: &Value| {
+        let bindings = status["bindings"].as_array();
+        let mut users = bindings.into_iter().flatten();
+        users.any(|binding| {
+            binding["user"]
+                .as_str()
+                .is_some_and(|user| user.starts_with("ua2@"))
+        })
+    };
+    wait_for(&other, &second, "connected", has_callee)?;
+    service.concentrator.process.kill()?;
+    super::second_concentrator::wait_for_choice(&net, &service, SECOND)?;
+    call(&net, folder).context("through the other concentrator")?;
+    callee.stop()?;
+    other.process.check_alive()?;
+    Ok(format!(
+        "TLS, certificate and password: shared, and ua2 called through the other; {}",
+        said.join(", ")
+    ))
+}
+
+/// Waits until it is in this state and more.
+fn wait_for(
+    program: &Program,
+    namespace: &crate::namespace::Namespace,
+    state: &str,
+    more: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    let mut last = Value::Null;
+    wait::until("the state of the cluster", PATIENCE, || {
+        last = program.status(namespace)?;
+        let there = last["cluster"]["state"] == state && more(&last);
+        Ok(there.then(|| last.clone()))
+    })
+    .with_context(|| {
+        format!(
+            "not {state}: {}\n{}",
+            last["cluster"],
+            program.process.last_lines(5)
+        )
+    })
+}
+
+fn start_again(
+    program: &mut Program,
+    namespace: &crate::namespace::Namespace,
+    name: &str,
+    config: &str,
+    folder: &Path,
+) -> Result<()> {
+    program.process.kill()?;
+    let file = format!("concentrator2-{name}.toml");
+    std::fs::write(folder.join(&file), config)?;
+    program.process = Process::start(
+        namespace,
+        &format!("concentrator2-{name}"),
+        &binary("sipcast-concentrator")?.to_string_lossy(),
+        &["--config", &file],
+        folder,
+    )?;
+    program.wait_until_healthy(namespace)
+}

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::link::{self, End, Shape};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::{command, http, wait};
@@ -21,17 +23,53 @@ const PAGES: u16 = 8222;
 /// A cluster finds its leader within seconds.
 const READY: Duration = Duration::from_secs(40);
 
-/// Three servers at one address.
+/// Three servers, at one address or each on a host of its own.
 #[derive(Debug)]
 pub(crate) struct Nats {
-    address: Ipv4Addr,
+    addresses: [Ipv4Addr; SERVERS as usize],
+    /// Where they run, unless that is the namespace that they are started from.
+    homes: Vec<Namespace>,
     servers: Vec<Option<Process>>,
     folder: PathBuf,
 }
 
 impl Nats {
-    /// Starts all three and waits until one leads.
+    /// Starts all three in one namespace, and waits until one leads.
     pub(crate) fn start(namespace: &Namespace, address: Ipv4Addr, folder: &Path) -> Result<Self> {
+        Self::start_at([address; SERVERS as usize], Vec::new(), namespace, folder)
+    }
+
+    /// Starts each on a host of its own beside the core, and waits until one leads.
+    pub(crate) fn start_apart(core: &Namespace, folder: &Path) -> Result<Self> {
+        let (mut homes, mut addresses) = (Vec::new(), [Ipv4Addr::UNSPECIFIED; SERVERS as usize]);
+        for (number, address) in (0_u8..).zip(&mut addresses) {
+            let home = Namespace::new(&format!("nats{number}"))?;
+            let net = [10, 0, 20 + number];
+            *address = Ipv4Addr::new(net[0], net[1], net[2], 2);
+            let [near, far] = [1, 2].map(|host| format!("10.0.{}.{host}/24", net[2]));
+            let near_device = format!("nats{number}");
+            let end = |namespace, device, address| End {
+                namespace,
+                device,
+                address,
+            };
+            link::connect(
+                end(core, &near_device, &near),
+                end(&home, "eth0", &far),
+                Shape::DIRECT,
+            )?;
+            home.run(&format!("ip route add default via 10.0.{}.1", net[2]))?;
+            homes.push(home);
+        }
+        Self::start_at(addresses, homes, core, folder)
+    }
+
+    fn start_at(
+        addresses: [Ipv4Addr; SERVERS as usize],
+        homes: Vec<Namespace>,
+        namespace: &Namespace,
+        folder: &Path,
+    ) -> Result<Self> {
         ensure!(
             command::found("nats-server"),
             "nats-server is missing (Debian package nats-server); scripts/setup.sh installs it"
@@ -39,7 +77,8 @@ impl Nats {
         let folder = folder.join("nats");
         fs::create_dir_all(&folder)?;
         let mut nats = Self {
-            address,
+            addresses,
+            homes,
             servers: (0..SERVERS).map(|_| None).collect(),
             folder,
         };
@@ -49,7 +88,7 @@ impl Nats {
 
     /// What concentrators are told.
     pub(crate) fn urls(&self) -> String {
-        let urls = (0..SERVERS).map(|n| format!("\"nats://{}:{}\"", self.address, CLIENTS + n));
+        let urls = (0..SERVERS).map(|n| format!("\"nats://{}:{}\"", self.address(n), CLIENTS + n));
         urls.collect::<Vec<_>>().join(", ")
     }
 
@@ -62,7 +101,7 @@ impl Nats {
                 fs::write(&config, self.config(number))?;
                 let config = config.to_string_lossy().into_owned();
                 let process = Process::start(
-                    namespace,
+                    self.homes.get(slot).unwrap_or(namespace),
                     &format!("nats{number}"),
                     "nats-server",
                     &["-c", &config],
@@ -71,6 +110,11 @@ impl Nats {
                 self.servers[slot] = Some(process);
             }
         }
+        self.wait_until_led(namespace)
+    }
+
+    /// Waits until all three agree on a leader.
+    pub(crate) fn wait_until_led(&self, namespace: &Namespace) -> Result<()> {
         wait::until("JetStream to have a leader", READY, || {
             let pages = self.pages(namespace, "/jsz");
             let led = |page: &Value| {
@@ -84,15 +128,58 @@ impl Nats {
         })
     }
 
+    /// Waits until this stream has a leader, and all its replicas have all of it.
+    pub(crate) fn wait_until_current(&self, namespace: &Namespace, stream: &str) -> Result<()> {
+        let what = format!("{stream} to be whole at all servers");
+        wait::until(&what, READY, || {
+            let details = self.details(namespace, stream);
+            let replicas = details.iter().filter_map(|detail| {
+                let led = detail.get("leader")?.as_str()?;
+                let replicas = detail.get("replicas")?.as_array()?;
+                let current = |replica: &Value| replica.get("current") == Some(&Value::Bool(true));
+                let whole =
+                    replicas.len() + 1 == usize::from(SERVERS) && replicas.iter().all(current);
+                (!led.is_empty() && whole).then_some(())
+            });
+            Ok(replicas.last())
+        })
+    }
+
     /// Kills the server that leads this stream; gives its name.
     pub(crate) fn kill_leader(&mut self, namespace: &Namespace, stream: &str) -> Result<String> {
+        let number = self.leader_of(namespace, stream)?;
+        self.kill(number)?;
+        Ok(format!("n{number}"))
+    }
+
+    /// The number of the server that leads this stream.
+    pub(crate) fn leader_of(&self, namespace: &Namespace, stream: &str) -> Result<usize> {
         let leader = wait::until("a leader of the stream", READY, || {
             Ok(self.leader(namespace, stream))
         })?;
-        let number: usize = leader.trim_start_matches('n').parse()?;
+        Ok(leader.trim_start_matches('n').parse()?)
+    }
+
+    /// Kills one of them.
+    pub(crate) fn kill(&mut self, number: usize) -> Result<()> {
         let server = self.servers.get_mut(number).and_then(Option::take);
-        server.context("it does not run")?.kill()?;
-        Ok(leader)
+        server.context("it does not run")?.kill()
+    }
+
+    /// Sends a signal to one of them.
+    pub(crate) fn signal(&self, number: usize, signal: Signal) -> Result<()> {
+        let server = self.servers.get(number).and_then(Option::as_ref);
+        server.context("it does not run")?.signal(signal)
+    }
+
+    /// The host of one of them, where each has its own.
+    pub(crate) fn home(&self, number: usize) -> Result<&Namespace> {
+        self.homes.get(number).context("it has no host of its own")
+    }
+
+    /// Where they are.
+    pub(crate) const fn addresses(&self) -> [Ipv4Addr; SERVERS as usize] {
+        self.addresses
     }
 
     /// Kills all that run.
@@ -108,7 +195,7 @@ impl Nats {
     /// Puts an entry, as a client that is none of ours; all three must run.
     pub(crate) fn put(&self, namespace: &Namespace, subject: &str, body: &[u8]) -> Result<()> {
         namespace.inside(|| {
-            let mut server = TcpStream::connect((self.address, CLIENTS))?;
+            let mut server = TcpStream::connect((self.address(0), CLIENTS))?;
             server.set_read_timeout(Some(READY))?;
             let head = format!(
                 "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
@@ -123,8 +210,18 @@ impl Nats {
     }
 
     fn leader(&self, namespace: &Namespace, stream: &str) -> Option<String> {
+        let details = self.details(namespace, stream);
+        let mut leaders = details.iter().filter_map(|cluster| {
+            let leader = cluster.get("leader")?.as_str()?;
+            (!leader.is_empty()).then(|| leader.to_owned())
+        });
+        leaders.next_back()
+    }
+
+    /// What each server says of who has this stream.
+    fn details(&self, namespace: &Namespace, stream: &str) -> Vec<Value> {
         let pages = self.pages(namespace, "/jsz?accounts=true&streams=true");
-        let mut leaders = pages.iter().filter_map(|page| {
+        let details = pages.iter().filter_map(|page| {
             let accounts = page.get("account_details")?.as_array()?;
             let details = accounts
                 .iter()
@@ -132,16 +229,19 @@ impl Nats {
             let stream = details
                 .flatten()
                 .find(|detail| detail.get("name").and_then(Value::as_str) == Some(stream))?;
-            let leader = stream.pointer("/cluster/leader")?.as_str()?;
-            (!leader.is_empty()).then(|| leader.to_owned())
+            stream.get("cluster").cloned()
         });
-        leaders.next_back()
+        details.collect()
+    }
+
+    fn address(&self, number: u16) -> Ipv4Addr {
+        self.addresses[usize::from(number)]
     }
 
     /// The pages of those that answer.
     fn pages(&self, namespace: &Namespace, path: &str) -> Vec<Value> {
         let pages = (0..SERVERS).filter_map(|number| {
-            let at = SocketAddr::from((self.address, PAGES + number));
+            let at = SocketAddr::from((self.address(number), PAGES + number));
             let body = http::get(namespace, at, path).ok()?;
             serde_json::from_str(&body).ok()
         });
@@ -149,10 +249,8 @@ impl Nats {
     }
 
     fn config(&self, number: u16) -> String {
-        let Self {
-            address, folder, ..
-        } = self;
-        let routes = (0..SERVERS).map(|n| format!("nats://{address}:{}", ROUTES + n));
+        let (address, folder) = (self.address(number), &self.folder);
+        let routes = (0..SERVERS).map(|n| format!("nats://{}:{}", self.address(n), ROUTES + n));
         let routes: Vec<String> = routes.collect();
         format!(
             "server_name: n{number}\n\

@@ -165,6 +165,11 @@ const SCENARIOS: &[Scenario] = &[
         run: core_link::run,
     },
     Scenario {
+        name: "soak",
+        about: "two minutes of calls over UDP and TCP while one accident after another happens to two concentrators",
+        run: crate::soak::scenario,
+    },
+    Scenario {
         name: "lease-burst",
         about: "60 calls at once on a relay with 4 leases: they wait for more, or take the next relay",
         run: lease_burst::run,
@@ -467,6 +472,7 @@ const ALONE: &[&str] = &[
     "internet-drain",
     "internet-drain-tcp",
     "internet-drain-tls",
+    "soak",
 ];
 
 /// Outside: runs one or all of them, `jobs` at a time, each in a sandbox of its own, and counts.

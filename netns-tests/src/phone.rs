@@ -212,7 +212,13 @@ fn patient_answer() -> String {
     const ACK: &str = "<recv request=\"ACK\"></recv>";
     const AGAIN: &str =
         "<label id=\"7\"/>\n<recv request=\"INVITE\" optional=\"true\" next=\"7\"/>\n";
-    quick_answer().replacen(ACK, &format!("{AGAIN}{ACK}"), 1)
+    // Nor is one that comes when the call is up: its sender has not heard yet that it was answered.
+    const LATE: &str = "<label id=\"8\"/>\n<recv request=\"INVITE\" optional=\"true\" next=\"8\"/>\n\
+        <recv request=\"ACK\" optional=\"true\" next=\"8\"/>\n";
+    const BYE: &str = "<recv request=\"BYE\"/>";
+    quick_answer()
+        .replacen(ACK, &format!("{AGAIN}{ACK}"), 1)
+        .replacen(BYE, &format!("{LATE}{BYE}"), 1)
 }
 
 /// The same as [`quick_caller`] where packets get lost: it repeats an INVITE for 32 s (RFC 3261

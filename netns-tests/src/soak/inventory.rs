@@ -108,6 +108,7 @@ const CONCENTRATOR: &[&str] = &[
     "sipcast_concentrator_state{kind=\"requests_in_progress\"}",
     "sipcast_concentrator_state{kind=\"relayed_calls\"}",
     "sipcast_concentrator_state{kind=\"waiting_for_relay\"}",
+    "sipcast_concentrator_state{kind=\"waiting_for_return\"}",
     "sipcast_concentrator_state{kind=\"registers_held\"}",
 ];
 const RELAY: &[&str] = &["sipcast_relay_sessions"];
@@ -120,6 +121,8 @@ impl Holding {
             let sample = metrics.iter().find(|(name, _)| name == gauge);
             in_progress += sample.with_context(|| format!("there is no {gauge}"))?.1 as u64;
         }
+        // The connection of that question is over, too.
+        std::thread::sleep(Duration::from_millis(50));
         let files = format!("/proc/{}/fd", program.process.id());
         Ok(Self {
             files: fs::read_dir(files)?.count() as u64,

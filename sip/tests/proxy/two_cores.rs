@@ -4,7 +4,7 @@
 
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::cookie::{Keys, Owner};
 use sip::hop::{ConnectionId, Transmit, Transport};
@@ -33,8 +33,8 @@ impl Pair {
     /// Both live and have a link with each other.
     fn linked(mask: u32) -> Self {
         let mut pair = Self::with_keys(mask, [(); 2].map(|()| Keys::new([7; 32], None)));
-        pair.cores[0].proxy.set_peers([Owner(2)]);
-        pair.cores[1].proxy.set_peers([Owner(1)]);
+        pair.cores[0].proxy.set_peers([Owner(2)], Instant::now());
+        pair.cores[1].proxy.set_peers([Owner(1)], Instant::now());
         pair
     }
 
@@ -216,7 +216,7 @@ fn while_both_live_the_one_that_began_a_call_has_all_of_it() {
 fn of_a_peer_that_is_gone_every_message_is_handled_here() {
     let mut pair = Pair::linked(0);
     let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
-    pair.cores[1].proxy.set_peers([]);
+    pair.cores[1].proxy.set_peers([], Instant::now());
     pair.mask = u32::MAX;
     let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
     pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
@@ -224,6 +224,32 @@ fn of_a_peer_that_is_gone_every_message_is_handled_here() {
     pair.delivered(ALICE, &answer(&bye, 200, "OK", "a1"), "200 -> bob");
     assert_eq!(pair.counted(|counters| counters.handed_over), 0);
     assert_eq!(pair.counted(|counters| counters.stateless_responses), 1);
+}
+
+/// Both live and cannot reach each other: the answer goes by the one that has no transaction.
+#[test]
+fn an_answer_that_went_by_another_core_is_learnt_from_its_ack() {
+    for rings in [false, true] {
+        let mut pair = Pair::new(0);
+        let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
+        if rings {
+            pair.delivered(BOB, &ringing(&to_bob), "180 -> alice");
+        }
+        pair.mask = 1 << pair.received;
+        let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
+        pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
+        let media = pair.take_media();
+        pair.cores[0].media = media;
+        // Over Timer B and Timer C: neither is the INVITE repeated nor the call given up.
+        let sent = pair.cores[0].advance(Duration::from_secs(300));
+        assert_eq!(summary(&sent), Vec::<String>::new(), "rings: {rings}");
+        assert_eq!(pair.open_sessions().len(), 1, "rings: {rings}");
+        assert_eq!(pair.counted(|counters| counters.answered_elsewhere), 1);
+        let bye = pair.delivered(ALICE, &in_dialog("BYE", 2, &ok, true), "BYE -> bob");
+        pair.delivered(BOB, &bob_answers(&bye, 200), "200 -> alice");
+        assert!(pair.open_sessions().is_empty(), "rings: {rings}");
+        pair.assert_all_forgotten();
+    }
 }
 
 /// A caller on a connection of the core that has its call, and an answer that comes to the other.
@@ -243,9 +269,10 @@ fn a_response_to_a_connection_is_for_the_core_that_has_it() {
             config.clustered = true;
         });
         third.media = pair.take_media();
-        third
-            .proxy
-            .set_peers(alive.then_some(Owner(2)).into_iter().chain([Owner(4)]));
+        third.proxy.set_peers(
+            alive.then_some(Owner(2)).into_iter().chain([Owner(4)]),
+            Instant::now(),
+        );
         let sent = third.receive(BOB, &bob_answers(&to_bob, 200));
         let to_connection = |sent: &&Transmit| sent.flow.connection == Some(connection);
         assert_eq!(sent.iter().filter(to_connection).count(), passed);

@@ -133,15 +133,15 @@ impl Nats {
         let what = format!("{stream} to be whole at all servers");
         wait::until(&what, READY, || {
             let details = self.details(namespace, stream);
-            let replicas = details.iter().filter_map(|detail| {
-                let led = detail.get("leader")?.as_str()?;
-                let replicas = detail.get("replicas")?.as_array()?;
+            let whole = details.iter().any(|detail| {
+                // Only the one that leads knows of the others.
+                let replicas = detail.get("replicas").and_then(Value::as_array);
                 let current = |replica: &Value| replica.get("current") == Some(&Value::Bool(true));
-                let whole =
-                    replicas.len() + 1 == usize::from(SERVERS) && replicas.iter().all(current);
-                (!led.is_empty() && whole).then_some(())
+                replicas.is_some_and(|replicas| {
+                    replicas.len() + 1 == usize::from(SERVERS) && replicas.iter().all(current)
+                })
             });
-            Ok(replicas.last())
+            Ok(whole.then_some(()))
         })
     }
 

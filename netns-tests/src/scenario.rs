@@ -46,6 +46,7 @@ mod relay_fallback;
 mod relay_killed_ringing;
 pub(crate) mod restart;
 mod rig;
+mod rolling_upgrade;
 mod rtpengine_relay;
 pub(crate) mod second_concentrator;
 mod shared_sockets;
@@ -163,6 +164,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "core-link",
         about: "two concentrators, the first drains while the callee rings: one hop, over UDP, TCP, TLS",
         run: core_link::run,
+    },
+    Scenario {
+        name: "rolling-upgrade",
+        about: "under load one concentrator after the other is drained, ended and started again: 0 failed over UDP",
+        run: rolling_upgrade::run,
     },
     Scenario {
         name: "soak",
@@ -472,6 +478,7 @@ const ALONE: &[&str] = &[
     "internet-drain",
     "internet-drain-tcp",
     "internet-drain-tls",
+    "rolling-upgrade",
     "soak",
 ];
 

@@ -252,6 +252,63 @@ fn an_answer_that_went_by_another_core_is_learnt_from_its_ack() {
     }
 }
 
+/// Bob has his connection at a core that is gone: what is for him waits until he has registered again, and what
+/// was under way to him follows, in its transaction.
+#[test]
+fn what_is_for_a_phone_whose_core_is_gone_waits_until_it_is_back() {
+    let registration = |cseq: u32| {
+        format!(
+            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TCP 192.168.1.2;branch=z9hG4bKr{cseq}\r\n\
+             From: <sip:bob@example.com>;tag=r\r\nTo: <sip:bob@example.com>\r\nCall-ID: reg\r\n\
+             CSeq: {cseq} REGISTER\r\nMax-Forwards: 70\r\nContact: <sip:bob@192.168.1.2;transport=tcp>\r\n\
+             Expires: 600\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    for returns in [true, false] {
+        let mut core = World::configured(|config| {
+            config.owner = Owner(1);
+            config.clustered = true;
+        });
+        core.proxy.set_peers([Owner(2)], core.now);
+        let mut hop = core.hop(BOB);
+        hop.flow.transport = Transport::Tcp;
+        hop.flow.connection = Some(ConnectionId::first(2, Owner(2)));
+        core.receive_from(&hop, registration(1).as_bytes());
+        let under_way = core.receive(ALICE, &invite("sip:bob@example.com"));
+        let first = find(&under_way, BOB);
+        core.proxy.set_peers([], core.now);
+        let second = String::from_utf8(invite("sip:bob@example.com")).expect("text");
+        let second = second
+            .replace("Call-ID: ", "Call-ID: other-")
+            .replace("branch=z9hG4bK", "branch=z9hG4bKother");
+        let sent = core.receive(ALICE, second.as_bytes());
+        assert_eq!(summary(&sent), ["100 -> alice"]);
+        assert_eq!(core.proxy.waiting_for_return(), 1);
+        assert!(core.advance(Duration::from_secs(1)).is_empty());
+        if !returns {
+            let sent = core.advance(Duration::from_secs(12));
+            assert!(summary(&sent).contains(&"480 -> alice".to_owned()));
+            assert_eq!(core.proxy.counters().not_returned, 1);
+            continue;
+        }
+        // From another port, over a connection of the core that lives.
+        hop.flow.peer.set_port(hop.flow.peer.port() + 1);
+        hop.flow.connection = Some(ConnectionId::first(1, Owner(1)));
+        core.receive_from(&hop, registration(2).as_bytes());
+        let sent = core.advance(Duration::from_millis(200));
+        let there = |sent: &&Transmit| sent.flow == hop.flow;
+        let invites: Vec<Message> = sent.iter().filter(there).map(parse).collect();
+        assert_eq!(invites.len(), 2, "{:?}", summary(&sent));
+        let branch = |message: &Message| {
+            let via = message.top_via().expect("Via");
+            via.branch().map(<[u8]>::to_vec)
+        };
+        assert!(invites.iter().any(|again| branch(again) == branch(&first)));
+        assert_eq!(core.proxy.counters().sent_after_return, 1);
+        assert_eq!(core.proxy.waiting_for_return(), 0);
+    }
+}
+
 /// A caller on a connection of the core that has its call, and an answer that comes to the other.
 #[test]
 fn a_response_to_a_connection_is_for_the_core_that_has_it() {

@@ -31,7 +31,8 @@ impl Phones {
     /// more.
     pub async fn leave_when(self, mut draining: watch::Receiver<bool>, grace: Duration) {
         while draining.wait_for(|draining| *draining).await.is_ok() {
-            let serves_again = timeout(grace, draining.wait_for(|draining| !*draining)).await;
+            let serves_again = draining.wait_for(|draining| !*draining);
+            let serves_again = timeout(grace, serves_again).await.map(drop);
             if serves_again.is_err() {
                 let closed = self.leave(&draining).await;
                 tracing::info!(closed, "drained: connections of phones closed");

@@ -215,6 +215,8 @@ pub struct TcpLimits {
     pub idle: Duration,
     /// A message that is not complete after so long closes its connection.
     pub message: Duration,
+    /// How long phones keep their connections while we drain.
+    pub drain_grace: Duration,
 }
 
 /// Registrar limits (RFC 3261 section 10.3).

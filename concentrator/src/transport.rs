@@ -33,6 +33,7 @@ use tls::Identity;
 
 mod connect;
 mod connections;
+pub mod draining;
 mod listener;
 mod stream;
 mod stun;
@@ -308,6 +309,11 @@ impl Transports {
         for outlet in &mut self.udp {
             outlet.flush(&self.metrics);
         }
+    }
+
+    /// What takes leave of the phones when we drain.
+    pub fn phones(&self) -> draining::Phones {
+        draining::Phones::new(Arc::clone(&self.connections))
     }
 
     /// Open connections.

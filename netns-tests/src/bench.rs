@@ -87,7 +87,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "failover",
-        about: "failed calls and gaps when a concentrator or a NATS server dies, hangs, is cut off, drains; 50 to 400 calls/s",
+        about: "failed calls and gaps when a concentrator, an ingress or a NATS server dies, hangs, is cut off, drains; 50 to 400 calls/s",
         run: failover::run,
     },
     Bench {
@@ -97,7 +97,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "failover/tcp",
-        about: "the same over TCP at 100 calls/s",
+        about: "the same over TCP at 100 calls/s, with phones that open another connection",
         run: failover::run_tcp,
     },
     Bench {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::topology::two_edges::TwoEdges;
-use crate::{bench, catchment, certs, command, demo, sandbox, scenario, service};
+use crate::{bench, catchment, certs, command, demo, sandbox, scenario, service, soak};
 
 /// Networks of namespaces, real phones, the demo, the scenarios and the benchmarks of sipcast.
 ///
@@ -55,6 +55,10 @@ enum What {
         /// The name, or `list`
         what: String,
     },
+    /// Calls for hours, while one accident after another happens to two concentrators, their edges, relays and
+    /// NATS servers; the account is on standard output, at the end as a JSON line. Fails where a binding is lost,
+    /// something leaks, or a call fails that no accident explains
+    Soak(soak::Options),
     /// Ask from this host, or from others, which edge the routers lead them to; needs neither root nor
     /// the lab, and that the service has their addresses in `sip.reveal_edge_to`
     Catchment(catchment::Options),
@@ -92,10 +96,14 @@ fn dispatch(arguments: &Arguments) -> Result<ExitCode> {
             return scenario::run_locked_in(scenario, &arguments.out, arguments.verbose, *jobs);
         }
         What::Up { .. } if !sandbox::is_inside() => return Ok(sandbox::enter(None, true)?),
-        What::Demo { .. } | What::Bench { .. } if !sandbox::is_inside() => {
+        What::Demo { .. } | What::Bench { .. } | What::Soak(_) if !sandbox::is_inside() => {
             return Ok(sandbox::enter(None, false)?);
         }
-        What::Demo { .. } | What::Bench { .. } | What::Up { .. } | What::Run { .. } => {
+        What::Demo { .. }
+        | What::Bench { .. }
+        | What::Soak(_)
+        | What::Up { .. }
+        | What::Run { .. } => {
             sandbox::check_locked_in()?;
             inside(arguments)?;
         }
@@ -109,6 +117,7 @@ fn inside(arguments: &Arguments) -> Result<()> {
         What::Up { network_only } => up(arguments, *network_only),
         What::Run { scenario, .. } => scenario::run(scenario, &arguments.out),
         What::Bench { what } => bench::run(what, &arguments.out),
+        What::Soak(options) => soak::run(options, &arguments.out),
         What::Certs { .. } | What::Catchment(_) => Ok(()),
     }
 }

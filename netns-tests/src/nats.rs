@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::link::{self, End, Shape};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::{command, http, wait};
@@ -24,10 +26,12 @@ const READY: Duration = Duration::from_secs(40);
 /// Records that a [`Publisher`] has under way.
 const WINDOW: usize = 2048;
 
-/// Three servers at one address.
+/// Three servers, at one address or each on a host of its own.
 #[derive(Debug)]
 pub(crate) struct Nats {
-    address: Ipv4Addr,
+    addresses: [Ipv4Addr; SERVERS as usize],
+    /// Where they run, unless that is the namespace that they are started from.
+    homes: Vec<Namespace>,
     servers: Vec<Option<Process>>,
     folder: PathBuf,
     /// More lines of each one's config.
@@ -42,15 +46,51 @@ pub(crate) struct Usage {
 }
 
 impl Nats {
-    /// Starts all three and waits until one leads.
+    /// Starts all three in one namespace, and waits until one leads.
     pub(crate) fn start(namespace: &Namespace, address: Ipv4Addr, folder: &Path) -> Result<Self> {
         let mut nats = Self::prepare(address, folder, "")?;
         nats.start_missing(namespace)?;
         Ok(nats)
     }
 
-    /// Three servers with these lines in their configs, none of which runs yet.
+    /// Three servers at one address, with these lines in their configs, none of which runs yet.
     pub(crate) fn prepare(address: Ipv4Addr, folder: &Path, more: &str) -> Result<Self> {
+        Self::prepare_at([address; SERVERS as usize], Vec::new(), folder, more)
+    }
+
+    /// Starts each on a host of its own beside the core, and waits until one leads.
+    pub(crate) fn start_apart(core: &Namespace, folder: &Path) -> Result<Self> {
+        let (mut homes, mut addresses) = (Vec::new(), [Ipv4Addr::UNSPECIFIED; SERVERS as usize]);
+        for (number, address) in (0_u8..).zip(&mut addresses) {
+            let home = Namespace::new(&format!("nats{number}"))?;
+            let net = [10, 0, 20 + number];
+            *address = Ipv4Addr::new(net[0], net[1], net[2], 2);
+            let [near, far] = [1, 2].map(|host| format!("10.0.{}.{host}/24", net[2]));
+            let near_device = format!("nats{number}");
+            let end = |namespace, device, address| End {
+                namespace,
+                device,
+                address,
+            };
+            link::connect(
+                end(core, &near_device, &near),
+                end(&home, "eth0", &far),
+                Shape::DIRECT,
+            )?;
+            home.run(&format!("ip route add default via 10.0.{}.1", net[2]))?;
+            homes.push(home);
+        }
+        let mut nats = Self::prepare_at(addresses, homes, folder, "")?;
+        nats.start_missing(core)?;
+        Ok(nats)
+    }
+
+    fn prepare_at(
+        addresses: [Ipv4Addr; SERVERS as usize],
+        homes: Vec<Namespace>,
+        folder: &Path,
+        more: &str,
+    ) -> Result<Self> {
         ensure!(
             command::found("nats-server"),
             "nats-server is missing (Debian package nats-server); scripts/setup.sh installs it"
@@ -58,7 +98,8 @@ impl Nats {
         let folder = folder.join("nats");
         fs::create_dir_all(&folder)?;
         Ok(Self {
-            address,
+            addresses,
+            homes,
             servers: (0..SERVERS).map(|_| None).collect(),
             folder,
             more: more.to_owned(),
@@ -72,8 +113,8 @@ impl Nats {
 
     /// The same with another scheme.
     pub(crate) fn urls_of(&self, scheme: &str) -> String {
-        let address = self.address;
-        let urls = (0..SERVERS).map(|n| format!("\"{scheme}://{address}:{}\"", CLIENTS + n));
+        let url = |n| format!("\"{scheme}://{}:{}\"", self.address(n), CLIENTS + n);
+        let urls = (0..SERVERS).map(url);
         urls.collect::<Vec<_>>().join(", ")
     }
 
@@ -104,7 +145,7 @@ impl Nats {
                 fs::write(&config, self.config(number))?;
                 let config = config.to_string_lossy().into_owned();
                 let process = Process::start(
-                    namespace,
+                    self.homes.get(slot).unwrap_or(namespace),
                     &format!("nats{number}"),
                     "nats-server",
                     &["-c", &config],
@@ -113,6 +154,11 @@ impl Nats {
                 self.servers[slot] = Some(process);
             }
         }
+        self.wait_until_led(namespace)
+    }
+
+    /// Waits until all three agree on a leader.
+    pub(crate) fn wait_until_led(&self, namespace: &Namespace) -> Result<()> {
         wait::until("JetStream to have a leader", READY, || {
             let pages = self.pages(namespace, "/jsz");
             let led = |page: &Value| {
@@ -126,15 +172,58 @@ impl Nats {
         })
     }
 
+    /// Waits until this stream has a leader, and all its replicas have all of it.
+    pub(crate) fn wait_until_current(&self, namespace: &Namespace, stream: &str) -> Result<()> {
+        let what = format!("{stream} to be whole at all servers");
+        wait::until(&what, READY, || {
+            let details = self.details(namespace, stream);
+            let whole = details.iter().any(|detail| {
+                // Only the one that leads knows of the others.
+                let replicas = detail.get("replicas").and_then(Value::as_array);
+                let current = |replica: &Value| replica.get("current") == Some(&Value::Bool(true));
+                replicas.is_some_and(|replicas| {
+                    replicas.len() + 1 == usize::from(SERVERS) && replicas.iter().all(current)
+                })
+            });
+            Ok(whole.then_some(()))
+        })
+    }
+
     /// Kills the server that leads this stream; gives its name.
     pub(crate) fn kill_leader(&mut self, namespace: &Namespace, stream: &str) -> Result<String> {
+        let number = self.leader_of(namespace, stream)?;
+        self.kill(number)?;
+        Ok(format!("n{number}"))
+    }
+
+    /// The number of the server that leads this stream.
+    pub(crate) fn leader_of(&self, namespace: &Namespace, stream: &str) -> Result<usize> {
         let leader = wait::until("a leader of the stream", READY, || {
             Ok(self.leader(namespace, stream))
         })?;
-        let number: usize = leader.trim_start_matches('n').parse()?;
+        Ok(leader.trim_start_matches('n').parse()?)
+    }
+
+    /// Kills one of them.
+    pub(crate) fn kill(&mut self, number: usize) -> Result<()> {
         let server = self.servers.get_mut(number).and_then(Option::take);
-        server.context("it does not run")?.kill()?;
-        Ok(leader)
+        server.context("it does not run")?.kill()
+    }
+
+    /// Sends a signal to one of them.
+    pub(crate) fn signal(&self, number: usize, signal: Signal) -> Result<()> {
+        let server = self.servers.get(number).and_then(Option::as_ref);
+        server.context("it does not run")?.signal(signal)
+    }
+
+    /// The host of one of them, where each has its own.
+    pub(crate) fn home(&self, number: usize) -> Result<&Namespace> {
+        self.homes.get(number).context("it has no host of its own")
+    }
+
+    /// Where they are.
+    pub(crate) const fn addresses(&self) -> [Ipv4Addr; SERVERS as usize] {
+        self.addresses
     }
 
     /// Kills all that run.
@@ -154,7 +243,7 @@ impl Nats {
         entries: impl Iterator<Item = (String, Vec<u8>)> + Send,
     ) -> Result<usize> {
         namespace.inside(|| {
-            let mut publisher = Publisher::connect(SocketAddr::from((self.address, CLIENTS)))?;
+            let mut publisher = Publisher::connect(SocketAddr::from((self.address(0), CLIENTS)))?;
             for (subject, body) in entries {
                 publisher.publish(&subject, &body)?;
             }
@@ -165,7 +254,7 @@ impl Nats {
     /// The subjects of which a stream has a message.
     pub(crate) fn subjects(&self, namespace: &Namespace, stream: &str) -> Result<Vec<String>> {
         namespace.inside(|| {
-            let mut client = Publisher::connect(SocketAddr::from((self.address, CLIENTS)))?;
+            let mut client = Publisher::connect(SocketAddr::from((self.address(0), CLIENTS)))?;
             let info = format!("$JS.API.STREAM.INFO.{stream}");
             let info = client.ask(&info, br#"{"subjects_filter":">"}"#)?;
             let subjects = info.pointer("/state/subjects").and_then(Value::as_object);
@@ -177,7 +266,7 @@ impl Nats {
     /// Puts an entry, as a client that is none of ours; all three must run.
     pub(crate) fn put(&self, namespace: &Namespace, subject: &str, body: &[u8]) -> Result<()> {
         namespace.inside(|| {
-            let mut server = TcpStream::connect((self.address, CLIENTS))?;
+            let mut server = TcpStream::connect((self.address(0), CLIENTS))?;
             server.set_read_timeout(Some(READY))?;
             let head = format!(
                 "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
@@ -192,8 +281,18 @@ impl Nats {
     }
 
     fn leader(&self, namespace: &Namespace, stream: &str) -> Option<String> {
+        let details = self.details(namespace, stream);
+        let mut leaders = details.iter().filter_map(|cluster| {
+            let leader = cluster.get("leader")?.as_str()?;
+            (!leader.is_empty()).then(|| leader.to_owned())
+        });
+        leaders.next_back()
+    }
+
+    /// What each server says of who has this stream.
+    fn details(&self, namespace: &Namespace, stream: &str) -> Vec<Value> {
         let pages = self.pages(namespace, "/jsz?accounts=true&streams=true");
-        let mut leaders = pages.iter().filter_map(|page| {
+        let details = pages.iter().filter_map(|page| {
             let accounts = page.get("account_details")?.as_array()?;
             let details = accounts
                 .iter()
@@ -201,16 +300,19 @@ impl Nats {
             let stream = details
                 .flatten()
                 .find(|detail| detail.get("name").and_then(Value::as_str) == Some(stream))?;
-            let leader = stream.pointer("/cluster/leader")?.as_str()?;
-            (!leader.is_empty()).then(|| leader.to_owned())
+            stream.get("cluster").cloned()
         });
-        leaders.next_back()
+        details.collect()
+    }
+
+    fn address(&self, number: u16) -> Ipv4Addr {
+        self.addresses[usize::from(number)]
     }
 
     /// The pages of those that answer.
     fn pages(&self, namespace: &Namespace, path: &str) -> Vec<Value> {
         let pages = (0..SERVERS).filter_map(|number| {
-            let at = SocketAddr::from((self.address, PAGES + number));
+            let at = SocketAddr::from((self.address(number), PAGES + number));
             let body = http::get(namespace, at, path).ok()?;
             serde_json::from_str(&body).ok()
         });
@@ -218,10 +320,8 @@ impl Nats {
     }
 
     fn config(&self, number: u16) -> String {
-        let Self {
-            address, folder, ..
-        } = self;
-        let routes = (0..SERVERS).map(|n| format!("nats://{address}:{}", ROUTES + n));
+        let (address, folder) = (self.address(number), &self.folder);
+        let routes = (0..SERVERS).map(|n| format!("nats://{}:{}", self.address(n), ROUTES + n));
         let routes: Vec<String> = routes.collect();
         format!(
             "server_name: n{number}\n\

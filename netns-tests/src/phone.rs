@@ -212,7 +212,13 @@ fn patient_answer() -> String {
     const ACK: &str = "<recv request=\"ACK\"></recv>";
     const AGAIN: &str =
         "<label id=\"7\"/>\n<recv request=\"INVITE\" optional=\"true\" next=\"7\"/>\n";
-    quick_answer().replacen(ACK, &format!("{AGAIN}{ACK}"), 1)
+    // Nor is one that comes when the call is up: its sender has not heard yet that it was answered.
+    const LATE: &str = "<label id=\"8\"/>\n<recv request=\"INVITE\" optional=\"true\" next=\"8\"/>\n\
+        <recv request=\"ACK\" optional=\"true\" next=\"8\"/>\n";
+    const BYE: &str = "<recv request=\"BYE\"/>";
+    quick_answer()
+        .replacen(ACK, &format!("{AGAIN}{ACK}"), 1)
+        .replacen(BYE, &format!("{LATE}{BYE}"), 1)
 }
 
 /// The same as [`quick_caller`] where packets get lost: it repeats an INVITE for 32 s (RFC 3261
@@ -265,11 +271,80 @@ pub(crate) fn talking_caller(
     talk_ms: u32,
     folder: &Path,
 ) -> Result<Process> {
-    let bye = "<send retrans=\"500\"><![CDATA[\nBYE";
-    let talks = format!("<pause milliseconds=\"{talk_ms}\"/>\n{bye}");
-    let script = patient_call().replacen(bye, &talks, 1);
+    let script = talking_call(talk_ms);
     many_calls(namespace, transport, &script, calls, rate, folder)
 }
+
+fn talking_call(talk_ms: u32) -> String {
+    let bye = "<send retrans=\"500\"><![CDATA[\nBYE";
+    let talks = format!("<pause milliseconds=\"{talk_ms}\"/>\n{bye}");
+    patient_call().replacen(bye, &talks, 1)
+}
+
+/// [`ringing_callee`], which registers again every `again_ms` and is ready for mishaps: where a
+/// registration fails it begins another one.
+pub(crate) fn lasting_callee(
+    namespace: &Namespace,
+    ring_ms: u32,
+    again_ms: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let rings = format!("<pause milliseconds=\"{ring_ms}\"/>\n<send retrans=\"500\">");
+    let answer = patient_answer().replacen("<send retrans=\"500\">", &rings, 1);
+    let again = format!("<pause milliseconds=\"{again_ms}\"/>\n<nop next=\"9\"/>\n</scenario>");
+    let callee = CALLEE
+        .replace(
+            "<send retrans=\"500\">",
+            "<label id=\"9\"/>\n<send retrans=\"500\">",
+        )
+        .replace("branch=[branch]", "branch=[branch]x[cseq]")
+        .replace("CSeq: 1 REGISTER", "CSeq: [cseq] REGISTER")
+        .replace("<pause milliseconds=\"600000\"/>\n</scenario>", &again);
+    let folder = prepare(namespace, folder, 1, 220.0)?;
+    fs::write(folder.join("callee.xml"), callee)?;
+    fs::write(folder.join("answer.xml"), answer)?;
+    let scenario = [
+        "-sf",
+        "callee.xml",
+        "-oocsf",
+        "answer.xml",
+        "-key",
+        "user",
+        "ua2",
+    ];
+    let scenario = [
+        &scenario[..],
+        &["-m", "100000", "-l", "1", "-r", "1"],
+        &ROTATED,
+    ]
+    .concat();
+    sipp(namespace, Place::IPV4, Transport::Udp, &scenario, &folder)
+}
+
+/// [`talking_caller`] over UDP, which writes what it has counted into `calls.csv` each second.
+pub(crate) fn lasting_caller(
+    namespace: &Namespace,
+    calls: u32,
+    rate: u32,
+    talk_ms: u32,
+    folder: &Path,
+) -> Result<Process> {
+    let script = talking_call(talk_ms);
+    let statistics = ["-trace_stat", "-stf", "calls.csv", "-fd", "1"];
+    let more = [&statistics[..], &ROTATED].concat();
+    many_calls_with(
+        namespace,
+        Transport::Udp,
+        &script,
+        calls,
+        rate,
+        &more,
+        folder,
+    )
+}
+
+/// Of the messages only the last ones are kept.
+const ROTATED: [&str; 4] = ["-ringbuffer_files", "2", "-ringbuffer_size", "40000000"];
 
 /// Starts the phone that registers as ua2 and rings until the caller gives up.
 pub(crate) fn cancelled_callee(
@@ -300,6 +375,18 @@ fn many_calls(
     rate: u32,
     folder: &Path,
 ) -> Result<Process> {
+    many_calls_with(namespace, transport, script, calls, rate, &[], folder)
+}
+
+fn many_calls_with(
+    namespace: &Namespace,
+    transport: Transport,
+    script: &str,
+    calls: u32,
+    rate: u32,
+    more: &[&str],
+    folder: &Path,
+) -> Result<Process> {
     let folder = prepare(namespace, folder, 1, 110.0)?;
     fs::write(folder.join("calls.xml"), script)?;
     let (calls, rate) = (calls.to_string(), rate.to_string());
@@ -316,6 +403,7 @@ fn many_calls(
         "-max_invite_retrans",
         "6",
     ];
+    let scenario = [&scenario[..], more].concat();
     sipp(namespace, Place::IPV4, transport, &scenario, &folder)
 }
 

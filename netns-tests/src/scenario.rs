@@ -48,6 +48,7 @@ mod relay_fallback;
 mod relay_killed_ringing;
 pub(crate) mod restart;
 mod rig;
+mod rolling_upgrade;
 mod rtpengine_relay;
 pub(crate) mod second_concentrator;
 mod shared_sockets;
@@ -176,6 +177,16 @@ const SCENARIOS: &[Scenario] = &[
         name: "core-link",
         about: "two concentrators, the first drains while the callee rings: one hop, over UDP, TCP, TLS",
         run: core_link::run,
+    },
+    Scenario {
+        name: "rolling-upgrade",
+        about: "under load one concentrator after the other is drained, ended and started again: 0 failed over UDP",
+        run: rolling_upgrade::run,
+    },
+    Scenario {
+        name: "soak",
+        about: "two minutes of calls over UDP and TCP while one accident after another happens to two concentrators",
+        run: crate::soak::scenario,
     },
     Scenario {
         name: "lease-burst",
@@ -485,6 +496,8 @@ const ALONE: &[&str] = &[
     "internet-drain",
     "internet-drain-tcp",
     "internet-drain-tls",
+    "rolling-upgrade",
+    "soak",
 ];
 
 /// Outside: runs one or all of them, `jobs` at a time, each in a sandbox of its own, and counts.

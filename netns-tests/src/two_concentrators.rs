@@ -17,8 +17,6 @@ use crate::service::{ALL_TRANSPORTS, Program, Service};
 use crate::topology::two_edges::{CONCENTRATOR, TwoEdges};
 use crate::wait;
 
-/// On the core, where both concentrators reach it.
-const NATS: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// All of it, running.
@@ -51,15 +49,21 @@ impl TwoConcentrators {
     /// Starts everything, and waits until both serve, know each other and share one location service.
     /// `more` are sections of both concentrators' files.
     pub(crate) fn start(more: &str, folder: &Path) -> Result<Self> {
+        Self::start_with(more, "", folder)
+    }
+
+    /// The same, with more keys in the `[sip]` of both.
+    pub(crate) fn start_with(more: &str, sip: &str, folder: &Path) -> Result<Self> {
         let net = TwoEdges::build()?;
         let second = wire_second(&net)?;
-        let nats = Nats::start(&net.core, NATS, folder)?;
+        let nats = Nats::start_apart(&net.core, folder)?;
         write_key(folder)?;
         let address: Ipv4Addr = SECOND.parse()?;
         let of_first = section("c1", CONCENTRATOR, "c2", address);
         let of_second = section("c2", address, "c1", CONCENTRATOR);
+        let transports = ALL_TRANSPORTS.replacen("[sip]\n", &format!("[sip]\n{sip}"), 1);
         let config = format!(
-            "{KEY}{ALL_TRANSPORTS}[location]\nfile = \"location.db\"\n\
+            "{KEY}{transports}[location]\nfile = \"location.db\"\n\
              [cluster]\nid = 1\nnats = [{}]\n{more}{of_first}",
             nats.urls()
         );

@@ -27,6 +27,7 @@
 //! * `hang_up`: what a call's end needs that nobody asks for (15)
 //! * `calls`: what happened, for records of calls
 //! * `peers`: messages that are another core's, which is alive
+//! * `returning`: what is for a user agent whose connection went with its concentrator
 //! * `sharing`: registrations that other concentrators have too
 //! * `stateless`: messages of transactions that another core had (16.11)
 //! * `uas`: what is answered here (8.2); `reveal`: by which edge it came, for those who may know
@@ -58,6 +59,7 @@ mod overload;
 mod peers;
 mod probes;
 mod response;
+mod returning;
 pub mod reveal;
 mod route;
 pub mod routing;
@@ -92,6 +94,7 @@ use media::{Media, Party, SessionRef};
 pub use next_hop::QueryId;
 use next_hop::{NextHopRules, Onward, Resolving};
 use probes::Probes;
+use returning::Returning;
 use waiting::WaitingForMedia;
 
 /// What the proxy must know of its surroundings.
@@ -152,6 +155,8 @@ struct Branch {
     client: ClientId,
     request: Message,
     flow: Flow,
+    /// What names the user agent there; 0 without.
+    name: u64,
     progress: Progress,
     session: Option<SessionRef>,
     /// As in its target.
@@ -233,6 +238,7 @@ pub struct Proxy {
     reveal: reveal::Reveal,
     peers: peers::Peers,
     held: sharing::Held,
+    returning: Returning,
 }
 
 impl Proxy {
@@ -261,6 +267,7 @@ impl Proxy {
             reveal: reveal::Reveal::default(),
             peers: peers::Peers::default(),
             held: sharing::Held::default(),
+            returning: Returning::default(),
         }
     }
 
@@ -301,6 +308,7 @@ impl Proxy {
         self.fire_timer_c(media, now);
         self.fire_dns_deadlines(media, now);
         self.fire_media_deadlines(media, now);
+        self.fire_returning(media, now);
         self.fire_probes(now);
         self.drain(media, now);
     }
@@ -359,6 +367,7 @@ impl Proxy {
             self.waiting_for_media.poll_timeout(),
             self.groups.poll_timeout().map(|at| (at, "probe")),
             self.next_held(),
+            self.returning.poll_timeout(),
         ]
         .into_iter()
         .flatten()

@@ -190,6 +190,25 @@ mod tests {
         );
     }
 
+    /// One release of difference: what the next one appends to a message must not make it unreadable.
+    #[test]
+    fn fields_of_a_later_version_are_skipped() {
+        for message in every_message() {
+            let mut payload = encode_frame(&message).unwrap()[FRAME_HEADER_LEN..].to_vec();
+            // [number, [fields]], the fields at the end.
+            let fields = payload
+                .get(2)
+                .copied()
+                .filter(|head| (0x80..0x97).contains(head));
+            let Some(head) = fields else {
+                panic!("{message:?} has no short array of fields");
+            };
+            payload[2] = head + 1;
+            payload.push(7);
+            assert_eq!(decode(&payload), Ok(message));
+        }
+    }
+
     #[test]
     fn as_many_connections_as_are_allowed_fit_into_a_frame() {
         let connections = vec![connection("[2001:db8::ffff]:65535"); CONNECTIONS_A_MESSAGE];

@@ -280,6 +280,7 @@ pub(super) fn check_sip(file: &File, folder: &Path) -> Result<Sip, Problem> {
             handshake: HANDSHAKE_TIMEOUT,
             idle: Duration::from_secs(sip.tcp_idle_timeout_s),
             message: Duration::from_secs(sip.tcp_message_timeout_s),
+            drain_grace: Duration::from_secs(sip.drain_grace_s),
         },
     })
 }

@@ -164,6 +164,8 @@ pub struct SipFile {
     pub tcp_idle_timeout_s: u64,
     /// A message that is not complete after so long closes its connection.
     pub tcp_message_timeout_s: u64,
+    /// How long phones keep their connections while we drain; 0: not at all.
+    pub drain_grace_s: u64,
     /// The port for TLS, where there is a `[sip.tls]`.
     pub tls_port: u16,
     /// The port for WebSocket; none when missing.
@@ -209,6 +211,7 @@ impl Default for SipFile {
             // its connection from one REGISTER to the next.
             tcp_idle_timeout_s: 3900,
             tcp_message_timeout_s: 15,
+            drain_grace_s: 30,
             tls_port: 5061,
             ws_port: None,
             wss_port: None,

@@ -58,12 +58,15 @@ pub(super) enum Outbound {
     Message(Bytes),
     /// The answer to a keepalive, as it goes out.
     Answer(Bytes),
+    /// Nothing more: the connection ends here.
+    Close,
 }
 
 impl Outbound {
     fn len(&self) -> usize {
         match self {
             Self::Message(bytes) | Self::Answer(bytes) => bytes.len(),
+            Self::Close => 0,
         }
     }
 }
@@ -141,6 +144,8 @@ struct Outlet {
     names: Option<Arc<[String]>>,
     queue: mpsc::UnboundedSender<Queued>,
     waiting: Waiting,
+    /// The other end has opened it.
+    accepted: bool,
 }
 
 impl Connections {
@@ -204,6 +209,21 @@ impl Connections {
         Err(SendRefusal::Full)
     }
 
+    /// Those that the other end has opened.
+    pub(super) fn accepted(&self) -> Vec<ConnectionId> {
+        let open = self.lock();
+        let accepted = open.outlets.iter().filter(|(_, outlet)| outlet.accepted);
+        accepted.map(|(id, _)| *id).collect()
+    }
+
+    /// Ends one when all that waits for it is written; false where it has ended already.
+    pub(super) fn close(&self, id: ConnectionId) -> bool {
+        if self.queue(id, None, Outbound::Close).is_err() {
+            return false;
+        }
+        self.lock().outlets.remove(&id).is_some()
+    }
+
     /// Takes a place for a connection.
     pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Result<Admission, Crowded> {
         let source = source_group(peer.ip());
@@ -237,6 +257,7 @@ impl Connections {
                 own: Arc::default(),
                 total: Arc::clone(&self.waiting),
             },
+            accepted: false,
         };
         open.outlets.insert(id, outlet);
         Admission {
@@ -283,6 +304,9 @@ impl Admission {
     pub(super) fn accepted_at(&mut self, local: SocketAddr) {
         let peer = self.peer;
         let record = ConnectionRecord { peer, local };
+        if let Some(outlet) = self.connections.lock().outlets.get_mut(&self.id) {
+            outlet.accepted = true;
+        }
         self.here = Some(self.connections.map.opened(record));
     }
 

@@ -43,6 +43,7 @@ pub(super) enum End {
     Idle,
     SlowMessage,
     SlowReader,
+    Drained,
     SlowHandshake,
     Handshake,
     ConnectFailed,
@@ -62,6 +63,7 @@ impl End {
             Self::Idle => "idle",
             Self::SlowMessage => "slow_message",
             Self::SlowReader => "slow_reader",
+            Self::Drained => "drained",
             Self::SlowHandshake => "slow_handshake",
             Self::Handshake => "handshake_failed",
             Self::ConnectFailed => "connect_failed",
@@ -266,6 +268,9 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let via = transport(flow.transport);
         let sent = inlet.metrics.sip_sent.get_or_create_owned(&via);
         while let Some(queued) = self.outgoing.recv().await {
+            if matches!(queued.what, Outbound::Close) {
+                return End::Drained;
+            }
             let is_message = matches!(queued.what, Outbound::Message(_));
             match timeout(WRITE_TIMEOUT, self.write::<F>(queued)).await {
                 Err(_) => return End::SlowReader,
@@ -282,6 +287,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         let bytes = match what {
             Outbound::Message(message) => F::frame(message),
             Outbound::Answer(bytes) => bytes,
+            Outbound::Close => return Ok(()),
         };
         self.in_message = true;
         self.to.write_all(&bytes).await?;

@@ -266,6 +266,28 @@ async fn a_single_line_end_is_not_an_incomplete_message() {
 }
 
 #[tokio::test]
+async fn phones_are_asked_to_go_when_we_drain_and_keep_what_was_sent_to_them() {
+    let mut rig = Rig::new(limits());
+    let mut phone = rig.connect().await;
+    phone.write_all(OPTIONS.as_bytes()).await.unwrap();
+    let incoming = rig.incoming().await;
+    let flow = incoming.hop.flow;
+    let bytes = Bytes::from_static(b"SIP/2.0 200 OK\r\n\r\n");
+    rig.transports.send(Transmit { flow, bytes });
+    let (drain, draining) = tokio::sync::watch::channel(false);
+    let phones = rig.transports.phones();
+    let task = tokio::spawn(phones.leave_when(draining, Duration::from_millis(1)));
+    drain.send(true).unwrap();
+    let mut heard = Vec::new();
+    phone.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.starts_with(b"SIP/2.0 200"));
+    rig.event().await;
+    assert_eq!(rig.closed("drained"), 1);
+    drop(drain);
+    task.await.unwrap();
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed() {
     let mut rig = Rig::new(TcpLimits {
         idle: Duration::from_millis(100),
@@ -433,6 +455,7 @@ pub(crate) fn limits() -> TcpLimits {
         handshake: PATIENCE * 2,
         idle: PATIENCE * 2,
         message: PATIENCE * 2,
+        drain_grace: Duration::ZERO,
     }
 }
 

@@ -31,12 +31,12 @@ impl Worker {
             } => {
                 info!(peer, owner = owner.0, "another concentrator can be reached");
                 self.peers.handle_up(peer, owner, outlet);
-                self.proxy.set_peers(self.peers.alive());
+                self.proxy.set_peers(self.peers.alive(), now());
             }
             PeerInput::Down { peer } => {
                 warn!(peer, "another concentrator is gone");
                 self.peers.handle_down(peer);
-                self.proxy.set_peers(self.peers.alive());
+                self.proxy.set_peers(self.peers.alive(), now());
             }
             PeerInput::Message { message, .. } => match self.peers.handle_message(message) {
                 Asked::Nothing => {}

@@ -163,6 +163,10 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("stateless_dropped", sip.stateless_dropped),
         ("stateless_cancel", sip.stateless_cancels),
         ("stateless_ack", sip.stateless_acks),
+        ("answered_elsewhere", sip.answered_elsewhere),
+        ("waited_for_return", sip.waited_for_return),
+        ("not_returned", sip.not_returned),
+        ("sent_after_return", sip.sent_after_return),
         ("foreign_cancel", sip.foreign_cancels),
         ("foreign_domain", sip.foreign),
         ("user_not_found", sip.not_found),
@@ -283,6 +287,7 @@ fn levels(proxy: &Proxy, calls: &Calls) -> Vec<(&'static str, i64)> {
         ("requests_in_progress", level(proxy.contexts())),
         ("waiting_for_dns", level(proxy.waiting())),
         ("waiting_for_relay", level(proxy.waiting_for_media())),
+        ("waiting_for_return", level(proxy.waiting_for_return())),
         (
             "members_down",
             level(

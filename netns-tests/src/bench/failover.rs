@@ -1,11 +1,13 @@
-//! What calls notice of an accident to one of two concentrators, or to the NATS server that leads.
+//! What calls notice of an accident to one of two concentrators, to an edge's ingress, to the NATS server that leads,
+//! or to the links between them.
 //!
 //! One phone calls another at a constant rate for [`SECONDS`], each call with a ring and some talk, so
 //! that at the moment of the accident there are calls in every state. The accident is that of the
-//! concentrator which has the caller's calls. A call has failed that SIPp does not count as successful; the
-//! gap is the longest time without a first answer to any INVITE. Over TCP SIPp ends with its connection,
-//! so what it offers later counts as failed. No peer: what others have published is in
-//! `docs/benchmarks.md`.
+//! concentrator which has the caller's calls, or of the caller's edge; where that withdraws its route, or its
+//! neighbours notice that it is gone, the lab moves the route ([`crate::failures`]). A call has failed that SIPp
+//! does not count as successful; the gap is the longest time without a first answer to any INVITE. Over TCP the
+//! phones are those of [`crate::tcp_phone`], [`PAIRS`] pairs of them, since SIPp ends with its connection. No
+//! peer: what others have published is in `docs/benchmarks.md`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +16,14 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde_json::json;
 
 use super::sipp_trace::{self, Call};
 use super::{Conditions, Outcome};
+use crate::failures::{Accident, STREAM, Way};
 use crate::phone::{self, Transport};
-use crate::scenario::internet::accidents::DEAD;
+use crate::tcp_phone::{Ended, Habits, Phones, callee_name};
 use crate::two_concentrators::{TwoConcentrators, Which};
 
 /// Of calls.
@@ -33,6 +35,10 @@ const TALK_MS: u32 = 1_500;
 const RATES: [u32; 5] = [50, 100, 200, 300, 400];
 /// Calls begun so long before the accident, or after it, are those around it.
 const AROUND_S: f64 = 1.0;
+/// Only these events, separated by commas, where it is set.
+const EVENTS: &str = "SIPCAST_LAB_EVENTS";
+/// Of phones over TCP.
+const PAIRS: u32 = 20;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,31 +49,83 @@ enum Event {
     StopConcentrator,
     CutConcentrator,
     DrainConcentrator,
+    KillIngress,
+    StopIngress,
+    CutIngress,
+    DrainIngress,
     KillNatsLeader,
+    StopNatsLeader,
+    CutNatsLeader,
+    /// It hears nothing of the other concentrator.
+    DeafToConcentrator,
+    /// The other concentrator hears nothing of it.
+    MuteToConcentrator,
+    DeafToNats,
+    MuteToNats,
 }
 
 impl Event {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 16] = [
         Self::Nothing,
         Self::KillConcentrator,
         Self::StopConcentrator,
         Self::CutConcentrator,
         Self::DrainConcentrator,
+        Self::KillIngress,
+        Self::StopIngress,
+        Self::CutIngress,
+        Self::DrainIngress,
         Self::KillNatsLeader,
+        Self::StopNatsLeader,
+        Self::CutNatsLeader,
+        Self::DeafToConcentrator,
+        Self::MuteToConcentrator,
+        Self::DeafToNats,
+        Self::MuteToNats,
     ];
 
+    /// The accident to the concentrator that has the calls, to the caller's edge, to the leader.
+    const fn accident(self, victim: Which, leader: usize) -> Option<Accident> {
+        Some(match self {
+            Self::Nothing => return None,
+            Self::KillConcentrator => Accident::KillConcentrator(victim),
+            Self::StopConcentrator => Accident::StopConcentrator(victim),
+            Self::CutConcentrator => Accident::CutConcentrator(victim),
+            Self::DrainConcentrator => Accident::DrainConcentrator(victim),
+            Self::KillIngress => Accident::KillIngress(Which::First),
+            Self::StopIngress => Accident::StopIngress(Which::First),
+            Self::CutIngress => Accident::CutEdge(Which::First),
+            Self::DrainIngress => Accident::DrainIngress(Which::First),
+            Self::KillNatsLeader => Accident::KillNats(leader),
+            Self::StopNatsLeader => Accident::StopNats(leader),
+            Self::CutNatsLeader => Accident::CutNats(leader),
+            Self::DeafToConcentrator => Accident::CutCore(victim, Way::Deaf),
+            Self::MuteToConcentrator => Accident::CutCore(victim, Way::Mute),
+            Self::DeafToNats => Accident::CutFromNats(victim, Way::Deaf),
+            Self::MuteToNats => Accident::CutFromNats(victim, Way::Mute),
+        })
+    }
+
     fn happen(self, rig: &mut TwoConcentrators, victim: Which) -> Result<()> {
-        match self {
-            Self::Nothing => Ok(()),
-            Self::KillConcentrator => rig.program(victim).process.kill(),
-            Self::StopConcentrator => rig.program(victim).process.signal(Signal::SIGSTOP),
-            Self::CutConcentrator => rig.namespace(victim).nft(DEAD),
-            Self::DrainConcentrator => rig.program(victim).process.signal(Signal::SIGUSR1),
-            Self::KillNatsLeader => {
-                let leader = rig.nats.kill_leader(&rig.net.core, "KV_sipcast")?;
-                eprintln!("  {leader} led");
-                Ok(())
-            }
+        let leader = rig.nats.leader_of(&rig.net.core, STREAM)?;
+        match self.accident(victim, leader) {
+            Some(accident) => accident.happen(rig),
+            None => Ok(()),
+        }
+    }
+
+    /// Who is asked afterwards what it knows.
+    const fn survivor(self, victim: Which) -> Which {
+        if matches!(
+            self,
+            Self::KillConcentrator
+                | Self::StopConcentrator
+                | Self::CutConcentrator
+                | Self::DrainConcentrator
+        ) {
+            victim.other()
+        } else {
+            victim
         }
     }
 }
@@ -86,14 +144,25 @@ pub(super) fn run_tcp(folder: &Path) -> Result<Vec<Outcome>> {
 
 fn all(rates: &[u32], transport: Transport, folder: &Path) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
+    let chosen = std::env::var(EVENTS).ok();
     for event in Event::ALL {
+        let name = serde_json::to_value(event)?;
+        let name = name.as_str().unwrap_or_default();
+        if chosen
+            .as_ref()
+            .is_some_and(|chosen| !chosen.split(',').any(|one| one == name))
+        {
+            continue;
+        }
         for rate in rates {
-            let name = serde_json::to_value(event)?;
-            let name = name.as_str().unwrap_or_default();
             eprintln!("failover: {name} at {rate} calls/s over {transport}");
             let folder = folder.join(format!("{name}-{rate}-{transport}"));
             fs::create_dir_all(&folder)?;
-            let seen = accident(event, *rate, transport, &folder.canonicalize()?)?;
+            let folder = folder.canonicalize()?;
+            let seen = match transport {
+                Transport::Tcp => accident_over_tcp(event, *rate, &folder)?,
+                Transport::Udp | Transport::Tls => accident(event, *rate, transport, &folder)?,
+            };
             eprintln!("  {}", serde_json::to_string(&seen)?);
             outcomes.push(outcome(event, *rate, transport, &seen)?);
         }
@@ -136,14 +205,7 @@ fn accident(event: Event, rate: u32, transport: Transport, folder: &Path) -> Res
         eprintln!("  SIPp: {status}");
     }
     callee.stop()?;
-    let survivor = match event {
-        Event::Nothing | Event::KillNatsLeader => victim,
-        Event::KillConcentrator
-        | Event::StopConcentrator
-        | Event::CutConcentrator
-        | Event::DrainConcentrator => victim.other(),
-    };
-    let known = rig.users(survivor)?;
+    let known = rig.users(event.survivor(victim))?;
     let trace = folder.join("ua1/messages.txt");
     let trace = fs::read_to_string(&trace).with_context(|| trace.display().to_string())?;
     let calls_seen = sipp_trace::read(&trace);
@@ -155,6 +217,84 @@ fn accident(event: Event, rate: u32, transport: Transport, folder: &Path) -> Res
     seen.longest_gap_ms = longest_gap_ms(&calls_seen);
     seen.bindings_lost = usize::from(!known.iter().any(|user| user.starts_with("ua2@")));
     Ok(seen)
+}
+
+/// The same with phones that open another connection when theirs breaks.
+fn accident_over_tcp(event: Event, rate: u32, folder: &Path) -> Result<Seen> {
+    let mut rig = TwoConcentrators::start("", folder)?;
+    let habits = Habits {
+        pairs: PAIRS,
+        calls_per_s: rate,
+        ring: Duration::from_millis(u64::from(RING_MS)),
+        talk: Duration::from_millis(u64::from(TALK_MS)),
+    };
+    let mut phones = Phones::called(&rig.net.ua1, &rig.net.ua2, habits)?;
+    for pair in 0..PAIRS {
+        rig.wait_for_user(&format!("{}@", callee_name(pair)))?;
+    }
+    phones.call()?;
+    let begun = SystemTime::now();
+    let victim = rig.owner_of_calls()?;
+    thread::sleep(ACCIDENT.saturating_sub(begun.elapsed().unwrap_or_default()));
+    let moment = SystemTime::now();
+    event.happen(&mut rig, victim)?;
+    let whole = Duration::from_secs(u64::from(SECONDS));
+    thread::sleep(whole.saturating_sub(begun.elapsed().unwrap_or_default()));
+    let heard = phones.finish()?;
+    let mut reasons: BTreeMap<&str, u32> = BTreeMap::new();
+    for why in heard.ended.iter().filter_map(|call| call.failed.as_deref()) {
+        *reasons.entry(why).or_default() += 1;
+    }
+    eprintln!(
+        "  {} new connections; failed: {reasons:?}",
+        heard.reconnected
+    );
+    let known = rig.users(event.survivor(victim))?;
+    let lost = (0..PAIRS).map(callee_name).filter(|user| {
+        let user = format!("{user}@");
+        !known.iter().any(|known| known.starts_with(&user))
+    });
+    let mut seen = judge_tcp(&heard.ended, moment);
+    seen.offered_calls = heard.offered as usize;
+    seen.retransmitted_invites = heard.repeated as usize;
+    seen.bindings_lost = lost.count();
+    Ok(seen)
+}
+
+fn judge_tcp(calls: &[Ended], moment: SystemTime) -> Seen {
+    let after = |time: SystemTime| match time.duration_since(moment) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    };
+    let around = |call: &&Ended| (-AROUND_S..AROUND_S).contains(&after(call.begun));
+    let delays = |calls: Vec<&Ended>| {
+        let delays = calls.iter().filter_map(|call| call.post_dial);
+        let mut delays: Vec<f64> = delays.map(|delay| delay.as_secs_f64() * 1e3).collect();
+        delays.sort_by(f64::total_cmp);
+        delays
+    };
+    let (near, far): (Vec<&Ended>, Vec<&Ended>) = calls.iter().partition(around);
+    let (near, far) = (delays(near), delays(far));
+    let answers = calls
+        .iter()
+        .filter_map(|call| Some(call.begun + call.post_dial?));
+    let mut answers: Vec<f64> = answers.map(after).collect();
+    answers.sort_by(f64::total_cmp);
+    let gaps = answers.windows(2).map(|pair| pair[1] - pair[0]);
+    let failed = calls.iter().filter_map(|call| call.failed.as_deref());
+    Seen {
+        offered_calls: calls.len(),
+        failed_calls: failed.clone().count(),
+        not_hung_up: failed.filter(|why| why.starts_with("BYE")).count(),
+        longest_gap_ms: gaps.fold(0.0, f64::max) * 1e3,
+        retransmitted_invites: 0,
+        around_p50_ms: percentile(&near, 50),
+        around_p99_ms: percentile(&near, 99),
+        around_max_ms: percentile(&near, 100),
+        else_p50_ms: percentile(&far, 50),
+        else_p99_ms: percentile(&far, 99),
+        bindings_lost: 0,
+    }
 }
 
 /// The number of `  Successful call        |        0                  |     1600`, on the last screen.

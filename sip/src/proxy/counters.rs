@@ -29,6 +29,14 @@ pub struct Counters {
     pub stateless_cancels: u64,
     /// ACKs of failures that were not sent from here, sent along the branches of their INVITE.
     pub stateless_acks: u64,
+    /// INVITEs whose answer another concentrator has passed on, as their ACK shows.
+    pub answered_elsewhere: u64,
+    /// Requests that waited for a user agent whose connection went with another concentrator.
+    pub waited_for_return: u64,
+    /// Those of them whose user agent did not come back in time, answered 480.
+    pub not_returned: u64,
+    /// Requests under way to such a connection that were sent again over the next one.
+    pub sent_after_return: u64,
     /// CANCELs from elsewhere than their INVITE, refused.
     pub foreign_cancels: u64,
     /// Requests for a domain that is not ours.

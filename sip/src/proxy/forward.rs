@@ -76,6 +76,9 @@ impl Proxy {
             self.respond(id, &outbound.original, 482, "Loop Detected", now);
             return;
         }
+        let Some(outbound) = self.wait_for_return(id, outbound, now) else {
+            return;
+        };
         let Some(outbound) = self.wait_for_media(id, outbound, media, now) else {
             return;
         };
@@ -100,6 +103,7 @@ impl Proxy {
             self.note_request(&original, cookie, *party);
             self.journal_in_dialog(&original, cookie, *party);
         }
+        self.note_invite(id, &original);
         let context = Context {
             invite: original.method() == Method::Invite,
             request: original,
@@ -176,6 +180,7 @@ impl Proxy {
             client,
             request,
             flow,
+            name: target.name,
             progress,
             session,
             instance: target.instance.clone(),
@@ -244,6 +249,7 @@ impl Proxy {
             });
         }
         if let Some((cookie, party)) = &dialog {
+            self.answered_elsewhere(request, cookie, media, now);
             self.note_ack(request, cookie, *party, now);
         }
     }
@@ -482,7 +488,13 @@ pub(super) fn branch_of(inner: &Message, target: &Target) -> BranchOf {
         incoming.extend_from_slice(&number.to_be_bytes());
     }
     let mut to = target.flow.transport.via_name().as_bytes().to_vec();
-    push_address(&mut to, target.flow.peer);
+    let is_named = target.name != 0 && target.instance.is_empty();
+    if is_named && target.flow.transport.is_reliable() {
+        // One that opens another connection is still the same, and gets the same transaction.
+        to.extend_from_slice(&target.name.to_be_bytes());
+    } else {
+        push_address(&mut to, target.flow.peer);
+    }
     to.extend_from_slice(target.uri.as_deref().unwrap_or_default());
     BranchOf {
         incoming,

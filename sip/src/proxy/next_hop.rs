@@ -245,6 +245,9 @@ impl Proxy {
         if let Some(original) = self.stop_waiting_for_media(id) {
             return Some(original);
         }
+        if let Some(original) = self.stop_waiting_for_return(id) {
+            return Some(original);
+        }
         if self.resolving.waits.is_empty() {
             return None;
         }

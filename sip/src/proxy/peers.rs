@@ -44,8 +44,13 @@ pub(super) struct Peers {
 
 impl Proxy {
     /// These other concentrators can be reached now.
-    pub fn set_peers(&mut self, alive: impl IntoIterator<Item = Owner>) {
-        self.peers.alive = alive.into_iter().collect();
+    pub fn set_peers(&mut self, alive: impl IntoIterator<Item = Owner>, now: Instant) {
+        let alive: HashSet<Owner> = alive.into_iter().collect();
+        let lost: HashSet<Owner> = self.peers.alive.difference(&alive).copied().collect();
+        self.peers.alive = alive;
+        if !lost.is_empty() {
+            self.connections_lost(&lost, now);
+        }
     }
 
     /// The next message for another concentrator.

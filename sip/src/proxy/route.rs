@@ -274,7 +274,10 @@ impl Proxy {
         let flow = moved.unwrap_or(flow);
         Routed::Forward {
             request,
-            targets: vec![Target::of(flow)],
+            targets: vec![Target {
+                name,
+                ..Target::of(flow)
+            }],
             dialog: Some((cookie, party)),
         }
     }
@@ -299,7 +302,7 @@ impl Proxy {
     }
 
     /// The bindings of the user in the Request-URI.
-    fn look_up(&mut self, request: Message, now: Instant) -> Routed {
+    pub(super) fn look_up(&mut self, request: Message, now: Instant) -> Routed {
         let uri = request.uri().ok();
         let named = uri.and_then(|uri| Some((uri, AddressOfRecord::of(&uri)?)));
         let Some((uri, aor)) = named else {

@@ -26,7 +26,7 @@ use super::media::{CallMessage, Media, Party, Placement, SessionRef};
 use super::response::without_own_via;
 use super::route::{Named, Routed};
 use super::{Progress, Proxy, Target, validate};
-use crate::cookie::{Role, ViaCookie};
+use crate::cookie::{DialogCookie, Role, ViaCookie};
 use crate::hop::{Hop, Transmit};
 use crate::message::{HeaderName, Message, Method};
 use crate::transaction::ServerId;
@@ -265,6 +265,50 @@ impl Proxy {
                 media.ended(session, now);
             }
         }
+        self.transactions.abandon_server(invite);
+    }
+
+    /// A 2xx of an INVITE that is still in progress here is acknowledged: another core has passed it on, which
+    /// had no way to us. So the call is up, and its INVITE need be neither repeated nor given up.
+    pub(super) fn answered_elsewhere(
+        &mut self,
+        ack: &Message,
+        cookie: &DialogCookie,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        let Some(invite) = self.invite_of(ack) else {
+            return;
+        };
+        let context = self.contexts.get_mut(&invite);
+        let Some(context) = context.filter(|context| !context.decided) else {
+            return;
+        };
+        let session = SessionRef::of(cookie);
+        let new_call = context.dialog.is_none();
+        let found = context.branches.iter_mut().find(|branch| {
+            let is_it = match session.filter(|_| new_call) {
+                Some(session) => branch.own_session() == Some(session),
+                None => true,
+            };
+            is_it && branch.progress != Progress::Done
+        });
+        let Some(branch) = found else {
+            return;
+        };
+        branch.progress = Progress::Done;
+        let client = branch.client;
+        context.decided = true;
+        self.counters.answered_elsewhere += 1;
+        self.stop_timer_c(client);
+        self.transactions.abandon(client);
+        if new_call {
+            self.counters.answered += 1;
+            if let Some(session) = session {
+                media.answered(session, now);
+            }
+        }
+        // The other branches are cancelled with it.
         self.transactions.abandon_server(invite);
     }
 

@@ -7,12 +7,14 @@
 
 use super::Proxy;
 use crate::cookie::Keys;
-use crate::message::{HeaderName, Message, ResponseBuilder};
+use crate::message::{HeaderName, Message, Method, ResponseBuilder};
 use crate::own_id::OwnIdMap;
 use crate::transaction::ServerId;
 
 /// Option tags that a REGISTER or OPTIONS may require of us.
 const SUPPORTED: [&str; 2] = ["path", "outbound"];
+
+const INVITE: &[u8] = b"INVITE";
 
 /// The requests that we are answering or have answered a moment ago.
 #[derive(Debug, Default)]
@@ -44,25 +46,32 @@ impl Requests {
 }
 
 /// A keyed hash of "From tag, Call-ID, and CSeq", the method included.
-fn identity(keys: &Keys, request: &Message) -> u128 {
+fn identity(keys: &Keys, request: &Message, method: &[u8]) -> u128 {
     let from = request.from();
     let tag = from.as_ref().ok().and_then(|from| from.tag());
     let number = request.cseq().map_or(0, |(number, _)| number);
-    let method = request.method();
     let call_id = request.call_id().unwrap_or_default();
     let tag = tag.unwrap_or_default();
     // None of these holds a space.
-    keys.identity_hash(&[
-        &number.to_be_bytes(),
-        method.as_bytes(),
-        b" ",
-        call_id,
-        b" ",
-        tag,
-    ])
+    keys.identity_hash(&[&number.to_be_bytes(), method, b" ", call_id, b" ", tag])
 }
 
 impl Proxy {
+    /// Where there are others who may pass its answer on without us, an INVITE must be found by its ACK. Of
+    /// twins the first one is.
+    pub(super) fn note_invite(&mut self, id: ServerId, request: &Message) {
+        if self.config.clustered && request.method() == Method::Invite {
+            self.uas
+                .note(id, identity(&self.config.keys, request, INVITE));
+        }
+    }
+
+    /// The INVITE in progress that this is the ACK of.
+    pub(super) fn invite_of(&self, ack: &Message) -> Option<ServerId> {
+        let identity = identity(&self.config.keys, ack, INVITE);
+        self.uas.by_identity.get(&identity).copied()
+    }
+
     /// The refusal of a request that is for us, if one of its own makes it impossible to answer.
     pub(super) fn refused_as_uas<'m>(
         &mut self,
@@ -70,7 +79,8 @@ impl Proxy {
         request: &'m Message,
     ) -> Option<ResponseBuilder<'m>> {
         let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
-        if !in_dialog && !self.uas.note(id, identity(&self.config.keys, request)) {
+        let identity = identity(&self.config.keys, request, request.method().as_bytes());
+        if !in_dialog && !self.uas.note(id, identity) {
             self.counters.merged += 1;
             let response = request.respond(482, "Loop Detected");
             return Some(response.to_tag(self.to_tag(request)));

@@ -4,7 +4,7 @@
 
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sip::cookie::{Keys, Owner};
 use sip::hop::{ConnectionId, Transmit, Transport};
@@ -33,8 +33,8 @@ impl Pair {
     /// Both live and have a link with each other.
     fn linked(mask: u32) -> Self {
         let mut pair = Self::with_keys(mask, [(); 2].map(|()| Keys::new([7; 32], None)));
-        pair.cores[0].proxy.set_peers([Owner(2)]);
-        pair.cores[1].proxy.set_peers([Owner(1)]);
+        pair.cores[0].proxy.set_peers([Owner(2)], Instant::now());
+        pair.cores[1].proxy.set_peers([Owner(1)], Instant::now());
         pair
     }
 
@@ -216,7 +216,7 @@ fn while_both_live_the_one_that_began_a_call_has_all_of_it() {
 fn of_a_peer_that_is_gone_every_message_is_handled_here() {
     let mut pair = Pair::linked(0);
     let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
-    pair.cores[1].proxy.set_peers([]);
+    pair.cores[1].proxy.set_peers([], Instant::now());
     pair.mask = u32::MAX;
     let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
     pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
@@ -224,6 +224,89 @@ fn of_a_peer_that_is_gone_every_message_is_handled_here() {
     pair.delivered(ALICE, &answer(&bye, 200, "OK", "a1"), "200 -> bob");
     assert_eq!(pair.counted(|counters| counters.handed_over), 0);
     assert_eq!(pair.counted(|counters| counters.stateless_responses), 1);
+}
+
+/// Both live and cannot reach each other: the answer goes by the one that has no transaction.
+#[test]
+fn an_answer_that_went_by_another_core_is_learnt_from_its_ack() {
+    for rings in [false, true] {
+        let mut pair = Pair::new(0);
+        let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
+        if rings {
+            pair.delivered(BOB, &ringing(&to_bob), "180 -> alice");
+        }
+        pair.mask = 1 << pair.received;
+        let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
+        pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
+        let media = pair.take_media();
+        pair.cores[0].media = media;
+        // Over Timer B and Timer C: neither is the INVITE repeated nor the call given up.
+        let sent = pair.cores[0].advance(Duration::from_secs(300));
+        assert_eq!(summary(&sent), Vec::<String>::new(), "rings: {rings}");
+        assert_eq!(pair.open_sessions().len(), 1, "rings: {rings}");
+        assert_eq!(pair.counted(|counters| counters.answered_elsewhere), 1);
+        let bye = pair.delivered(ALICE, &in_dialog("BYE", 2, &ok, true), "BYE -> bob");
+        pair.delivered(BOB, &bob_answers(&bye, 200), "200 -> alice");
+        assert!(pair.open_sessions().is_empty(), "rings: {rings}");
+        pair.assert_all_forgotten();
+    }
+}
+
+/// Bob has his connection at a core that is gone: what is for him waits until he has registered again, and what
+/// was under way to him follows, in its transaction.
+#[test]
+fn what_is_for_a_phone_whose_core_is_gone_waits_until_it_is_back() {
+    let registration = |cseq: u32| {
+        format!(
+            "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TCP 192.168.1.2;branch=z9hG4bKr{cseq}\r\n\
+             From: <sip:bob@example.com>;tag=r\r\nTo: <sip:bob@example.com>\r\nCall-ID: reg\r\n\
+             CSeq: {cseq} REGISTER\r\nMax-Forwards: 70\r\nContact: <sip:bob@192.168.1.2;transport=tcp>\r\n\
+             Expires: 600\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    for returns in [true, false] {
+        let mut core = World::configured(|config| {
+            config.owner = Owner(1);
+            config.clustered = true;
+        });
+        core.proxy.set_peers([Owner(2)], core.now);
+        let mut hop = core.hop(BOB);
+        hop.flow.transport = Transport::Tcp;
+        hop.flow.connection = Some(ConnectionId::first(2, Owner(2)));
+        core.receive_from(&hop, registration(1).as_bytes());
+        let under_way = core.receive(ALICE, &invite("sip:bob@example.com"));
+        let first = find(&under_way, BOB);
+        core.proxy.set_peers([], core.now);
+        let second = String::from_utf8(invite("sip:bob@example.com")).expect("text");
+        let second = second
+            .replace("Call-ID: ", "Call-ID: other-")
+            .replace("branch=z9hG4bK", "branch=z9hG4bKother");
+        let sent = core.receive(ALICE, second.as_bytes());
+        assert_eq!(summary(&sent), ["100 -> alice"]);
+        assert_eq!(core.proxy.waiting_for_return(), 1);
+        assert!(core.advance(Duration::from_secs(1)).is_empty());
+        if !returns {
+            let sent = core.advance(Duration::from_secs(12));
+            assert!(summary(&sent).contains(&"480 -> alice".to_owned()));
+            assert_eq!(core.proxy.counters().not_returned, 1);
+            continue;
+        }
+        // From another port, over a connection of the core that lives.
+        hop.flow.peer.set_port(hop.flow.peer.port() + 1);
+        hop.flow.connection = Some(ConnectionId::first(1, Owner(1)));
+        core.receive_from(&hop, registration(2).as_bytes());
+        let sent = core.advance(Duration::from_millis(200));
+        let there = |sent: &&Transmit| sent.flow == hop.flow;
+        let invites: Vec<Message> = sent.iter().filter(there).map(parse).collect();
+        assert_eq!(invites.len(), 2, "{:?}", summary(&sent));
+        let branch = |message: &Message| {
+            let via = message.top_via().expect("Via");
+            via.branch().map(<[u8]>::to_vec)
+        };
+        assert!(invites.iter().any(|again| branch(again) == branch(&first)));
+        assert_eq!(core.proxy.counters().sent_after_return, 1);
+        assert_eq!(core.proxy.waiting_for_return(), 0);
+    }
 }
 
 /// A caller on a connection of the core that has its call, and an answer that comes to the other.
@@ -243,9 +326,10 @@ fn a_response_to_a_connection_is_for_the_core_that_has_it() {
             config.clustered = true;
         });
         third.media = pair.take_media();
-        third
-            .proxy
-            .set_peers(alive.then_some(Owner(2)).into_iter().chain([Owner(4)]));
+        third.proxy.set_peers(
+            alive.then_some(Owner(2)).into_iter().chain([Owner(4)]),
+            Instant::now(),
+        );
         let sent = third.receive(BOB, &bob_answers(&to_bob, 200));
         let to_connection = |sent: &&Transmit| sent.flow.connection == Some(connection);
         assert_eq!(sent.iter().filter(to_connection).count(), passed);

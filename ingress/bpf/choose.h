@@ -110,3 +110,37 @@ INLINE const struct candidate *choose(const struct packet *packet, const struct 
     }
     return &set->candidates[best & (MAX_CANDIDATES - 1)];
 }
+
+INLINE __u32 mix(__u32 sum, __u32 word)
+{
+    sum = (sum ^ word) * 0x9e3779b1u;
+    return sum ^ sum >> 15;
+}
+
+// Of the packet's flow: `Entropy` of wire/src/encapsulation.rs.
+INLINE __u32 entropy(const struct packet *packet)
+{
+    __u32 sum = 0;
+    if (packet->is_ipv6) {
+#pragma unroll
+        for (int word = 0; word < 4; word++)
+            sum = mix(sum, packet->source.words[word]);
+#pragma unroll
+        for (int word = 0; word < 4; word++)
+            sum = mix(sum, packet->destination.words[word]);
+    } else {
+        sum = mix(mix(sum, packet->source.words[3]), packet->destination.words[3]);
+    }
+    if (packet->has_ports)
+        sum = mix(sum, packet->ports);
+    return mix(sum, packet->protocol);
+}
+
+// The outer source, of those that there are.
+INLINE const struct address *choose_source(const struct packet *packet, const struct settings *set)
+{
+    __u32 place = 0;
+    if (set->source_count > 1)
+        place = (entropy(packet) >> 16) * set->source_count >> 16;
+    return &set->sources[place & (MAX_SOURCES - 1)];
+}

@@ -97,24 +97,28 @@ INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
         return PASS_SOURCE;
     if (packet->length > set->mtu)
         return PASS_TOO_BIG;
+    // RFC 8086 section 5.2 wants one over IPv6, and it takes the whole packet to make it.
+    if (set->is_gre_udp && set->is_outer_ipv6)
+        return PASS_UDP_CHECKSUM;
     return OUTCOMES;
 }
 
 INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                      const struct candidate *to, struct bpf_fib_lookup *way)
+                      const struct address *from, const struct candidate *to,
+                      struct bpf_fib_lookup *way)
 {
-    way->l4_protocol = 47;
+    way->l4_protocol = set->is_gre_udp ? UDP : 47;
     way->tot_len = packet->length + outer_length(set);
     way->ifindex = packet->device;
     if (set->is_outer_ipv6) {
         way->family = FAMILY_IPV6;
         way->flowinfo = __builtin_bswap32((__u32)set->outer_tos << 20);
-        __builtin_memcpy(way->ipv6_src, &set->source, sizeof(set->source));
+        __builtin_memcpy(way->ipv6_src, from, sizeof(*from));
         __builtin_memcpy(way->ipv6_dst, &to->address, sizeof(to->address));
     } else {
         way->family = FAMILY_IPV4;
         way->tos = set->outer_tos;
-        way->ipv4_src = set->source.words[3];
+        way->ipv4_src = from->words[3];
         way->ipv4_dst = to->address.words[3];
     }
     switch (bpf_fib_lookup(ctx, way, sizeof(*way), 0)) {
@@ -151,8 +155,9 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     if (outcome != OUTCOMES)
         return outcome;
     const struct candidate *to = choose(packet, set);
+    const struct address *from = choose_source(packet, set);
     struct bpf_fib_lookup way = {};
-    outcome = find_way(ctx, packet, set, to, &way);
+    outcome = find_way(ctx, packet, set, from, to, &way);
     if (outcome != OUTCOMES)
         return outcome;
     __u32 device = way.ifindex;
@@ -160,7 +165,7 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     if (!departure)
         return PASS_NO_ROUTE;
     *interface = departure->interface;
-    return encapsulate(ctx, packet, set, to, departure, &way);
+    return encapsulate(ctx, packet, set, from, to, departure, &way);
 }
 
 SEC("xdp.frags")

@@ -9,6 +9,9 @@ struct packet {
     // Octets before the IP header, and of the packet from there.
     __u32 link_header;
     __u32 length;
+    // Both, as they stand there: of a whole packet that reaches so far.
+    __u32 ports;
+    __u8 has_ports;
     __u8 is_ipv6;
     __u8 has_options;
     __u8 protocol;
@@ -58,6 +61,16 @@ INLINE __u32 read_ethernet(struct xdp_md *ctx, struct packet *packet, __u16 *typ
     return OUTCOMES;
 }
 
+// Only of TCP and UDP, and the caller has seen that it is no fragment.
+INLINE void read_ports(const __u8 *upper, const void *end, struct packet *packet, __u32 length)
+{
+    if ((packet->protocol == TCP || packet->protocol == UDP) && length >= 4 &&
+        (void *)upper + 4 <= end) {
+        packet->ports = *(const __u32 *)upper;
+        packet->has_ports = 1;
+    }
+}
+
 INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
 {
     if ((void *)ip + IPV4 > end)
@@ -75,6 +88,9 @@ INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
     packet->source.words[2] = packet->destination.words[2] = __builtin_bswap32(0xffff);
     packet->source.words[3] = *(const __u32 *)(ip + 12);
     packet->destination.words[3] = *(const __u32 *)(ip + 16);
+    // With options the kernel gets it.
+    if (header == IPV4 && !(NTOHS(*(const __u16 *)(ip + 6)) & MORE_AND_OFFSET))
+        read_ports(ip + IPV4, end, packet, length - IPV4);
     return OUTCOMES;
 }
 
@@ -105,8 +121,10 @@ INLINE __u32 read_ipv6(const __u8 *ip, const void *end, struct packet *packet)
         packet->source.words[word] = words[word];
         packet->destination.words[word] = words[4 + word];
     }
-    if (ip[6] != FRAGMENT_HEADER)
+    if (ip[6] != FRAGMENT_HEADER) {
+        read_ports(ip + IPV6, end, packet, length - IPV6);
         return OUTCOMES;
+    }
     const __u8 *fragment = ip + IPV6;
     if (length < IPV6 + 8 || (void *)fragment + 8 > end)
         return PASS_MALFORMED;

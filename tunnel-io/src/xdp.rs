@@ -22,8 +22,8 @@ use tracing::debug;
 
 use crate::links::Link;
 use tables::{
-    Arrival, Count, Departure, Device, MAX_CANDIDATES, Outcome, RawSettings, RawTag, Rule,
-    Settings, octets,
+    Arrival, Count, Departure, Device, MAX_CANDIDATES, MAX_SOURCES, Outcome, RawSettings, RawTag,
+    Rule, Settings, octets,
 };
 
 /// Bytes that a packet may grow by, and more, for [`Xdp::run`].
@@ -200,6 +200,9 @@ impl Xdp {
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), XdpError> {
         if settings.candidates.len() > MAX_CANDIDATES {
             return Err(XdpError::Mismatch("too many concentrators"));
+        }
+        if !(1..=MAX_SOURCES).contains(&settings.sources.len()) {
+            return Err(XdpError::Mismatch("no outer source, or too many"));
         }
         let slot = 1 - self.slot;
         self.settings.set(slot, RawSettings::from(settings), 0)?;

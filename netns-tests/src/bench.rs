@@ -13,6 +13,7 @@ use serde::Serialize;
 mod anycast;
 mod bindings;
 mod control_delay;
+mod cpu_time;
 mod failover;
 mod ingress;
 mod ingress_tun;

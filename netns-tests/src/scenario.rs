@@ -27,16 +27,19 @@ pub(crate) mod core_link;
 mod digest;
 mod dispatch;
 mod fragmented_invite;
+mod gre_udp;
 mod hostile_packets;
 pub(crate) mod internet;
 mod ipv6;
 mod kamailio_registrar;
+mod key_rotation;
 mod large_requests;
 mod lease_burst;
 mod linphone;
 mod media_attacks;
 mod media_timeout;
 mod message_order;
+mod mtu;
 mod nat_rebind;
 mod ng_kamailio;
 mod offer_answer;
@@ -45,6 +48,7 @@ mod probes;
 mod relay_fallback;
 mod relay_killed_ringing;
 pub(crate) mod restart;
+mod return_path;
 mod rig;
 mod rtpengine_relay;
 pub(crate) mod second_concentrator;
@@ -93,6 +97,26 @@ const SCENARIOS: &[Scenario] = &[
         name: "fragmented-invite",
         about: "a 4,000-byte INVITE in fragments, half of them through each edge",
         run: fragmented_invite::run,
+    },
+    Scenario {
+        name: "mtu",
+        about: "SIP of 200 to 9,000 bytes through a path of 1,500, with DF and without, IPv4 and IPv6; a narrow access",
+        run: mtu::run,
+    },
+    Scenario {
+        name: "gre-udp",
+        about: "the tunnel in UDP (RFC 8086): a call, an INVITE in fragments, a port for each flow",
+        run: gre_udp::run,
+    },
+    Scenario {
+        name: "return-path",
+        about: "a core that drops what the service address sends: replies go through the edges, UDP, TCP, TLS, IPv6",
+        run: return_path::run,
+    },
+    Scenario {
+        name: "key-rotation",
+        about: "the tunnels' keys change while phones call: no packet is refused or lost",
+        run: key_rotation::run,
     },
     Scenario {
         name: "nat-rebind",

@@ -194,7 +194,9 @@ fn each_test_alone_refuses_under_its_own_name() {
         let refusal = accept(outer, packet).unwrap_err();
         assert_eq!(refusal.name(), *name, "{outer}: {refusal}");
     }
-    for name in Refusal::NAMES {
+    // The rows are all in GRE.
+    let in_udp = Refusal::OtherEncapsulation.name();
+    for name in Refusal::NAMES.into_iter().filter(|name| *name != in_udp) {
         assert!(rows.iter().any(|row| row.2 == name), "no row for {name}");
     }
 }

@@ -118,29 +118,22 @@ INLINE __u32 mix(__u32 sum, __u32 word)
 }
 
 // Of the packet's flow: `Entropy` of wire/src/encapsulation.rs.
-INLINE __u32 entropy(const struct packet *packet)
+INLINE __u32 entropy(const struct packet *packet, __u32 ports)
 {
+    const __u32 *from = packet->source.words, *to = packet->destination.words;
     __u32 sum = 0;
     if (packet->is_ipv6) {
-#pragma unroll
-        for (int word = 0; word < 4; word++)
-            sum = mix(sum, packet->source.words[word]);
-#pragma unroll
-        for (int word = 0; word < 4; word++)
-            sum = mix(sum, packet->destination.words[word]);
+        sum = mix(mix(mix(sum, from[0]), from[1]), from[2]);
+        sum = mix(mix(mix(mix(sum, from[3]), to[0]), to[1]), to[2]);
     } else {
-        sum = mix(mix(sum, packet->source.words[3]), packet->destination.words[3]);
+        sum = mix(sum, from[3]);
     }
-    if (packet->has_ports)
-        sum = mix(sum, packet->ports);
-    return mix(sum, packet->protocol);
+    return mix(mix(mix(sum, to[3]), ports), packet->protocol);
 }
 
 // The outer source, of those that there are.
-INLINE const struct address *choose_source(const struct packet *packet, const struct settings *set)
+INLINE const struct address *choose_source(__u32 flow, const struct settings *set)
 {
-    __u32 place = 0;
-    if (set->source_count > 1)
-        place = (entropy(packet) >> 16) * set->source_count >> 16;
+    __u32 place = (flow >> 16) * set->source_count >> 16;
     return &set->sources[place & (MAX_SOURCES - 1)];
 }

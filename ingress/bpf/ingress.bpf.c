@@ -104,10 +104,11 @@ INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
 }
 
 INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                      const struct address *from, const struct candidate *to,
-                      struct bpf_fib_lookup *way)
+                      const struct trip *trip, struct bpf_fib_lookup *way)
 {
-    way->l4_protocol = set->is_gre_udp ? UDP : 47;
+    const struct address *from = trip->from;
+    const struct candidate *to = trip->to;
+    way->l4_protocol = (__u8)set->outer_protocol;
     way->tot_len = packet->length + outer_length(set);
     way->ifindex = packet->device;
     if (set->is_outer_ipv6) {
@@ -154,10 +155,11 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     outcome = oddity(packet, set);
     if (outcome != OUTCOMES)
         return outcome;
-    const struct candidate *to = choose(packet, set);
-    const struct address *from = choose_source(packet, set);
+    struct trip trip = {.to = choose(packet, set)};
+    trip.flow = entropy(packet, read_ports(ctx, packet));
+    trip.from = choose_source(trip.flow, set);
     struct bpf_fib_lookup way = {};
-    outcome = find_way(ctx, packet, set, from, to, &way);
+    outcome = find_way(ctx, packet, set, &trip, &way);
     if (outcome != OUTCOMES)
         return outcome;
     __u32 device = way.ifindex;
@@ -165,7 +167,7 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     if (!departure)
         return PASS_NO_ROUTE;
     *interface = departure->interface;
-    return encapsulate(ctx, packet, set, from, to, departure, &way);
+    return encapsulate(ctx, packet, set, &trip, departure, &way);
 }
 
 SEC("xdp.frags")

@@ -9,9 +9,6 @@ struct packet {
     // Octets before the IP header, and of the packet from there.
     __u32 link_header;
     __u32 length;
-    // Both, as they stand there: of a whole packet that reaches so far.
-    __u32 ports;
-    __u8 has_ports;
     __u8 is_ipv6;
     __u8 has_options;
     __u8 protocol;
@@ -61,16 +58,6 @@ INLINE __u32 read_ethernet(struct xdp_md *ctx, struct packet *packet, __u16 *typ
     return OUTCOMES;
 }
 
-// Only of TCP and UDP, and the caller has seen that it is no fragment.
-INLINE void read_ports(const __u8 *upper, const void *end, struct packet *packet, __u32 length)
-{
-    if ((packet->protocol == TCP || packet->protocol == UDP) && length >= 4 &&
-        (void *)upper + 4 <= end) {
-        packet->ports = *(const __u32 *)upper;
-        packet->has_ports = 1;
-    }
-}
-
 INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
 {
     if ((void *)ip + IPV4 > end)
@@ -88,9 +75,6 @@ INLINE __u32 read_ipv4(const __u8 *ip, const void *end, struct packet *packet)
     packet->source.words[2] = packet->destination.words[2] = __builtin_bswap32(0xffff);
     packet->source.words[3] = *(const __u32 *)(ip + 12);
     packet->destination.words[3] = *(const __u32 *)(ip + 16);
-    // With options the kernel gets it.
-    if (header == IPV4 && !(NTOHS(*(const __u16 *)(ip + 6)) & MORE_AND_OFFSET))
-        read_ports(ip + IPV4, end, packet, length - IPV4);
     return OUTCOMES;
 }
 
@@ -121,10 +105,8 @@ INLINE __u32 read_ipv6(const __u8 *ip, const void *end, struct packet *packet)
         packet->source.words[word] = words[word];
         packet->destination.words[word] = words[4 + word];
     }
-    if (ip[6] != FRAGMENT_HEADER) {
-        read_ports(ip + IPV6, end, packet, length - IPV6);
+    if (ip[6] != FRAGMENT_HEADER)
         return OUTCOMES;
-    }
     const __u8 *fragment = ip + IPV6;
     if (length < IPV6 + 8 || (void *)fragment + 8 > end)
         return PASS_MALFORMED;
@@ -157,4 +139,20 @@ INLINE __u32 read_packet(struct xdp_md *ctx, struct packet *packet)
             return PASS_CHECKSUM;
     }
     return OUTCOMES;
+}
+
+// Both, as they stand there, of a whole packet that reaches so far; else 0. No options and no oddity is left.
+INLINE __u32 read_ports(struct xdp_md *ctx, const struct packet *packet)
+{
+    const __u8 *ip = (void *)(long)ctx->data + (packet->link_header & 0x1f);
+    const void *end = (void *)(long)ctx->data_end;
+    if (packet->is_ipv6) {
+        if ((void *)ip + IPV6 + 4 > end || packet->length < IPV6 + 4 || ip[6] == FRAGMENT_HEADER)
+            return 0;
+        return *(const __u32 *)(ip + IPV6);
+    }
+    if ((void *)ip + IPV4 + 4 > end || packet->length < IPV4 + 4 ||
+        *(const __u16 *)(ip + 6) & HTONS(MORE_AND_OFFSET))
+        return 0;
+    return *(const __u32 *)(ip + IPV4);
 }

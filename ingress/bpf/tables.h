@@ -112,7 +112,8 @@ struct settings {
     __u32 is_gre_udp;
     struct address sources[MAX_SOURCES];
     __u32 source_count;
-    __u32 unused;
+    // That of GRE or UDP. Read and not worked out, for the verifier's sake.
+    __u32 outer_protocol;
 };
 
 _Static_assert(sizeof(struct settings) ==

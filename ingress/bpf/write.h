@@ -1,14 +1,14 @@
 // Puts a packet that has been read into the tunnel: mark, GRE, outer header, Ethernet.
 
-// Of what comes between the outer header and the packet.
+// Of what comes between the outer header and the packet. Without a branch, for the verifier's sake.
 INLINE __u32 shim_length(const struct settings *set)
 {
-    return set->is_gre_udp ? UDP_HEADER + GRE : GRE;
+    return GRE + (set->is_gre_udp & 1) * UDP_HEADER;
 }
 
 INLINE __u32 outer_length(const struct settings *set)
 {
-    return (set->is_outer_ipv6 ? IPV6 : IPV4) + shim_length(set);
+    return IPV4 + (set->is_outer_ipv6 & 1) * (IPV6 - IPV4) + shim_length(set);
 }
 
 // RFC 1624 section 3, equation 3, for the mark and the hop at once. The ECN bits stay.
@@ -39,7 +39,7 @@ INLINE void write_outer_ipv4(__u8 *ip, const struct packet *packet, const struct
     words[2] = 0;
     words[3] = HTONS(0x4000);
     ip[8] = set->outer_hop_limit;
-    ip[9] = set->is_gre_udp ? UDP : 47;
+    ip[9] = (__u8)set->outer_protocol;
     words[5] = 0;
     *(__u32 *)(ip + 12) = from->words[3];
     *(__u32 *)(ip + 16) = to->address.words[3];
@@ -70,10 +70,10 @@ INLINE void write_outer_ipv6(__u8 *ip, const struct packet *packet, const struct
 }
 
 // RFC 8086 section 3: the port is of the packet's flow; no checksum, which IPv4 allows.
-INLINE void write_udp(__u8 *udp, const struct packet *packet)
+INLINE void write_udp(__u8 *udp, const struct packet *packet, __u32 flow)
 {
     __u16 *words = (__u16 *)udp;
-    words[0] = HTONS(FIRST_ENTROPY_PORT | entropy(packet) >> 18);
+    words[0] = HTONS(FIRST_ENTROPY_PORT | flow >> 18);
     words[1] = GRE_UDP_PORT;
     words[2] = HTONS(packet->length + UDP_HEADER + GRE);
     words[3] = 0;
@@ -110,10 +110,20 @@ INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departur
     return (__u8 *)at;
 }
 
+// Where a packet goes, and as what.
+struct trip {
+    const struct candidate *to;
+    const struct address *from;
+    // Its entropy, where that matters.
+    __u32 flow;
+};
+
 INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                         const struct address *from, const struct candidate *to,
-                         const struct departure *departure, const struct bpf_fib_lookup *way)
+                         const struct trip *trip, const struct departure *departure,
+                         const struct bpf_fib_lookup *way)
 {
+    const struct address *from = trip->from;
+    const struct candidate *to = trip->to;
     __u32 whole = packet->link_header + packet->length;
     // Octets after the packet fill up a short frame; the kernel would cut them off, too.
     if ((__u32)(ctx->data_end - ctx->data) > whole &&
@@ -139,7 +149,7 @@ INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const 
         if ((void *)inner + IPV4 > end)
             return DROP_BROKEN;
         write_outer_ipv4(outer, packet, set, from, to);
-        write_udp(outer + IPV4, packet);
+        write_udp(outer + IPV4, packet, trip->flow);
         write_gre(outer + IPV4 + UDP_HEADER, packet, set);
     } else {
         inner = outer + IPV4 + GRE;

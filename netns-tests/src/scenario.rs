@@ -19,7 +19,7 @@ use crate::sandbox::{self, EXIT_SKIP};
 mod alternate;
 mod anchor_both;
 mod bad_config;
-mod baresip;
+pub(crate) mod baresip;
 mod calls;
 mod cdr;
 mod cluster_registrations;
@@ -43,6 +43,7 @@ mod mtu;
 mod nat_rebind;
 mod ng_kamailio;
 mod offer_answer;
+mod packet_corpus;
 mod ping;
 mod probes;
 mod relay_fallback;
@@ -112,6 +113,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "return-path",
         about: "a core that drops what the service address sends: replies go through the edges, UDP, TCP, TLS, IPv6",
         run: return_path::run,
+    },
+    Scenario {
+        name: "packet-corpus",
+        about: "some hundred packets that no honest sender makes: the same end on the TUN path and by XDP",
+        run: packet_corpus::run,
     },
     Scenario {
         name: "key-rotation",

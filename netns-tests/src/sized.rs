@@ -74,7 +74,10 @@ impl Request {
             let padding = "p".repeat(length - least);
             message.extend_from_slice(format!("P:{padding}\r\n").as_bytes());
         }
-        message.extend_from_slice(end.as_bytes());
+        // Too little for a field.
+        let missing = self.size.saturating_sub(message.len() + end.len());
+        let spaces = " ".repeat(missing);
+        message.extend_from_slice(end.replace(':', &format!(":{spaces}")).as_bytes());
         message
     }
 }

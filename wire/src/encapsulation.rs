@@ -109,7 +109,7 @@ impl Entropy {
         let has_ports = matches!(packet.protocol(), protocol::UDP | protocol::TCP)
             && packet.fragment().is_none();
         let ports = packet.payload().get(..4).filter(|_| has_ports);
-        let words = addresses.into_iter().chain(ports);
+        let words = addresses.into_iter().chain([ports.unwrap_or(&[0; 4])]);
         let words = words.flat_map(|octets| octets.as_chunks::<4>().0);
         // As they lie in memory, which is how the XDP program has them.
         let sum = words.fold(0, |sum, word| mix(sum, u32::from_ne_bytes(*word)));

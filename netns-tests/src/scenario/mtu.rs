@@ -28,8 +28,8 @@ const BULK: usize = 150;
 const LARGE: usize = 9_000;
 /// Of the access link in the end.
 const NARROW: &str = "1400";
-/// Answers of so many octets do not fit it, and would not be fragmented here.
-const ANSWER: usize = 1_440;
+/// What answers repeat, so that they do not fit it and would not be fragmented elsewhere.
+const ECHO: usize = 1_100;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,24 @@ impl Captures {
             edge: Capture::start(&net.edge1, "eth0", folder)?,
             concentrator: Capture::start(&net.concentrator, "eth0", folder)?,
         })
+    }
+
+    /// What was seen last reaches the files last: waits for this answer in all of them.
+    fn wait_for(&self, call_id: &str) -> Result<()> {
+        let filter = format!("sip.Call-ID==\"{call_id}\"");
+        let answer = format!("{filter}&&sip.Status-Code==200");
+        for (capture, filter) in [
+            (&self.phone, &answer),
+            (&self.edge, &filter),
+            (&self.concentrator, &answer),
+        ] {
+            wait::until("the last answer in a capture", PATIENCE, || {
+                // A file that is being written ends in the middle of a packet.
+                let found = tshark::rows(capture.file(), filter, &["frame.number"]);
+                Ok(found.ok().filter(|rows| !rows.is_empty()))
+            })?;
+        }
+        Ok(())
     }
 
     /// The files, in the order of the fields, and what the concentrator has seen over IPv4.
@@ -172,6 +190,7 @@ fn datagrams(net: &TwoEdges, folder: &Path, files: &mut Vec<PathBuf>) -> Result<
             let request = family.request(&format!("{name}{size}"), size);
             sized::over_udp(&net.ua1, &request).with_context(|| format!("{name}, {size} bytes"))?;
         }
+        captures.wait_for(&format!("{name}{}", SIZES[5]))?;
         let ([phone, _, concentrator], seen) = captures.stop(files)?;
         check_arrived(&concentrator, name)?;
         if family == Family::V4 {
@@ -240,7 +259,7 @@ fn narrow(net: &TwoEdges, folder: &Path, files: &mut Vec<PathBuf>) -> Result<Str
             }
             let name = format!("narrow-{over}-{family:?}");
             let request = Request {
-                echo: ANSWER - 200,
+                echo: ECHO,
                 ..family.request(&name, 3_000)
             };
             if over == "tcp" {
@@ -253,6 +272,7 @@ fn narrow(net: &TwoEdges, folder: &Path, files: &mut Vec<PathBuf>) -> Result<Str
             wait_for_mtu(net, family).context(name)?;
         }
     }
+    captures.wait_for(&format!("narrow-udp-{:?}", Family::V6))?;
     let ([_, _, concentrator], _) = captures.stop(files)?;
     let mut errors = Vec::new();
     for family in Family::ALL {

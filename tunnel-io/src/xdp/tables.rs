@@ -231,7 +231,7 @@ pub(super) struct RawSettings {
     is_gre_udp: u32,
     sources: [[u8; 16]; MAX_SOURCES],
     source_count: u32,
-    unused: u32,
+    outer_protocol: u32,
 }
 
 const _: () = assert!(std::mem::offset_of!(RawSettings, candidates) == 64);
@@ -287,7 +287,11 @@ impl From<&Settings> for RawSettings {
             is_gre_udp: (settings.encapsulation == Encapsulation::GreUdp).into(),
             sources,
             source_count,
-            unused: 0,
+            outer_protocol: match settings.encapsulation {
+                Encapsulation::Gre => wire::gre::IP_PROTOCOL,
+                Encapsulation::GreUdp => wire::ip::protocol::UDP,
+            }
+            .into(),
         }
     }
 }

@@ -15,6 +15,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use wire::encapsulation::Encapsulation;
 use wire::error::DecodeError;
 use wire::gre::{self, TunnelKey};
 use wire::icmp;
@@ -22,6 +23,7 @@ use wire::ip::{self, Ports, protocol};
 use wire::mark::{Mark, RelayId};
 
 use crate::config::{Config, Edge};
+use crate::edge_keys::EdgeKeys;
 use crate::flows::Path;
 
 /// A packet that passed.
@@ -29,8 +31,10 @@ use crate::flows::Path;
 pub struct Accepted<'a> {
     /// The edge, by its place in the configuration.
     pub edge: usize,
-    /// The edge's current key, also where the packet carried the old one, and the mark.
+    /// The key that names the edge, whichever of its keys the packet carried, and the mark.
     pub path: Path,
+    /// The key that the packet carried.
+    pub wire_key: TunnelKey,
     /// The inner packet, whole, with its mark.
     pub inner: &'a [u8],
     /// UDP, TCP, ICMP or ICMPv6.
@@ -58,6 +62,9 @@ pub enum Refusal {
     /// The outer source is no edge's.
     #[error("the outer source belongs to no edge")]
     ForeignOuterSource,
+    /// In GRE alone from an edge with GRE in UDP, or the other way round.
+    #[error("that edge wraps its packets in another way")]
+    OtherEncapsulation,
     /// Truncated, another version, flags or protocol that this tunnel does not have.
     #[error("malformed GRE: {0}")]
     MalformedGre(DecodeError),
@@ -107,7 +114,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every name that [`Refusal::name`] gives.
-    pub const NAMES: [&str; 16] = [
+    pub const NAMES: [&str; 17] = [
         "foreign_outer_source",
         "malformed_gre",
         "wrong_key",
@@ -124,6 +131,7 @@ impl Refusal {
         "source_ours",
         "source_not_allowed",
         "probe_source",
+        "other_encapsulation",
     ];
 
     /// The place of its name in [`Refusal::NAMES`].
@@ -145,6 +153,7 @@ impl Refusal {
             Self::SourceOurs => 13,
             Self::SourceNotAllowed => 14,
             Self::ProbeSource => 15,
+            Self::OtherEncapsulation => 16,
         }
     }
 
@@ -168,8 +177,10 @@ pub struct Acceptance {
 #[derive(Debug, Clone)]
 struct EdgeRule {
     sources: Vec<IpNetwork>,
-    key: TunnelKey,
-    old_key: Option<TunnelKey>,
+    /// That of the start, which everybody else knows it by.
+    name: TunnelKey,
+    keys: EdgeKeys,
+    encapsulation: Encapsulation,
     /// Bit n: mark n is a relay of this edge, or 0.
     marks: u64,
     allowed_sources: Vec<IpNetwork>,
@@ -181,8 +192,9 @@ impl EdgeRule {
         let marks = edge.relays.iter().map(|relay| bit(relay.mark));
         Self {
             sources: edge.sources.clone(),
-            key: edge.key,
-            old_key: edge.old_key,
+            name: edge.key,
+            keys: EdgeKeys::of(edge),
+            encapsulation: edge.encapsulation,
             marks: marks.fold(unmarked, |all, one| all | one),
             allowed_sources: edge.allowed_sources.clone(),
         }
@@ -205,25 +217,37 @@ impl Acceptance {
         }
     }
 
-    /// Judges one packet: who sent it here, and what follows the outer IP header.
+    /// The edges' keys from now on, in the order of the configuration.
+    pub fn set_keys(&mut self, keys: &[EdgeKeys]) {
+        for (edge, keys) in self.edges.iter_mut().zip(keys) {
+            edge.keys = *keys;
+        }
+    }
+
+    /// Judges one packet: who sent it here, how it was wrapped, and what follows the outer headers.
     pub fn accept<'a>(
         &self,
         outer_source: IpAddr,
+        encapsulation: Encapsulation,
         gre_payload: &'a [u8],
     ) -> Result<Accepted<'a>, Refusal> {
         let from_peer = self.peers.contains(&outer_source);
         let of_source = self.edge_of(outer_source);
-        if of_source.is_none() && !from_peer {
-            return Err(Refusal::ForeignOuterSource);
+        // Concentrators know each other's plain GRE only.
+        let expected = match of_source {
+            Some((_, edge)) => edge.encapsulation,
+            None if from_peer => Encapsulation::Gre,
+            None => return Err(Refusal::ForeignOuterSource),
+        };
+        if encapsulation != expected {
+            return Err(Refusal::OtherEncapsulation);
         }
         let outer = gre::Packet::parse(gre_payload).map_err(Refusal::MalformedGre)?;
         // A peer sends on what any edge has sent it, under that edge's key.
         let mut edges = of_source
             .into_iter()
             .chain(self.edges.iter().enumerate().filter(|_| from_peer));
-        let has_key =
-            |edge: &EdgeRule| outer.key() == edge.key || Some(outer.key()) == edge.old_key;
-        let of_key = edges.find(|(_, edge)| has_key(edge));
+        let of_key = edges.find(|(_, edge)| edge.keys.has(outer.key()));
         let (index, edge) = of_key.ok_or(Refusal::WrongKey)?;
         let inner = outer.inner().map_err(Refusal::MalformedInner)?;
         let mark = Mark::from_tos(inner.tos());
@@ -246,9 +270,10 @@ impl Acceptance {
         Ok(Accepted {
             edge: index,
             path: Path {
-                key: edge.key,
+                key: edge.name,
                 mark,
             },
+            wire_key: outer.key(),
             inner: inner.bytes(),
             protocol: inner.protocol(),
             source: inner.src(),

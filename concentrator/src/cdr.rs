@@ -35,6 +35,7 @@ use wire::mark::RelayId;
 use wire::relay_control::{SessionStatistics, Side, Silence};
 
 use crate::config::Config;
+use crate::edge_keys::EdgeKeys;
 use crate::media::Calls;
 use ledger::Ledger;
 pub use ledger::LedgerCounters;
@@ -104,9 +105,10 @@ pub fn open(config: &Config, unix: Duration) -> anyhow::Result<Option<Cdr>> {
     let writer = writer::start(file.clone(), opened, receiver, Arc::clone(&shared))?;
     let hangup = signal(SignalKind::hangup())?;
     tokio::spawn(reopen_on_hangup(hangup, jobs.clone(), Arc::clone(&shared)));
-    let relays = config.relays().map(|(id, relay, edge)| {
+    let relays = config.relays().flat_map(|(id, relay, edge)| {
         let names = (edge.name.clone(), relay.agent.clone());
-        (id, names)
+        let keys = EdgeKeys::of(edge).all();
+        keys.map(move |key| (RelayId { key, ..id }, names.clone()))
     });
     Ok(Some(Cdr {
         name: config.name.clone(),

@@ -18,10 +18,12 @@ use admin::config::{ConfigError, LogSection};
 use admin::credentials::{Credentials, Files};
 use ipnetwork::IpNetwork;
 use sip::proxy::routing::Network;
+use wire::encapsulation::Encapsulation;
 use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 use wire::relay_control::GateMode;
 
+use crate::edge_keys::EdgeKeys;
 use crate::media::choice::{Pin, Pinned, Plan};
 use crate::relays::rtpengine::Target;
 use crate::transport::tls::Identity;
@@ -47,6 +49,7 @@ use checks::{check_domains, check_edges, check_service_addresses, check_sip, che
 use cluster::check_cluster;
 use core_link::check_core_link;
 use file::File;
+pub use file::ReturnPath;
 use media::{check_fallbacks, check_media, check_pins, check_relay_control};
 use registrar::{check_location, check_registrar};
 use routing::{check_dns, check_routing};
@@ -59,6 +62,8 @@ const MIN_COOKIE_KEY: usize = 32;
 /// Everything the program was told.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it came from.
+    pub file: PathBuf,
     /// The name of this concentrator.
     pub name: String,
     /// The anycast addresses.
@@ -112,6 +117,8 @@ pub struct Tunnel {
     pub listen: IpAddr,
     /// The largest inner packet.
     pub mtu: u16,
+    /// How replies get to user agents.
+    pub return_path: ReturnPath,
     /// The name of the TUN device.
     pub device: String,
     /// The UDP port that the edges' probes are for, and their answers come from.
@@ -129,6 +136,8 @@ pub struct Edge {
     pub key: TunnelKey,
     /// The key before a rotation, still accepted.
     pub old_key: Option<TunnelKey>,
+    /// How its packets are wrapped.
+    pub encapsulation: Encapsulation,
     /// Which user agents may come through this edge; empty means all.
     pub allowed_sources: Vec<IpNetwork>,
     /// The relays, in the order in which they stand in for each other.
@@ -370,7 +379,9 @@ impl Config {
         let place = |problem: Problem| ConfigError::invalid(path, &problem.key, problem.message);
         let admin_listen = file.admin.listen(path, DEFAULT_ADMIN_PORT)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Self::from_file(file, admin_listen, folder).map_err(place)
+        let mut config = Self::from_file(file, admin_listen, folder).map_err(place)?;
+        config.file = path.to_owned();
+        Ok(config)
     }
 
     fn from_file(file: &File, admin_listen: SocketAddr, folder: &Path) -> Result<Self, Problem> {
@@ -392,7 +403,8 @@ impl Config {
             dns_servers: check_dns(&file.dns)?,
             domains,
             authentication: authentication.transpose()?,
-            tunnel: check_tunnel(&file.tunnel)?,
+            tunnel: check_tunnel(&file.tunnel, &edges)?,
+            file: PathBuf::new(),
             sip: check_sip(file, folder)?,
             registrar: check_registrar(&file.registrar)?,
             location: check_location(file.location.as_ref(), folder)?,
@@ -527,6 +539,24 @@ impl Config {
             keys.map(|key| (key, edge.name.clone()))
         });
         keys.collect()
+    }
+
+    /// The agents of all relays, by all names of these: those with the key before a rotation, too, which
+    /// what was written before it knows them by.
+    pub fn agents(&self) -> impl Iterator<Item = (RelayId, String)> + '_ {
+        self.relays().flat_map(|(id, relay, edge)| {
+            let keys = EdgeKeys::of(edge).all();
+            keys.map(move |key| (RelayId { key, ..id }, relay.agent.clone()))
+        })
+    }
+
+    /// What else an edge is called by these keys, beside what it was called at the start.
+    pub fn aliases(&self, keys: &[EdgeKeys]) -> impl Iterator<Item = (TunnelKey, &Edge)> {
+        let edges = self.edges.iter().zip(keys.to_vec());
+        edges.flat_map(|(edge, keys)| {
+            let other = move |key: &TunnelKey| *key != edge.key;
+            keys.all().filter(other).map(move |key| (key, edge))
+        })
     }
 
     /// The relays of all edges, with the index of their edge.

@@ -24,15 +24,18 @@ use tunnel_io::routes::{LoopbackAddress, RouteError};
 use tunnel_io::system::{self, SystemError, thread_cpu_time};
 use tunnel_io::tun::{TunDevice, TunError};
 use wire::core_link::ConnectionRecord;
-use wire::gre::{self, HEADER_LEN};
+use wire::encapsulation::{Encapsulation, Entropy, Header};
+use wire::gre;
 use wire::ip::{self, protocol};
 
 use crate::acceptance::{Acceptance, Accepted, Refusal};
-use crate::config::Config;
+use crate::config::{Config, ReturnPath};
 use crate::core_link::connections::ConnectionMap;
+use crate::edge_keys::AllKeys;
 use crate::flows::{FlowProtocol, FlowTable};
 use crate::metrics::{Metrics, edge, event, reason};
 use crate::probes::{Answers, Outcome, Standing};
+use crate::return_path::{Carriers, ReturnError, Returner};
 use crate::shortcut::{self, Detours};
 use crate::transport::{Incoming, udp};
 
@@ -76,10 +79,11 @@ pub enum OpenError {
 /// The open devices, and what happens to the packets.
 #[derive(Debug)]
 pub struct TunnelEnd {
-    tun: TunDevice,
+    tun: Arc<TunDevice>,
+    inlet: Inlet,
+    /// For what other concentrators get.
     gre: GreSocket,
     answers: UdpSocket,
-    batch: GreBatch,
     decapsulator: Decapsulator,
 }
 
@@ -110,29 +114,46 @@ impl TunnelEnd {
         if config.service_addresses.iter().any(IpAddr::is_ipv4) {
             system::switch_reverse_path_filter_off(tun.name())?;
         }
-        let gre = GreSocket::bind(tunnel.listen, 0).map_err(|error| OpenError::Gre {
+        let failed = |error| OpenError::Gre {
             address: tunnel.listen,
             error,
-        })?;
+        };
+        let inlet = Inlet::open(config).map_err(failed)?;
+        let gre = GreSocket::bind_to_send(tunnel.listen, 0, Encapsulation::Gre).map_err(failed)?;
         let answers = probe_socket(SocketAddr::new(tunnel.listen, tunnel.probe_port))?;
         Ok(Self {
-            tun,
+            tun: Arc::new(tun),
+            inlet,
             gre,
             answers,
-            batch: GreBatch::new(BATCH, LARGEST_PAYLOAD),
             decapsulator,
         })
+    }
+
+    /// Has replies go back through the edges, where the configuration wants that; the task is the
+    /// caller's to run.
+    pub fn open_return_path(
+        &mut self,
+        config: &Config,
+        metrics: &Metrics,
+    ) -> Result<Option<Returner>, ReturnError> {
+        if config.tunnel.return_path == ReturnPath::Direct {
+            return Ok(None);
+        }
+        let carriers = Arc::new(Carriers::new(config));
+        self.decapsulator.carriers = Some(Arc::clone(&carriers));
+        Returner::open(config, Arc::clone(&self.tun), carriers, metrics).map(Some)
     }
 
     /// Waits for packets: how many were read. Fails when the socket does; may be dropped at any
     /// time without a loss.
     pub async fn receive(&mut self) -> io::Result<usize> {
-        self.gre.recv_batch(&mut self.batch).await
+        self.inlet.receive().await
     }
 
     /// The same without waiting: `None` where there is none.
     pub fn receive_now(&mut self) -> io::Result<Option<usize>> {
-        self.gre.recv_batch_now(&mut self.batch)
+        self.inlet.receive_now()
     }
 
     /// True when there may be more packets than the `received` ones.
@@ -144,14 +165,15 @@ impl TunnelEnd {
     pub fn handle_packets(&mut self, now: Instant, mut deliver: impl FnMut(Incoming)) {
         let Self {
             tun,
+            inlet,
             gre,
             answers,
-            batch,
             decapsulator,
         } = self;
-        for packet in batch.iter() {
+        decapsulator.learn_keys();
+        for packet in inlet.packets() {
             let write = |inner: &[u8]| tun.write(inner);
-            let incoming = decapsulator.handle_packet(packet.from, packet.payload, now, write);
+            let incoming = decapsulator.handle_packet(packet, now, write);
             if let Some(incoming) = incoming {
                 deliver(incoming);
             }
@@ -178,6 +200,114 @@ impl TunnelEnd {
     }
 }
 
+/// Where the edges' packets come in: as GRE, as GRE in UDP, or both.
+#[derive(Debug)]
+struct Inlet {
+    /// Other concentrators send it, if no edge does.
+    plain: Entrance,
+    in_udp: Option<Entrance>,
+    /// Which of them has the packets received last.
+    latest: Encapsulation,
+}
+
+#[derive(Debug)]
+struct Entrance {
+    socket: GreSocket,
+    batch: GreBatch,
+}
+
+impl Entrance {
+    fn open(config: &Config, encapsulation: Encapsulation) -> io::Result<Self> {
+        Ok(Self {
+            socket: GreSocket::bind(config.tunnel.listen, 0, encapsulation)?,
+            batch: GreBatch::new(BATCH, LARGEST_PAYLOAD),
+        })
+    }
+
+    async fn receive(&mut self) -> io::Result<usize> {
+        self.socket.recv_batch(&mut self.batch).await
+    }
+
+    fn receive_now(&mut self) -> io::Result<Option<usize>> {
+        self.socket.recv_batch_now(&mut self.batch)
+    }
+}
+
+impl Inlet {
+    fn open(config: &Config) -> io::Result<Self> {
+        let mut edges = config.edges.iter();
+        let any_in_udp = edges.any(|edge| edge.encapsulation == Encapsulation::GreUdp);
+        let in_udp = any_in_udp.then(|| Entrance::open(config, Encapsulation::GreUdp));
+        Ok(Self {
+            plain: Entrance::open(config, Encapsulation::Gre)?,
+            in_udp: in_udp.transpose()?,
+            latest: Encapsulation::Gre,
+        })
+    }
+
+    async fn receive(&mut self) -> io::Result<usize> {
+        let Some(in_udp) = &mut self.in_udp else {
+            return self.plain.receive().await;
+        };
+        let (received, latest) = tokio::select! {
+            received = self.plain.receive() => (received, Encapsulation::Gre),
+            received = in_udp.receive() => (received, Encapsulation::GreUdp),
+        };
+        self.latest = latest;
+        received
+    }
+
+    /// They take turns, so that neither starves the other.
+    fn receive_now(&mut self) -> io::Result<Option<usize>> {
+        let Some(in_udp) = &mut self.in_udp else {
+            return self.plain.receive_now();
+        };
+        for _ in 0..2 {
+            let (entrance, next) = match self.latest {
+                Encapsulation::Gre => (&mut *in_udp, Encapsulation::GreUdp),
+                Encapsulation::GreUdp => (&mut self.plain, Encapsulation::Gre),
+            };
+            self.latest = next;
+            if let Some(received) = entrance.receive_now()? {
+                return Ok(Some(received));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was received last.
+    fn packets(&self) -> impl Iterator<Item = Arrived<'_>> {
+        let in_udp = self.in_udp.as_ref();
+        let in_udp = in_udp.filter(|_| self.latest == Encapsulation::GreUdp);
+        let batch = &in_udp.unwrap_or(&self.plain).batch;
+        batch.iter().map(|packet| Arrived {
+            from: packet.from,
+            encapsulation: self.latest,
+            gre: packet.payload,
+        })
+    }
+}
+
+/// A packet as it came to the tunnel's end.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived<'a> {
+    /// The outer source.
+    pub from: IpAddr,
+    /// How it was wrapped.
+    pub encapsulation: Encapsulation,
+    /// The GRE header and what follows.
+    pub gre: &'a [u8],
+}
+
+/// What the decapsulator shares with others.
+#[derive(Debug)]
+pub struct Tables {
+    /// It keeps this fresh.
+    pub flows: Arc<FlowTable>,
+    /// SIGHUP changes these.
+    pub keys: AllKeys,
+}
+
 /// Only to send: what arrives outside of the tunnel is not read.
 fn probe_socket(address: SocketAddr) -> Result<UdpSocket, OpenError> {
     let open = || {
@@ -193,6 +323,8 @@ fn probe_socket(address: SocketAddr) -> Result<UdpSocket, OpenError> {
 pub struct Decapsulator {
     acceptance: Acceptance,
     flows: Arc<FlowTable>,
+    keys: AllKeys,
+    carriers: Option<Arc<Carriers>>,
     metrics: Arc<Metrics>,
     inbox: udp::Inbox,
     sockets: Vec<SocketAddr>,
@@ -216,7 +348,7 @@ struct Elsewhere {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct SecondChance {
     to: IpAddr,
-    header: [u8; HEADER_LEN],
+    header: Header,
     inner: Vec<u8>,
 }
 
@@ -225,7 +357,7 @@ impl Decapsulator {
     pub fn new(
         config: &Config,
         sockets: Vec<SocketAddr>,
-        flows: Arc<FlowTable>,
+        tables: Tables,
         metrics: Arc<Metrics>,
         standing: Standing,
     ) -> Self {
@@ -239,7 +371,9 @@ impl Decapsulator {
             Refusal::NAMES.map(|name| metrics.tunnel_refused.get_or_create_owned(&reason(name)));
         Self {
             acceptance: Acceptance::new(config),
-            flows,
+            flows: tables.flows,
+            keys: tables.keys,
+            carriers: None,
             inbox: udp::Inbox::new(&metrics),
             metrics,
             sockets,
@@ -257,22 +391,32 @@ impl Decapsulator {
         self.elsewhere = Some(Elsewhere { map, tunnels });
     }
 
+    /// The keys may have been read again.
+    fn learn_keys(&mut self) {
+        if self.keys.has_changed().unwrap_or_default() {
+            self.acceptance.set_keys(&self.keys.borrow_and_update());
+        }
+    }
+
     /// Judges one packet, notes its flow, and gives the SIP message in it or writes what is inside.
     pub fn handle_packet(
         &mut self,
-        outer_source: IpAddr,
-        gre_payload: &[u8],
+        packet: Arrived<'_>,
         now: Instant,
         write: impl FnOnce(&[u8]) -> io::Result<()>,
     ) -> Option<Incoming> {
-        let accepted = match self.acceptance.accept(outer_source, gre_payload) {
+        let Arrived { from, gre, .. } = packet;
+        let accepted = match self.acceptance.accept(from, packet.encapsulation, gre) {
             Ok(accepted) => accepted,
             Err(refusal) => {
-                tracing::trace!(%outer_source, %refusal, "packet refused");
+                tracing::trace!(outer_source = %from, %refusal, "packet refused");
                 self.refused[refusal.index()].inc();
                 return None;
             }
         };
+        if let Some(carriers) = &self.carriers {
+            carriers.note(&accepted, from, now);
+        }
         if accepted.is_probe {
             self.handle_probe(&accepted, now);
             return None;
@@ -324,12 +468,13 @@ impl Decapsulator {
             return None;
         }
         let header = gre::Repr {
-            key: accepted.path.key,
+            key: accepted.wire_key,
             protocol: gre::Protocol::of_packet(accepted.inner).ok()?,
         };
+        let length = accepted.inner.len();
         Some(SecondChance {
             to: *elsewhere.tunnels.get(peer)?,
-            header: header.header(),
+            header: Encapsulation::Gre.header(header, Entropy::default(), length),
             inner: accepted.inner.to_vec(),
         })
     }
@@ -404,6 +549,7 @@ mod tests {
 
     use super::*;
     use crate::config::file::File;
+    use crate::edge_keys;
     use crate::transport::Payload;
 
     const CONFIG: &str = r#"
@@ -431,9 +577,8 @@ ca = "ca.pem"
         let inner = ip::udp(phone, sip, 1 << 2, b"hello").unwrap();
         let packet = tunnelled(0x1001, &inner);
         let write = |_: &[u8]| panic!("it went to the kernel as well");
-        let from = "10.0.1.2".parse().unwrap();
         let incoming = rig
-            .handle_packet(from, &packet, Instant::now(), write)
+            .handle_packet(arrived("10.0.1.2", &packet), Instant::now(), write)
             .unwrap();
         assert_eq!(
             (incoming.hop.flow.peer, incoming.hop.flow.local),
@@ -495,7 +640,7 @@ ca = "ca.pem"
         let mut rig = rig();
         let packet = tunnelled(0x1001, &datagram(PHONE, 1));
         let full = |_: &[u8]| Err(io::ErrorKind::WouldBlock.into());
-        rig.handle_packet("10.0.1.2".parse().unwrap(), &packet, Instant::now(), full);
+        rig.handle_packet(arrived("10.0.1.2", &packet), Instant::now(), full);
         let label = reason("device_full");
         assert_eq!(
             rig.metrics.tunnel_undelivered.get_or_create(&label).get(),
@@ -528,7 +673,7 @@ ca = "ca.pem"
         let sent_on = rig.second_chances.pop().unwrap();
         assert_eq!(sent_on.to, IpAddr::from([10, 0, 10, 2]));
         assert_eq!(
-            [&sent_on.header[..], &ack].concat(),
+            [sent_on.header.bytes(), &ack].concat(),
             tunnelled(0x1001, &ack)
         );
         assert_eq!(sent_on.inner, ack);
@@ -550,9 +695,20 @@ ca = "ca.pem"
         let file: File = admin::config::parse(path, CONFIG).unwrap();
         let config = Config::check(path, &file).unwrap();
         let sockets = vec![SIP.parse().unwrap()];
-        let flows = Arc::new(FlowTable::new(64));
+        let tables = Tables {
+            flows: Arc::new(FlowTable::new(64)),
+            keys: edge_keys::fixed(&config),
+        };
         let standing = Standing::new(2);
-        Decapsulator::new(&config, sockets, flows, Arc::default(), standing)
+        Decapsulator::new(&config, sockets, tables, Arc::default(), standing)
+    }
+
+    fn arrived<'a>(from: &str, gre: &'a [u8]) -> Arrived<'a> {
+        Arrived {
+            from: from.parse().unwrap(),
+            encapsulation: Encapsulation::Gre,
+            gre,
+        }
     }
 
     fn handle(rig: &mut Decapsulator, from: &str, key: u32, inner: &[u8]) -> Option<Vec<u8>> {
@@ -562,7 +718,7 @@ ca = "ca.pem"
             Ok(())
         };
         let packet = tunnelled(key, inner);
-        let incoming = rig.handle_packet(from.parse().unwrap(), &packet, Instant::now(), write);
+        let incoming = rig.handle_packet(arrived(from, &packet), Instant::now(), write);
         assert_eq!(incoming, None);
         written
     }

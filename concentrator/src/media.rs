@@ -22,6 +22,7 @@ use ipnetwork::IpNetwork;
 use sip::message::{Message, Method};
 use sip::proxy::media::{CallMessage, Media, NewCall, Party, Placement, Refusal, SessionRef};
 use sip::sdp::{self, MediaAddress};
+use wire::gre::TunnelKey;
 use wire::mark::RelayId;
 use wire::relay_control::{Gate, Payload, Side, SideAddr};
 
@@ -85,6 +86,17 @@ impl Calls {
     /// Which relays stand in for which, and what is different for some accounts and trunks.
     pub fn set_plan(&mut self, plan: Plan) {
         self.plan = plan;
+    }
+
+    /// A relay has one more name, by another key of its edge.
+    pub fn know_as(&mut self, key: TunnelKey, relay: RelayId) {
+        let alias = RelayId { key, ..relay };
+        self.relays.know_as(alias, relay);
+        let stand_ins = self.plan.stand_ins.get(&relay).cloned();
+        self.plan
+            .stand_ins
+            .entry(alias)
+            .or_insert(stand_ins.unwrap_or_default());
     }
 
     /// How long a new call waits for its relay when calls have come faster than leases; zero: none

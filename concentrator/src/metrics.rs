@@ -22,6 +22,10 @@ pub struct Metrics {
     pub tunnel_refused: Family<Label, Counter>,
     /// Accepted packets that the kernel did not take from us, by reason.
     pub tunnel_undelivered: Family<Label, Counter>,
+    /// Replies sent back through a tunnel, by edge.
+    pub tunnel_returned: Family<Label, Counter>,
+    /// Replies that were to go back through a tunnel and did not, by reason.
+    pub tunnel_unreturned: Family<Label, Counter>,
     /// Probes of edges, by what became of them.
     pub probes: Family<Label, Counter>,
     /// What went over the links with other concentrators, or did not, by what it was.
@@ -105,6 +109,16 @@ impl Metrics {
             "tunnel_undelivered",
             "Accepted packets that the kernel did not take",
             self.tunnel_undelivered.clone(),
+        );
+        registry.register(
+            "tunnel_returned",
+            "Packets to user agents sent back through the tunnel",
+            self.tunnel_returned.clone(),
+        );
+        registry.register(
+            "tunnel_unreturned",
+            "Packets to user agents that were to go back through the tunnel and did not",
+            self.tunnel_unreturned.clone(),
         );
         registry.register(
             "probes",

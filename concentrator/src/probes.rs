@@ -229,6 +229,7 @@ mod tests {
                 key: PROBE.key,
                 mark: Mark::new(1).unwrap(),
             },
+            wire_key: PROBE.key,
             inner: &inner,
             protocol: packet.protocol(),
             source: source.ip(),

@@ -33,7 +33,8 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::core_link::connections::ConnectionMap;
 use crate::core_link::{PeerInput, link};
-use crate::decapsulator::{Decapsulator, ServiceAddresses, TunnelEnd};
+use crate::decapsulator::{Decapsulator, ServiceAddresses, Tables, TunnelEnd};
+use crate::edge_keys::{self, AllKeys, EdgeKeys};
 use crate::flows::FlowTable;
 use crate::location;
 use crate::metrics::{Metrics, edge};
@@ -66,7 +67,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     drain_on_signal(standing.clone())?;
     let owner = worker::draw_owner()?;
     let cluster = Cluster::new(&config, owner, worker::now());
+    let keys = edge_keys::on_hangup(&config, Arc::clone(&metrics))?;
     let pages = Pages {
+        keys: &keys,
         flows: &flows,
         status: &status,
         standing: &standing,
@@ -97,10 +100,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::spawn(phones.leave_when(admin::drain::on_signal()?, grace));
     let sockets = opened.transports.udp_addresses().collect();
     let counters = Arc::clone(&metrics);
-    let mut decapsulator = Decapsulator::new(&config, sockets, flows, counters, standing);
+    let tables = Tables {
+        flows,
+        keys: keys.clone(),
+    };
+    let mut decapsulator = Decapsulator::new(&config, sockets, tables, counters, standing);
     let peer_inputs = reach_peers(&config, owner, &map, &metrics, &mut tasks).await?;
     decapsulator.send_on(map, config.tunnels_of_peers());
-    let tunnel = TunnelEnd::open(&config, decapsulator)?;
+    let mut tunnel = TunnelEnd::open(&config, decapsulator)?;
+    if let Some(returner) = tunnel.open_return_path(&config, &metrics)? {
+        tasks.spawn(async move { Ok(returner.run().await?) });
+    }
     tracing::info!(
         name = config.name,
         addresses = ?config.service_addresses,
@@ -119,6 +129,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         transports: opened.transports,
         relay_inputs,
         users,
+        keys,
         metrics,
         status,
         status_asked,
@@ -163,6 +174,7 @@ fn register_device_drops(config: &Config, registry: &mut Registry) {
 
 /// What the pages show.
 struct Pages<'a> {
+    keys: &'a AllKeys,
     flows: &'a Arc<FlowTable>,
     status: &'a Status,
     standing: &'a Standing,
@@ -174,6 +186,7 @@ async fn serve_pages(
     registry: Registry,
     metrics: &Arc<Metrics>,
     Pages {
+        keys,
         flows,
         status,
         standing,
@@ -182,11 +195,12 @@ async fn serve_pages(
 ) -> anyhow::Result<AdminServer> {
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
-    let standing = standing.clone();
+    let (standing, keys) = (standing.clone(), keys.clone());
     let page = move || {
         let status = status.clone();
         status.set("name", json!(config_of_page.name));
-        status.set("edges", edges(&config_of_page, &metrics, &standing));
+        let keys = Arc::clone(&keys.borrow());
+        status.set("edges", edges(&config_of_page, &keys, &metrics, &standing));
         status.set("draining", json!(standing.state() == State::Draining));
         let counts = flows.counts();
         status.set(
@@ -200,8 +214,9 @@ async fn serve_pages(
     Ok(admin::http::serve(config.admin_listen, Arc::new(registry), page, health).await?)
 }
 
-fn edges(config: &Config, metrics: &Metrics, standing: &Standing) -> Value {
-    let edges = config.edges.iter().enumerate().map(|(place, of)| {
+fn edges(config: &Config, keys: &[EdgeKeys], metrics: &Metrics, standing: &Standing) -> Value {
+    let edges = config.edges.iter().zip(keys).enumerate();
+    let edges = edges.map(|(place, (of, keys))| {
         let relays = of.relays.iter();
         let relays = relays.map(|relay| {
             json!({
@@ -213,7 +228,9 @@ fn edges(config: &Config, metrics: &Metrics, standing: &Standing) -> Value {
         let packets = metrics.tunnel_packets.get_or_create_owned(&edge(&of.name));
         json!({
             "name": of.name,
-            "key": of.key.to_string(),
+            "key": keys.key.to_string(),
+            "old_key": keys.old_key.map(|key| key.to_string()),
+            "encapsulation": of.encapsulation.name(),
             "packets": packets.get(),
             "ingresses": standing.ingresses(place, worker::now()),
             "relays": relays.collect::<Vec<_>>(),

@@ -40,6 +40,7 @@ use crate::config::{Config, CookieKey};
 use crate::core_link::{PeerInput, Peers};
 use crate::decapsulator::TunnelEnd;
 use crate::dns::{Answered, Dns};
+use crate::edge_keys::{AllKeys, EdgeKeys};
 use crate::location::{self, Location};
 use crate::media::Calls;
 use crate::metrics::Metrics;
@@ -97,6 +98,8 @@ pub struct Parts {
     pub peer_inputs: mpsc::Receiver<PeerInput>,
     /// Users that take the place of those there are.
     pub users: mpsc::Receiver<Users>,
+    /// The edges' keys.
+    pub keys: AllKeys,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// What `/status` shows.
@@ -125,6 +128,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         owner,
         mut peer_inputs,
         mut users,
+        mut keys,
         metrics,
         status,
         mut status_asked,
@@ -191,6 +195,9 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         if worker.pass_time(deadline, &mut next_snapshot) {
             tunnel.publish();
             worker.publish(&metrics);
+            if keys.has_changed().unwrap_or_default() {
+                worker.learn_keys(&config, &keys.borrow_and_update());
+            }
         }
     }
 }
@@ -224,9 +231,7 @@ impl Worker {
         dns: Dns,
         (owner, peers): (Owner, Peers),
     ) -> anyhow::Result<Self> {
-        let relays = config
-            .relays()
-            .map(|(id, relay, _)| (id, relay.agent.clone()));
+        let relays = config.agents();
         let first_request = u64::try_from(unix_time().as_micros()).unwrap_or(1);
         let mut settings = Settings {
             first_request,
@@ -442,6 +447,16 @@ impl Worker {
     fn handle_timeout(&mut self, now: Instant) {
         self.calls.relays.handle_timeout(now);
         self.proxy.handle_timeout(&mut self.calls, now);
+    }
+
+    /// Other concentrators may know the edges by their new keys.
+    fn learn_keys(&mut self, config: &Config, keys: &[EdgeKeys]) {
+        for (alias, edge) in config.aliases(keys) {
+            self.names.know_as(alias, &edge.name);
+            for relay in &edge.relays {
+                self.calls.know_as(alias, edge.relay_id(relay));
+            }
+        }
     }
 
     fn replace_users(&mut self, users: Users) {

@@ -110,3 +110,30 @@ INLINE const struct candidate *choose(const struct packet *packet, const struct 
     }
     return &set->candidates[best & (MAX_CANDIDATES - 1)];
 }
+
+INLINE __u32 mix(__u32 sum, __u32 word)
+{
+    sum = (sum ^ word) * 0x9e3779b1u;
+    return sum ^ sum >> 15;
+}
+
+// Of the packet's flow: `Entropy` of wire/src/encapsulation.rs.
+INLINE __u32 entropy(const struct packet *packet, __u32 ports)
+{
+    const __u32 *from = packet->source.words, *to = packet->destination.words;
+    __u32 sum = 0;
+    if (packet->is_ipv6) {
+        sum = mix(mix(mix(sum, from[0]), from[1]), from[2]);
+        sum = mix(mix(mix(mix(sum, from[3]), to[0]), to[1]), to[2]);
+    } else {
+        sum = mix(sum, from[3]);
+    }
+    return mix(mix(mix(sum, to[3]), ports), packet->protocol);
+}
+
+// The outer source, of those that there are.
+INLINE const struct address *choose_source(__u32 flow, const struct settings *set)
+{
+    __u32 place = (flow >> 16) * set->source_count >> 16;
+    return &set->sources[place & (MAX_SOURCES - 1)];
+}

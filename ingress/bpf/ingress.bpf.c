@@ -98,24 +98,29 @@ INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
         return PASS_SOURCE;
     if (packet->length > set->mtu)
         return PASS_TOO_BIG;
+    // RFC 8086 section 5.2 wants one over IPv6, and it takes the whole packet to make it.
+    if (set->is_gre_udp && set->is_outer_ipv6)
+        return PASS_UDP_CHECKSUM;
     return OUTCOMES;
 }
 
 INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                      const struct candidate *to, struct bpf_fib_lookup *way)
+                      const struct trip *trip, struct bpf_fib_lookup *way)
 {
-    way->l4_protocol = 47;
+    const struct address *from = trip->from;
+    const struct candidate *to = trip->to;
+    way->l4_protocol = (__u8)set->outer_protocol;
     way->tot_len = packet->length + outer_length(set);
     way->ifindex = packet->device;
     if (set->is_outer_ipv6) {
         way->family = FAMILY_IPV6;
         way->flowinfo = __builtin_bswap32((__u32)set->outer_tos << 20);
-        __builtin_memcpy(way->ipv6_src, &set->source, sizeof(set->source));
+        __builtin_memcpy(way->ipv6_src, from, sizeof(*from));
         __builtin_memcpy(way->ipv6_dst, &to->address, sizeof(to->address));
     } else {
         way->family = FAMILY_IPV4;
         way->tos = set->outer_tos;
-        way->ipv4_src = set->source.words[3];
+        way->ipv4_src = from->words[3];
         way->ipv4_dst = to->address.words[3];
     }
     switch (bpf_fib_lookup(ctx, way, sizeof(*way), 0)) {
@@ -151,9 +156,11 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     outcome = oddity(packet, set);
     if (outcome != OUTCOMES)
         return outcome;
-    const struct candidate *to = choose(packet, set);
+    struct trip trip = {.to = choose(packet, set)};
+    trip.flow = entropy(packet, read_ports(ctx, packet));
+    trip.from = choose_source(trip.flow, set);
     struct bpf_fib_lookup way = {};
-    outcome = find_way(ctx, packet, set, to, &way);
+    outcome = find_way(ctx, packet, set, &trip, &way);
     if (outcome != OUTCOMES)
         return outcome;
     __u32 device = way.ifindex;
@@ -161,7 +168,7 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     if (!departure)
         return PASS_NO_ROUTE;
     *interface = departure->interface;
-    return encapsulate(ctx, packet, set, to, departure, &way);
+    return encapsulate(ctx, packet, set, &trip, departure, &way);
 }
 
 SEC("xdp.frags")

@@ -4,7 +4,11 @@
 #include "kernel.h"
 
 #define GRE 8
+#define UDP_HEADER 8
+#define GRE_UDP_PORT HTONS(4754)
+#define FIRST_ENTROPY_PORT 49152
 #define MAX_CANDIDATES 16
+#define MAX_SOURCES 8
 #define LOGARITHMS 257
 
 // What became of a packet; `Outcome` of tables.rs has the same order.
@@ -32,6 +36,7 @@ enum outcome {
     PASS_NO_ROUTE,
     PASS_NO_NEIGHBOUR,
     PASS_NO_ROOM,
+    PASS_UDP_CHECKSUM,
     OUTCOMES
 };
 
@@ -49,7 +54,6 @@ struct settings {
     __u64 source_tolerance_ns;
     __u64 total_interval_ns;
     __u64 total_tolerance_ns;
-    struct address source;
     __u32 tunnel_key;
     __u32 mtu;
     // 0: not ready.
@@ -65,10 +69,16 @@ struct settings {
     __u32 has_rules;
     // 0. The verifier does not know that, and so looks at a loop once and not for every value in it.
     __u32 zero;
-    __u32 unused;
+    __u32 is_gre_udp;
+    struct address sources[MAX_SOURCES];
+    __u32 source_count;
+    // That of GRE or UDP. Read and not worked out, for the verifier's sake.
+    __u32 outer_protocol;
 };
 
-_Static_assert(sizeof(struct settings) == 80 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12, "no padding");
+_Static_assert(sizeof(struct settings) ==
+                   64 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12 + MAX_SOURCES * 16 + 8,
+               "no padding");
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);

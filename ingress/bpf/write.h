@@ -1,8 +1,14 @@
 // Puts a packet that has been read into the tunnel: mark, GRE, outer header, Ethernet.
 
+// Of what comes between the outer header and the packet. Without a branch, for the verifier's sake.
+INLINE __u32 shim_length(const struct settings *set)
+{
+    return GRE + (set->is_gre_udp & 1) * UDP_HEADER;
+}
+
 INLINE __u32 outer_length(const struct settings *set)
 {
-    return (set->is_outer_ipv6 ? IPV6 : IPV4) + GRE;
+    return IPV4 + (set->is_outer_ipv6 & 1) * (IPV6 - IPV4) + shim_length(set);
 }
 
 // RFC 1624 section 3, equation 3, for the mark and the hop at once. The ECN bits stay.
@@ -23,19 +29,19 @@ INLINE void stamp_ipv6(__u8 *ip, __u8 mark_tos)
 }
 
 INLINE void write_outer_ipv4(__u8 *ip, const struct packet *packet, const struct settings *set,
-                             const struct candidate *to)
+                             const struct address *from, const struct candidate *to)
 {
     __u16 *words = (__u16 *)ip;
     ip[0] = 0x45;
     ip[1] = set->outer_tos;
-    words[1] = HTONS(packet->length + IPV4 + GRE);
+    words[1] = HTONS(packet->length + IPV4 + shim_length(set));
     // With DF there are no fragments to tell apart (RFC 6864 section 4).
     words[2] = 0;
     words[3] = HTONS(0x4000);
     ip[8] = set->outer_hop_limit;
-    ip[9] = 47;
+    ip[9] = (__u8)set->outer_protocol;
     words[5] = 0;
-    *(__u32 *)(ip + 12) = set->source.words[3];
+    *(__u32 *)(ip + 12) = from->words[3];
     *(__u32 *)(ip + 16) = to->address.words[3];
     __u32 sum = 0;
 #pragma unroll
@@ -44,8 +50,9 @@ INLINE void write_outer_ipv4(__u8 *ip, const struct packet *packet, const struct
     words[5] = ~fold(sum);
 }
 
+// Never with UDP, see `handle`.
 INLINE void write_outer_ipv6(__u8 *ip, const struct packet *packet, const struct settings *set,
-                             const struct candidate *to)
+                             const struct address *source, const struct candidate *to)
 {
     // A label for each user agent (RFC 6438), so that the core can spread them.
     const __u32 *from = packet->source.words;
@@ -57,9 +64,19 @@ INLINE void write_outer_ipv6(__u8 *ip, const struct packet *packet, const struct
     __u32 *words = (__u32 *)(ip + 8);
 #pragma unroll
     for (int word = 0; word < 4; word++) {
-        words[word] = set->source.words[word];
+        words[word] = source->words[word];
         words[4 + word] = to->address.words[word];
     }
+}
+
+// RFC 8086 section 3: the port is of the packet's flow; no checksum, which IPv4 allows.
+INLINE void write_udp(__u8 *udp, const struct packet *packet, __u32 flow)
+{
+    __u16 *words = (__u16 *)udp;
+    words[0] = HTONS(FIRST_ENTROPY_PORT | flow >> 18);
+    words[1] = GRE_UDP_PORT;
+    words[2] = HTONS(packet->length + UDP_HEADER + GRE);
+    words[3] = 0;
 }
 
 INLINE void write_gre(__u8 *gre, const struct packet *packet, const struct settings *set)
@@ -69,10 +86,20 @@ INLINE void write_gre(__u8 *gre, const struct packet *packet, const struct setti
     *(__u32 *)(gre + 4) = set->tunnel_key;
 }
 
+// Where a packet goes, and as what.
+struct trip {
+    const struct candidate *to;
+    const struct address *from;
+    // Its entropy, where that matters.
+    __u32 flow;
+};
+
 INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                         const struct candidate *to, const struct departure *departure,
+                         const struct trip *trip, const struct departure *departure,
                          const struct bpf_fib_lookup *way)
 {
+    const struct address *from = trip->from;
+    const struct candidate *to = trip->to;
     __u32 whole = packet->link_header + packet->length;
     // Octets after the packet fill up a short frame; the kernel would cut them off, too.
     if ((__u32)(ctx->data_end - ctx->data) > whole &&
@@ -91,13 +118,20 @@ INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const 
         inner = outer + IPV6 + GRE;
         if ((void *)inner + IPV4 > end)
             return DROP_BROKEN;
-        write_outer_ipv6(outer, packet, set, to);
+        write_outer_ipv6(outer, packet, set, from, to);
         write_gre(outer + IPV6, packet, set);
+    } else if (set->is_gre_udp) {
+        inner = outer + IPV4 + UDP_HEADER + GRE;
+        if ((void *)inner + IPV4 > end)
+            return DROP_BROKEN;
+        write_outer_ipv4(outer, packet, set, from, to);
+        write_udp(outer + IPV4, packet, trip->flow);
+        write_gre(outer + IPV4 + UDP_HEADER, packet, set);
     } else {
         inner = outer + IPV4 + GRE;
         if ((void *)inner + IPV4 > end)
             return DROP_BROKEN;
-        write_outer_ipv4(outer, packet, set, to);
+        write_outer_ipv4(outer, packet, set, from, to);
         write_gre(outer + IPV4, packet, set);
     }
     if (packet->is_ipv6)

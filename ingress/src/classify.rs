@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use wire::encapsulation::Entropy;
 use wire::error::DecodeError;
 use wire::gre::Protocol;
 use wire::icmp;
@@ -29,6 +30,8 @@ pub struct Passage {
     pub source: IpAddr,
     /// Whose business it is.
     pub user_agent: IpAddr,
+    /// Of its flow.
+    pub entropy: Entropy,
 }
 
 /// Why a packet is not forwarded.
@@ -104,6 +107,7 @@ pub fn classify(bytes: &[u8], service_addresses: &[IpAddr]) -> Verdict {
         protocol,
         source: packet.src(),
         user_agent: user_agent(&packet, service_addresses),
+        entropy: Entropy::of(&packet),
     })
 }
 
@@ -147,17 +151,13 @@ mod tests {
             let quote = ip::udp(port(from), port(to), 0, b"SIP/2.0 200 OK").unwrap();
             let (src, dst, kind) = (router, service, Kind::TooBig { mtu: 1_400 });
             let error = Repr { src, dst, kind }.build(&quote).unwrap();
-            classify(&error, &[service])
+            match classify(&error, &[service]) {
+                Verdict::Forward(passage) => (passage.source, passage.user_agent),
+                Verdict::Drop(reason) => panic!("{reason:?}"),
+            }
         };
-        let forward = |user_agent| {
-            Verdict::Forward(Passage {
-                protocol: Protocol::Ipv4,
-                source: router,
-                user_agent,
-            })
-        };
-        assert_eq!(owner(service, phone), forward(phone));
+        assert_eq!(owner(service, phone), (router, phone));
         // Not ours: whoever says so speaks for itself only.
-        assert_eq!(owner(phone, router), forward(router));
+        assert_eq!(owner(phone, router), (router, router));
     }
 }

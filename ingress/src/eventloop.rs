@@ -2,10 +2,12 @@
 //!
 //! One task does it all. Each round it looks, in this order, at:
 //!
-//! 1. the request to end, which withdraws the routes first and ends some time later, and to drain;
+//! 1. the request to end, which withdraws the routes first and ends some time later, to drain, and to
+//!    read the keys again;
 //! 2. the probes: answers that have come, and what is due; the announced routes follow;
 //! 3. once a second, the XDP program's counters;
-//! 4. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
+//! 4. replies out of the tunnel, where that is the return path;
+//! 5. the TUN device: up to [`BATCH`] packets are read, marked in place and sent by one call.
 //!
 //! The runtime's budget lets the admin pages have their turn between rounds. Nothing waits for the
 //! network: what the kernel does not take is dropped and counted.
@@ -13,6 +15,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use admin::http::Health;
@@ -29,14 +32,17 @@ use tunnel_io::system;
 use tunnel_io::tun::TunDevice;
 
 use crate::announcer::{AnnouncementPage, Announcer};
-use crate::config::Config;
+use crate::config::{Config, ReturnPath as ConfiguredReturn};
 use crate::fastpath::{FastPath, FastPathPage};
 use crate::forwarder::Forwarder;
 use crate::metrics::Metrics;
 use crate::metrics::announcement::AnnouncementMetrics;
 use crate::metrics::fastpath::FastPathMetrics;
 use crate::metrics::paths::PathMetrics;
+use crate::metrics::return_path::ReturnMetrics;
 use crate::probes::watch::{Page, Watch};
+use crate::reload::{Keys, Reload};
+use crate::return_path::ReturnPath;
 
 /// Packets of one round.
 const BATCH: usize = 64;
@@ -50,11 +56,14 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
     let path_metrics = PathMetrics::register(&mut registry);
     let announcement_metrics = AnnouncementMetrics::register(&mut registry);
     let fast_metrics = FastPathMetrics::register(&mut registry);
-    let pages = Pages::default();
+    let return_metrics = ReturnMetrics::register(&mut registry);
+    let pages = Pages::new(&config);
+    let key = Arc::clone(&pages.key);
     let _admin = serve_admin(&config, registry, metrics.clone(), pages.clone()).await?;
     let mut drain = admin::drain::on_signal()?;
+    let mut reload = Reload::new(&config)?;
     let mut watch = Watch::open(&config, path_metrics, pages.paths, now()).await?;
-    let tunnel = OpenTunnel::open(&config)?;
+    let mut tunnel = OpenTunnel::open(&config)?;
     // The keys of a RandomState are the standard library's randomness.
     let random = RandomState::new().build_hasher().finish();
     let mut forwarder = Forwarder::new(&config, random);
@@ -73,6 +82,8 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         source = %config.tunnel.source,
         concentrators = ?addresses(&config),
         mtu = config.tunnel.mtu,
+        encapsulation = config.tunnel.encapsulation.name(),
+        return_path = ?config.tunnel.return_path,
         "forwarding"
     );
     // One byte more than the MTU would show a device whose MTU somebody has raised.
@@ -84,16 +95,31 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             biased;
             () = shutdown.requested(), if !announcer.is_ending() => announcer.end(now()),
             Ok(()) = drain.changed() => announcer.set_draining(*drain.borrow_and_update(), now()),
+            keys = reload.keys() => {
+                forwarder.set_key(keys.key);
+                watch.set_key(keys.key);
+                fast.set_key(keys.key);
+                tunnel.set_keys(keys);
+                key.store(keys.key.0, Ordering::Relaxed);
+                tracing::info!(key = %keys.key, old_key = ?keys.old_key, "SIGHUP: the keys are read again; all else waits for a restart");
+            }
             () = watch.wait() => {
-                serving = watch.step(&tunnel.socket, forwarder.choice(), now());
+                serving = watch.step(&tunnel.sockets[0], forwarder.choice(), now());
                 fast.follow(forwarder.choice());
             }
             () = fast.wait() => fast.sample(forwarder.choice()),
             () = announcer.wait(now()) => {}
+            received = receive_returned(&mut tunnel.returned) => {
+                received.context("the tunnel's end is lost")?;
+                if let Some(returned) = &mut tunnel.returned {
+                    return_metrics.add(&returned.forward(&tunnel.device));
+                }
+                continue;
+            }
             read = tunnel.device.read_batch(&mut batch) => {
                 read.with_context(|| format!("the TUN device {} is lost", tunnel.device.name()))?;
                 let now_ns = now().saturating_duration_since(started).as_nanos() as u64;
-                let report = forward_batch(&mut batch, &mut forwarder, &tunnel.socket, now_ns);
+                let report = forward_batch(&mut batch, &mut forwarder, &tunnel.sockets, now_ns);
                 metrics.add(&forwarder.take_counts(), &report);
                 continue;
             }
@@ -111,22 +137,33 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
 struct OpenTunnel {
     _routes: Vec<CapturedAddress>,
     device: TunDevice,
-    socket: GreSocket,
+    /// One for each outer source; there is one at least.
+    sockets: Vec<GreSocket>,
+    returned: Option<ReturnPath>,
 }
 
 impl OpenTunnel {
     /// The routes come last: from then on packets arrive.
     fn open(config: &Config) -> anyhow::Result<Self> {
         let tunnel = &config.tunnel;
-        let socket =
-            GreSocket::bind_to_send(tunnel.source, tunnel.outer_dscp).with_context(|| {
+        let open = |source: IpAddr| {
+            let socket = GreSocket::bind_to_send(source, tunnel.outer_dscp, tunnel.encapsulation);
+            socket.with_context(|| {
                 format!(
-                    "cannot open a GRE socket on {}; tunnel.source must be an address of this \
-                 machine, and the program needs the capability CAP_NET_RAW",
-                    tunnel.source
+                    "cannot open a {} socket on {source}; tunnel.source must be an address of this \
+                     machine, and the program needs the capability CAP_NET_RAW",
+                    tunnel.encapsulation.name(),
                 )
-            })?;
+            })
+        };
+        let sockets = tunnel.sources().map(open).collect::<Result<_, _>>()?;
+        let returned = ReturnPath::open(config).context(
+            "cannot receive replies through the tunnel; tunnel.return_path is \"tunnel\"",
+        )?;
         let device = TunDevice::open(&tunnel.device, tunnel.mtu)?;
+        if returned.is_some() && config.service_addresses.iter().any(IpAddr::is_ipv4) {
+            system::switch_reverse_path_filter_off(device.name())?;
+        }
         let routes = config
             .service_addresses
             .iter()
@@ -135,8 +172,23 @@ impl OpenTunnel {
         Ok(Self {
             _routes: routes,
             device,
-            socket,
+            sockets,
+            returned,
         })
+    }
+
+    fn set_keys(&mut self, keys: Keys) {
+        if let Some(returned) = &mut self.returned {
+            returned.set_keys(keys.key, keys.old_key);
+        }
+    }
+}
+
+/// Never, where replies do not come this way.
+async fn receive_returned(returned: &mut Option<ReturnPath>) -> std::io::Result<usize> {
+    match returned {
+        Some(returned) => returned.receive().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -180,29 +232,50 @@ fn check_system(config: &Config) -> anyhow::Result<()> {
 fn forward_batch(
     batch: &mut PacketBatch,
     forwarder: &mut Forwarder,
-    socket: &GreSocket,
+    sockets: &[GreSocket],
     now_ns: u64,
 ) -> SendReport {
-    let packets: Vec<GrePacket<'_>> = batch
+    let packets: Vec<(usize, GrePacket<'_>)> = batch
         .iter_mut()
         .filter_map(|packet| {
             let encapsulation = forwarder.forward(packet, now_ns).ok()?;
-            Some(GrePacket {
+            let outgoing = GrePacket {
                 to: encapsulation.concentrator,
                 header: encapsulation.header,
                 inner: packet,
-            })
+            };
+            Some((encapsulation.source, outgoing))
         })
         .collect();
-    socket.send_batch(&packets)
+    let mut report = SendReport::default();
+    for (place, socket) in sockets.iter().enumerate() {
+        let of_source = packets.iter().filter(|(source, _)| *source == place);
+        let of_source: Vec<GrePacket<'_>> = of_source.map(|(_, packet)| *packet).collect();
+        if !of_source.is_empty() {
+            report += socket.send_batch(&of_source);
+        }
+    }
+    report
 }
 
 /// What `/status` shows of the parts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Pages {
     paths: Page,
     announcement: AnnouncementPage,
     fast: FastPathPage,
+    key: Arc<AtomicU32>,
+}
+
+impl Pages {
+    fn new(config: &Config) -> Self {
+        Self {
+            paths: Page::default(),
+            announcement: AnnouncementPage::default(),
+            fast: FastPathPage::default(),
+            key: Arc::new(AtomicU32::new(config.relay.key.0)),
+        }
+    }
 }
 
 async fn serve_admin(
@@ -215,6 +288,7 @@ async fn serve_admin(
     let health_page = pages.paths.clone();
     let status = move || {
         let mut status = description.clone();
+        status["tunnel"]["key"] = pages.key.load(Ordering::Relaxed).into();
         status["counters"] = metrics.status();
         status["paths"] = pages.paths.paths().into();
         status["announcement"] = pages.announcement.get();
@@ -239,8 +313,13 @@ fn describe(config: &Config) -> Value {
         "service_addresses": config.service_addresses,
         "mark": config.relay.mark.number(),
         "tunnel": {
-            "key": config.relay.key.0,
             "source": config.tunnel.source,
+            "extra_sources": config.tunnel.extra_sources,
+            "encapsulation": config.tunnel.encapsulation.name(),
+            "return_path": match config.tunnel.return_path {
+                ConfiguredReturn::Direct => "direct",
+                ConfiguredReturn::Tunnel => "tunnel",
+            },
             "concentrators": addresses(config),
             "mtu": config.tunnel.mtu,
             "outer_dscp": config.tunnel.outer_dscp,

@@ -16,6 +16,7 @@ use tunnel_io::xdp::Xdp;
 use tunnel_io::xdp::interfaces::{Interfaces, XdpMode};
 use tunnel_io::xdp::tables::{Candidate, Count, MAX_CANDIDATES, Outcome, Settings};
 use tunnel_io::{links, system};
+use wire::gre::TunnelKey;
 
 use crate::choice::Choice;
 use crate::choice::score::LOGARITHMS;
@@ -135,6 +136,17 @@ impl FastPath {
         }
     }
 
+    /// From now on this is the key.
+    pub fn set_key(&mut self, key: TunnelKey) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        running.settings.tunnel_key = key.0;
+        if let Err(error) = running.xdp.set_settings(&running.settings) {
+            self.give_up(error.into());
+        }
+    }
+
     /// Reads the counters, and looks at the devices.
     pub fn sample(&mut self, choice: &mut Choice) {
         let Some(running) = &mut self.running else {
@@ -226,7 +238,8 @@ pub fn settings(config: &Config, choice: &Choice) -> anyhow::Result<Settings> {
     let outer_hop_limit =
         system::default_hop_limit(tunnel.source).context("cannot read the default TTL")?;
     Ok(Settings {
-        source: tunnel.source,
+        sources: tunnel.sources().collect(),
+        encapsulation: tunnel.encapsulation,
         tunnel_key: config.relay.key.0,
         mtu: tunnel.mtu,
         mark: config.relay.mark.number(),

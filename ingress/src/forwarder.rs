@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use wire::gre::{HEADER_LEN, Protocol, Repr};
+use wire::encapsulation::{Encapsulation as Wrapping, Header};
+use wire::gre::{Repr, TunnelKey};
 use wire::mark::{Mark, stamp};
 
 use crate::choice::Choice;
@@ -15,8 +16,10 @@ use crate::limits::Limits;
 pub struct Encapsulation {
     /// The outer destination.
     pub concentrator: IpAddr,
-    /// The GRE header.
-    pub header: [u8; HEADER_LEN],
+    /// The outer source, by its place in [`crate::config::Tunnel::sources`].
+    pub source: usize,
+    /// UDP, if any, and GRE.
+    pub header: Header,
 }
 
 /// What happened since the counts were last taken.
@@ -43,24 +46,23 @@ pub struct Forwarder {
     mark: Mark,
     limits: Limits,
     choice: Choice,
-    /// Ready-made, as only the inner version varies.
-    header_ipv4: [u8; HEADER_LEN],
-    header_ipv6: [u8; HEADER_LEN],
+    key: TunnelKey,
+    wrapping: Wrapping,
+    sources: usize,
     counts: Counts,
 }
 
 impl Forwarder {
     /// A forwarder for this configuration. `random` is known to nobody else.
     pub fn new(config: &Config, random: u64) -> Self {
-        let key = config.relay.key;
-        let header = |protocol| Repr { key, protocol }.header();
         Self {
             service_addresses: config.service_addresses.clone(),
             mark: config.relay.mark,
             limits: Limits::new(&config.limits, random),
             choice: Choice::new(&config.tunnel.concentrators, config.tunnel.hash_key),
-            header_ipv4: header(Protocol::Ipv4),
-            header_ipv6: header(Protocol::Ipv6),
+            key: config.relay.key,
+            wrapping: config.tunnel.encapsulation,
+            sources: config.tunnel.sources().count(),
             counts: Counts::default(),
         }
     }
@@ -75,13 +77,12 @@ impl Forwarder {
         let passage = verdict.inspect_err(|reason| self.counts.dropped[*reason as usize] += 1)?;
         self.counts.forwarded_packets += 1;
         self.counts.forwarded_bytes += packet.len() as u64;
-        let header = match passage.protocol {
-            Protocol::Ipv4 => self.header_ipv4,
-            Protocol::Ipv6 => self.header_ipv6,
-        };
+        let (key, protocol) = (self.key, passage.protocol);
+        let repr = Repr { key, protocol };
         Ok(Encapsulation {
             concentrator: self.choice.take(passage.user_agent),
-            header,
+            source: passage.entropy.choose(self.sources),
+            header: self.wrapping.header(repr, passage.entropy, packet.len()),
         })
     }
 
@@ -95,6 +96,11 @@ impl Forwarder {
         // It cannot fail for a packet whose headers have been read.
         stamp(packet, self.mark).map_err(|_| DropReason::Truncated)?;
         Ok(passage)
+    }
+
+    /// From now on this is the key.
+    pub fn set_key(&mut self, key: TunnelKey) {
+        self.key = key;
     }
 
     /// Where packets go to.

@@ -3,6 +3,7 @@
 pub mod announcement;
 pub mod fastpath;
 pub mod paths;
+pub mod return_path;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -65,7 +65,10 @@ fn an_ipv4_packet_goes_out_with_mark_checksum_and_gre_header() {
     let mut packet = ipv4(46 << 2 | 0b10, 0, UDP, SERVICE_V4, b"OPTIONS");
     let out = forwarder().forward(&mut packet, 0).unwrap();
     assert_eq!(out.concentrator, "10.0.9.2".parse::<IpAddr>().unwrap());
-    assert_eq!(out.header, [0x20, 0x00, 0x08, 0x00, 0x00, 0x00, 0x10, 0x01]);
+    assert_eq!(
+        out.header.bytes(),
+        [0x20, 0x00, 0x08, 0x00, 0x00, 0x00, 0x10, 0x01]
+    );
     assert_eq!(packet, ipv4(1 << 2 | 0b10, 0, UDP, SERVICE_V4, b"OPTIONS"));
 }
 
@@ -73,7 +76,10 @@ fn an_ipv4_packet_goes_out_with_mark_checksum_and_gre_header() {
 fn an_ipv6_packet_goes_out_with_mark_and_gre_header() {
     let mut packet = ipv6(46 << 2 | 0b01, UDP, SERVICE_V6, b"OPTIONS");
     let out = forwarder().forward(&mut packet, 0).unwrap();
-    assert_eq!(out.header, [0x20, 0x00, 0x86, 0xdd, 0x00, 0x00, 0x10, 0x01]);
+    assert_eq!(
+        out.header.bytes(),
+        [0x20, 0x00, 0x86, 0xdd, 0x00, 0x00, 0x10, 0x01]
+    );
     assert_eq!(packet, ipv6(1 << 2 | 0b01, UDP, SERVICE_V6, b"OPTIONS"));
 }
 

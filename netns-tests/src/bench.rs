@@ -17,6 +17,8 @@ mod concentrators;
 mod control_delay;
 mod cpu_time;
 mod failover;
+mod flood;
+mod idle_time;
 mod ingress;
 mod ingress_tun;
 mod load;
@@ -99,6 +101,11 @@ const BENCHES: &[Bench] = &[
         name: "failover/tcp",
         about: "the same over TCP at 100 calls/s, with phones that open another connection",
         run: failover::run_tcp,
+    },
+    Bench {
+        name: "flood",
+        about: "goodput of calls while one source floods their edge: SIP, SYN, random; by XDP and on the TUN path",
+        run: flood::run,
     },
     Bench {
         name: "ingress",

@@ -23,6 +23,7 @@ pub(crate) struct Packet {
     /// In units of 8 bytes.
     pub(crate) fragment_offset: u16,
     pub(crate) more_fragments: bool,
+    pub(crate) dont_fragment: bool,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -91,6 +92,7 @@ impl Packet {
             protocol: *bytes.get(9)?,
             fragment_offset: fragment & 0x1fff,
             more_fragments: fragment & 0x2000 != 0,
+            dont_fragment: fragment & 0x4000 != 0,
             payload: bytes.get(header..total)?.to_vec(),
         })
     }
@@ -111,16 +113,24 @@ impl Packet {
         self.udp().or_else(|| self.tcp())
     }
 
-    /// Key and inner packet of a GRE packet (RFC 2784, RFC 2890).
+    /// Key and inner packet of a GRE packet (RFC 2784, RFC 2890), in UDP or not (RFC 8086).
     pub(crate) fn gre(&self) -> Option<(u32, Self)> {
-        if self.protocol != GRE
-            || pair(&self.payload, 0)? != 0x2000
-            || pair(&self.payload, 2)? != 0x0800
-        {
+        let bytes = self.tunnelled()?;
+        if pair(bytes, 0)? != 0x2000 || pair(bytes, 2)? != 0x0800 {
             return None;
         }
-        let key = u32::from(pair(&self.payload, 4)?) << 16 | u32::from(pair(&self.payload, 6)?);
-        Some((key, Self::parse(self.at, self.payload.get(8..)?)?))
+        let key = u32::from(pair(bytes, 4)?) << 16 | u32::from(pair(bytes, 6)?);
+        Some((key, Self::parse(self.at, bytes.get(8..)?)?))
+    }
+
+    /// The GRE header and what follows, whatever is in it.
+    pub(crate) fn tunnelled(&self) -> Option<&[u8]> {
+        const GRE_IN_UDP: u16 = 4754;
+        match self.protocol {
+            GRE => Some(&self.payload),
+            UDP if pair(&self.payload, 2)? == GRE_IN_UDP => self.payload.get(8..),
+            _ => None,
+        }
     }
 
     /// The mark in the DSCP bits.

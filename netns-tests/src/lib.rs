@@ -2,8 +2,8 @@
 //!
 //! [`cli::main`] is the whole of `sipcast-lab`. Reading order: `sandbox` (how the lab locks itself
 //! in), `namespace`, `link` and `topology` (the network), `process`, `capture`, `http` and `wait`
-//! (what acts in it and what is seen of it), `service` (the programs under test), `phone` and
-//! `call` (what the phones do), `verdict` (what counts as a good call), `ladder` and `demo` (how
+//! (what acts in it and what is seen of it), `service` (the programs under test), `phone`, `sized` and
+//! `call` (what the phones do), `tshark` (an independent judge of captures), `verdict` (what counts as a good call), `ladder` and `demo` (how
 //! it is shown), `catchment` (a tool for operators, which runs outside as well), `bgp` and `edges` (the same in the topology `internet`), `scenario` and `bench`.
 //!
 //! Every wait has a limit and a condition; no result depends on a sleep.
@@ -47,9 +47,11 @@ mod rtpengine;
 mod sandbox;
 mod scenario;
 mod service;
+mod sized;
 mod soak;
 mod tcp_phone;
 mod topology;
+mod tshark;
 mod two_concentrators;
 mod verdict;
 mod wait;

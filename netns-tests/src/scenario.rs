@@ -19,7 +19,7 @@ use crate::sandbox::{self, EXIT_SKIP};
 mod alternate;
 mod anchor_both;
 mod bad_config;
-mod baresip;
+pub(crate) mod baresip;
 mod calls;
 mod cdr;
 mod cluster_bad_input;
@@ -29,24 +29,29 @@ pub(crate) mod core_link;
 mod digest;
 mod dispatch;
 mod fragmented_invite;
+mod gre_udp;
 mod hostile_packets;
 pub(crate) mod internet;
 mod ipv6;
 mod kamailio_registrar;
+mod key_rotation;
 mod large_requests;
 mod lease_burst;
 mod linphone;
 mod media_attacks;
 mod media_timeout;
 mod message_order;
+mod mtu;
 mod nat_rebind;
 mod ng_kamailio;
 mod offer_answer;
+mod packet_corpus;
 mod ping;
 mod probes;
 mod relay_fallback;
 mod relay_killed_ringing;
 pub(crate) mod restart;
+mod return_path;
 mod rig;
 mod rolling_upgrade;
 mod rtpengine_relay;
@@ -97,6 +102,31 @@ const SCENARIOS: &[Scenario] = &[
         name: "fragmented-invite",
         about: "a 4,000-byte INVITE in fragments, half of them through each edge",
         run: fragmented_invite::run,
+    },
+    Scenario {
+        name: "mtu",
+        about: "SIP of 200 to 9,000 bytes through a path of 1,500, with DF and without, IPv4 and IPv6; a narrow access",
+        run: mtu::run,
+    },
+    Scenario {
+        name: "gre-udp",
+        about: "the tunnel in UDP (RFC 8086): a call, an INVITE in fragments, a port for each flow",
+        run: gre_udp::run,
+    },
+    Scenario {
+        name: "return-path",
+        about: "a core that drops what the service address sends: replies go through the edges, UDP, TCP, TLS, IPv6",
+        run: return_path::run,
+    },
+    Scenario {
+        name: "packet-corpus",
+        about: "some hundred packets that no honest sender makes: the same end on the TUN path and by XDP",
+        run: packet_corpus::run,
+    },
+    Scenario {
+        name: "key-rotation",
+        about: "the tunnels' keys change while phones call: no packet is refused or lost",
+        run: key_rotation::run,
     },
     Scenario {
         name: "nat-rebind",

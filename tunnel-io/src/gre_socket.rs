@@ -1,20 +1,24 @@
-//! GRE over a raw socket (protocol 47), outer IPv4 or IPv6.
+//! GRE over a raw socket (protocol 47), or GRE in UDP (RFC 8086); outer IPv4 or IPv6.
 //!
-//! Sending: the caller gives the GRE header and the inner packet, the kernel makes the outer header
+//! Sending: the caller gives the tunnel's header and the inner packet, the kernel makes the outer header
 //! from the socket's options: DF set, so that the tunnel never fragments (RFC 7588 section 3.1);
-//! DSCP as configured and ECN zero, because the far end does not merge it back (RFC 9601).
+//! DSCP as configured and ECN zero, because the far end does not merge it back (RFC 9601). GRE in UDP
+//! leaves by a raw socket too, since each packet has a source port of its own; over IPv6 the kernel makes
+//! the UDP checksum.
 //! Receiving: outer fragments are reassembled by the kernel. An IPv4 raw socket delivers the outer
-//! header too, which is cut off here; an IPv6 one does not.
+//! header too, which is cut off here; an IPv6 one does not. GRE in UDP comes in by a UDP socket, where
+//! the kernel has verified the checksum, and refuses one of 0 over IPv6 (RFC 6935).
 //!
 //! Opening needs CAP_NET_RAW. An open socket also keeps the kernel from answering GRE with
-//! "protocol unreachable".
+//! "protocol unreachable", or "port unreachable".
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use wire::encapsulation::{Encapsulation, GRE_UDP_PORT, Header};
 
 use crate::mmsg::{self, DatagramBatch, Outgoing};
 use crate::send_report::SendReport;
@@ -23,8 +27,10 @@ use crate::watched::Watched;
 
 /// The protocol number of GRE (RFC 2784).
 const PROTOCOL_GRE: i32 = 47;
-/// A GRE header with key and nothing else (RFC 2890).
-pub const HEADER_LEN: usize = 8;
+/// Where the checksum stands in a UDP header (RFC 768).
+const UDP_CHECKSUM_OFFSET: i32 = 6;
+/// linux/in6.h: the kernel writes the checksum over pseudo-header and payload at this offset.
+const IPV6_CHECKSUM: i32 = 7;
 /// Holds a burst of about 100 ms at 1 Gbit/s.
 const BUFFER_SIZE: usize = 16 << 20;
 /// The longest outer header that an IPv4 raw socket delivers before the payload.
@@ -43,8 +49,8 @@ pub(crate) const DROP_ALL: [SockFilter; 1] = [SockFilter::new(
 pub struct GrePacket<'a> {
     /// The outer destination.
     pub to: IpAddr,
-    /// The GRE header.
-    pub header: [u8; HEADER_LEN],
+    /// What goes before the inner packet.
+    pub header: Header,
     /// The inner packet, not copied.
     pub inner: &'a [u8],
 }
@@ -56,7 +62,7 @@ impl Outgoing for GrePacket<'_> {
     }
 
     fn parts(&self) -> [&[u8]; 2] {
-        [&self.header, self.inner]
+        [self.header.bytes(), self.inner]
     }
 }
 
@@ -73,47 +79,48 @@ pub struct GreDatagram<'a> {
 #[derive(Debug)]
 pub struct GreSocket {
     socket: Watched<OwnedFd>,
+    /// Where packets leave, if not by the one that they come in by.
+    sender: Option<OwnedFd>,
     local: IpAddr,
+    /// Outer headers come with the packets.
+    has_headers: bool,
 }
 
 impl GreSocket {
     /// Opens the socket on this local address. `outer_dscp` is 0..=63. Needs a tokio runtime.
-    pub fn bind(local: IpAddr, outer_dscp: u8) -> io::Result<Self> {
-        Self::open(local, outer_dscp, &[])
+    pub fn bind(local: IpAddr, outer_dscp: u8, encapsulation: Encapsulation) -> io::Result<Self> {
+        match encapsulation {
+            Encapsulation::Gre => {
+                let socket = open_raw(local, outer_dscp, encapsulation, &[])?;
+                Ok(Self {
+                    socket: Watched::new(socket)?,
+                    sender: None,
+                    local,
+                    has_headers: local.is_ipv4(),
+                })
+            }
+            Encapsulation::GreUdp => Ok(Self {
+                socket: Watched::new(open_udp(local)?)?,
+                sender: Some(open_raw(local, outer_dscp, encapsulation, &DROP_ALL)?),
+                local,
+                has_headers: false,
+            }),
+        }
     }
 
-    /// The same for an end that only sends. A raw socket gets a copy of all GRE that reaches the
+    /// The same for an end that only sends. A raw socket gets a copy of all of its protocol that reaches the
     /// address, from whomever; this one's kernel drops it before it costs memory.
-    pub fn bind_to_send(local: IpAddr, outer_dscp: u8) -> io::Result<Self> {
-        Self::open(local, outer_dscp, &DROP_ALL)
-    }
-
-    fn open(local: IpAddr, outer_dscp: u8, filter: &[SockFilter]) -> io::Result<Self> {
-        let address = SocketAddr::new(local, 0);
-        let protocol = Protocol::from(PROTOCOL_GRE);
-        let socket = Socket::new(Domain::for_address(address), Type::RAW, Some(protocol))?;
-        socket.set_nonblocking(true)?;
-        if !filter.is_empty() {
-            socket.attach_filter(filter)?;
-        }
-        let outer_tos = u32::from(outer_dscp.min(63)) << 2;
-        match local {
-            IpAddr::V4(_) => {
-                socket.set_tos_v4(outer_tos)?;
-                let (level, name) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
-                set_option(&socket, level, name, libc::IP_PMTUDISC_DO)?;
-            }
-            IpAddr::V6(_) => {
-                socket.set_tclass_v6(outer_tos)?;
-                let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
-                set_option(&socket, level, name, libc::IPV6_PMTUDISC_DO)?;
-            }
-        }
-        enlarge_buffers(&socket, BUFFER_SIZE)?;
-        socket.bind(&address.into())?;
+    pub fn bind_to_send(
+        local: IpAddr,
+        outer_dscp: u8,
+        encapsulation: Encapsulation,
+    ) -> io::Result<Self> {
+        let socket = open_raw(local, outer_dscp, encapsulation, &DROP_ALL)?;
         Ok(Self {
-            socket: Watched::new(socket.into())?,
+            socket: Watched::new(socket)?,
+            sender: None,
             local,
+            has_headers: local.is_ipv4(),
         })
     }
 
@@ -124,15 +131,16 @@ impl GreSocket {
 
     /// Sends all packets without waiting; what is not taken is dropped and counted.
     pub fn send_batch(&self, packets: &[GrePacket<'_>]) -> SendReport {
-        mmsg::send_or_drop(self.socket.get().as_fd(), packets)
+        let sender = self.sender.as_ref();
+        mmsg::send_or_drop(sender.unwrap_or(self.socket.get()).as_fd(), packets)
     }
 
     /// Waits for packets and receives as many as there are and fit.
     pub async fn recv_batch(&self, batch: &mut GreBatch) -> io::Result<usize> {
-        let capacity = batch.0.capacity();
+        let capacity = batch.datagrams.capacity();
         self.socket
             .read_until_empty(
-                |socket| batch.0.receive(socket.as_fd()),
+                |socket| batch.receive(self.has_headers, socket.as_fd()),
                 // None received is an ICMP error, behind which there may be more.
                 |received| (1..capacity).contains(received),
             )
@@ -141,40 +149,104 @@ impl GreSocket {
 
     /// Receives what is there without waiting: `None` where there is nothing.
     pub fn recv_batch_now(&self, batch: &mut GreBatch) -> io::Result<Option<usize>> {
-        match batch.0.receive(self.socket.get().as_fd()) {
+        match batch.receive(self.has_headers, self.socket.get().as_fd()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             received => received.map(Some),
         }
     }
 }
 
+fn open_raw(
+    local: IpAddr,
+    outer_dscp: u8,
+    encapsulation: Encapsulation,
+    filter: &[SockFilter],
+) -> io::Result<OwnedFd> {
+    let address = SocketAddr::new(local, 0);
+    let protocol = match encapsulation {
+        Encapsulation::Gre => PROTOCOL_GRE,
+        Encapsulation::GreUdp => libc::IPPROTO_UDP,
+    };
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::RAW,
+        Some(Protocol::from(protocol)),
+    )?;
+    socket.set_nonblocking(true)?;
+    if !filter.is_empty() {
+        socket.attach_filter(filter)?;
+    }
+    let outer_tos = u32::from(outer_dscp.min(63)) << 2;
+    match local {
+        IpAddr::V4(_) => {
+            socket.set_tos_v4(outer_tos)?;
+            let (level, name) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+            set_option(&socket, level, name, libc::IP_PMTUDISC_DO)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_tclass_v6(outer_tos)?;
+            let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
+            set_option(&socket, level, name, libc::IPV6_PMTUDISC_DO)?;
+            if encapsulation == Encapsulation::GreUdp {
+                set_option(&socket, level, IPV6_CHECKSUM, UDP_CHECKSUM_OFFSET)?;
+            }
+        }
+    }
+    enlarge_buffers(&socket, BUFFER_SIZE)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Where GRE in UDP arrives.
+fn open_udp(local: IpAddr) -> io::Result<OwnedFd> {
+    let address = SocketAddr::new(local, GRE_UDP_PORT);
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    enlarge_buffers(&socket, BUFFER_SIZE)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
 /// Buffers for one receive call.
 #[derive(Debug)]
-pub struct GreBatch(DatagramBatch);
+pub struct GreBatch {
+    datagrams: DatagramBatch,
+    has_headers: bool,
+}
 
 impl GreBatch {
     /// Room for `capacity` packets whose GRE header and inner packet have at most `payload_size`
     /// bytes.
     pub fn new(capacity: usize, payload_size: usize) -> Self {
-        Self(DatagramBatch::new(
-            capacity,
-            payload_size + MAX_OUTER_HEADER,
-        ))
+        Self {
+            datagrams: DatagramBatch::new(capacity, payload_size + MAX_OUTER_HEADER),
+            has_headers: false,
+        }
     }
 
     /// Packets received by the last call that were too long for the buffers.
     pub fn truncated(&self) -> usize {
-        self.0.truncated()
+        self.datagrams.truncated()
+    }
+
+    fn receive(&mut self, has_headers: bool, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.has_headers = has_headers;
+        self.datagrams.receive(socket)
     }
 
     /// The packets of the last call.
     pub fn iter(&self) -> impl Iterator<Item = GreDatagram<'_>> {
-        self.0.iter().filter_map(|datagram| {
-            let from = datagram.from.ip();
-            let payload = match from {
-                IpAddr::V4(_) => strip_ipv4_header(datagram.bytes)?,
-                IpAddr::V6(_) => datagram.bytes,
+        self.datagrams.iter().filter_map(|datagram| {
+            let payload = if self.has_headers {
+                strip_ipv4_header(datagram.bytes)?
+            } else {
+                datagram.bytes
             };
+            let from = datagram.from.ip();
             Some(GreDatagram { from, payload })
         })
     }

@@ -1,11 +1,11 @@
 //! Changes to the machine's routes and addresses that are taken back when their guard is dropped.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::libc;
 
-use crate::rtnetlink::{self, DeviceRoute, LookupRule};
+use crate::rtnetlink::{self, DeviceRoute, LookupRule, Of};
 use crate::tun::TunDevice;
 
 /// A change that the kernel refused.
@@ -59,8 +59,8 @@ const RULE_PRIORITY: u32 = 5_060;
 /// device in any case, and a rule without it leads on to the main table.
 #[derive(Debug)]
 pub struct CapturedAddress {
-    route: DeviceRoute,
-    rule: LookupRule,
+    /// Held for its drop.
+    _route: RuledRoute,
 }
 
 impl CapturedAddress {
@@ -80,43 +80,94 @@ impl CapturedAddress {
             protocol,
         };
         let rule = LookupRule {
-            destination,
+            of: Of::Destination(destination),
             table,
             priority: RULE_PRIORITY,
             protocol,
         };
+        RuledRoute::add(route, rule, device.name()).map(|route| Self { _route: route })
+    }
+}
+
+/// Packets from an address of this machine go into a device, whatever the main table says, unless they
+/// are to this machine; the other way round it is like [`CapturedAddress`].
+#[derive(Debug)]
+pub struct ReturnedSource {
+    /// Held for its drop.
+    _route: RuledRoute,
+}
+
+impl ReturnedSource {
+    /// Takes over what a killed earlier run left.
+    pub fn add(source: IpAddr, device: &TunDevice, marking: Marking) -> Result<Self, RouteError> {
+        let Marking { protocol, table } = marking;
+        let everywhere = match source {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let route = DeviceRoute {
+            destination: everywhere,
+            prefix_length: 0,
+            index: device.index(),
+            table,
+            metric: 0,
+            protocol,
+        };
+        let rule = LookupRule {
+            of: Of::Source(source),
+            table,
+            priority: RULE_PRIORITY,
+            protocol,
+        };
+        RuledRoute::add(route, rule, device.name()).map(|route| Self { _route: route })
+    }
+}
+
+/// A route in a table of its own, and the rule that leads there. Of several rules for one route the first
+/// that is dropped takes the route away.
+#[derive(Debug)]
+struct RuledRoute {
+    route: DeviceRoute,
+    rule: LookupRule,
+}
+
+impl RuledRoute {
+    fn add(route: DeviceRoute, rule: LookupRule, device: &str) -> Result<Self, RouteError> {
+        let (address, table) = (route.destination, route.table);
         let failed = |error| RouteError::Route {
-            address: destination,
-            device: device.name().to_owned(),
+            address,
+            device: device.to_owned(),
             error,
         };
         match rtnetlink::add_route(route) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                rtnetlink::remove_route(route).map_err(|_| RouteError::Taken {
-                    address: destination,
-                    table,
-                })?;
+                let taken = |_| RouteError::Taken { address, table };
+                rtnetlink::remove_route(route).map_err(taken)?;
                 rtnetlink::add_route(route).map_err(failed)?;
             }
             other => other.map_err(failed)?,
         }
         // From here on dropping it cleans up.
-        let captured = Self { route, rule };
+        let ruled = Self { route, rule };
         match rtnetlink::add_rule(rule) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(captured),
-            other => other.map(|()| captured).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(ruled),
+            other => other.map(|()| ruled).map_err(failed),
         }
     }
 }
 
-impl Drop for CapturedAddress {
+impl Drop for RuledRoute {
     fn drop(&mut self) {
-        let destination = self.route.destination;
+        let of = self.rule.of;
         if let Err(error) = rtnetlink::remove_rule(self.rule) {
-            tracing::warn!(%destination, %error, "cannot remove the rule");
+            tracing::warn!(?of, %error, "cannot remove the rule");
         }
-        if let Err(error) = rtnetlink::remove_route(self.route) {
-            tracing::warn!(%destination, %error, "cannot remove the route");
+        match rtnetlink::remove_route(self.route) {
+            // Gone is gone: another rule led to the same one.
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                tracing::warn!(?of, %error, "cannot remove the route");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 }

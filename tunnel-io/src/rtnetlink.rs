@@ -82,10 +82,19 @@ fn change_route(kind: u16, flags: i32, route: DeviceRoute) -> io::Result<()> {
         .send()
 }
 
-/// A rule that has packets to exactly one address looked up in a table.
+/// Which packets a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// Those to exactly this address.
+    Destination(IpAddr),
+    /// Those from exactly this address.
+    Source(IpAddr),
+}
+
+/// A rule that has packets looked up in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LookupRule {
-    pub(crate) destination: IpAddr,
+    pub(crate) of: Of,
     pub(crate) table: u32,
     /// Rules are asked in this order; the main table has 32766.
     pub(crate) priority: u32,
@@ -107,17 +116,28 @@ pub(crate) fn remove_rule(rule: LookupRule) -> io::Result<()> {
 fn change_rule(kind: u16, flags: i32, rule: LookupRule) -> io::Result<()> {
     // linux/fib_rules.h
     const FRA_DST: u16 = 1;
+    const FRA_SRC: u16 = 2;
     const FRA_PRIORITY: u16 = 6;
     const FRA_TABLE: u16 = 15;
     const FRA_PROTOCOL: u16 = 21;
     const FR_ACT_TO_TBL: u8 = 1;
-    let (family, octets) = octets(rule.destination);
+    let (attribute, address) = match rule.of {
+        Of::Destination(address) => (FRA_DST, address),
+        Of::Source(address) => (FRA_SRC, address),
+    };
+    let (family, octets) = octets(address);
+    let length = octets.len() as u8 * 8;
+    let (destination, source) = if attribute == FRA_DST {
+        (length, 0)
+    } else {
+        (0, length)
+    };
     // struct fib_rule_hdr: family, prefix lengths, tos, table, two reserved, action, flags.
-    let mut fixed = vec![family, octets.len() as u8 * 8, 0, 0];
+    let mut fixed = vec![family, destination, source, 0];
     fixed.extend([libc::RT_TABLE_UNSPEC, 0, 0, FR_ACT_TO_TBL]);
     fixed.extend([0; 4]);
     Request::new(kind, flags, &fixed)
-        .attribute(FRA_DST, &octets)
+        .attribute(attribute, &octets)
         .attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes())
         .attribute(FRA_TABLE, &rule.table.to_ne_bytes())
         .attribute(FRA_PROTOCOL, &[rule.protocol])

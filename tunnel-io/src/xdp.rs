@@ -26,7 +26,7 @@ use tracing::debug;
 
 use crate::links::Link;
 use loaded::Loaded;
-use tables::{Count, MAX_CANDIDATES, Outcome, RawSettings, Rule, Settings, octets};
+use tables::{Count, MAX_CANDIDATES, MAX_SOURCES, Outcome, RawSettings, Rule, Settings, octets};
 
 /// Why the program does not run here.
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +183,9 @@ impl Xdp {
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), XdpError> {
         if settings.candidates.len() > MAX_CANDIDATES {
             return Err(XdpError::Mismatch("too many concentrators"));
+        }
+        if !(1..=MAX_SOURCES).contains(&settings.sources.len()) {
+            return Err(XdpError::Mismatch("no outer source, or too many"));
         }
         let slot = 1 - self.slot;
         self.settings.set(slot, RawSettings::from(settings), 0)?;

@@ -12,10 +12,12 @@ use tunnel_io::routes::{AnnouncedRoute, CapturedAddress, LoopbackAddress, Markin
 use tunnel_io::system;
 use tunnel_io::tun::TunDevice;
 use tunnel_io::udp_socket::{BatchSocket, UdpOptions};
+use wire::encapsulation::{Encapsulation, Entropy, Header};
 use wire::gre::{Packet, Protocol, Repr, TunnelKey};
 use wire::mark::{Mark, stamp};
 
 const SERVICE: &str = "198.51.100.1";
+const GRE: Encapsulation = Encapsulation::Gre;
 
 /// Runs the test on a thread that is alone in a new network namespace, which vanishes with it.
 fn in_own_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -56,11 +58,25 @@ fn marked_udp_packet() -> Vec<u8> {
 
 /// Sends the packet through GRE and returns what came out with its outer source.
 async fn through_gre(sender: &GreSocket, receiver: &GreSocket, inner: &[u8]) -> (IpAddr, Vec<u8>) {
-    let header = Repr {
+    through(Encapsulation::Gre, sender, receiver, inner).await
+}
+
+fn header(encapsulation: Encapsulation, inner: &[u8]) -> Header {
+    let repr = Repr {
         key: TunnelKey(0x1001),
         protocol: Protocol::Ipv4,
-    }
-    .header();
+    };
+    let packet = wire::ip::Packet::parse(inner).unwrap();
+    encapsulation.header(repr, Entropy::of(&packet), inner.len())
+}
+
+async fn through(
+    encapsulation: Encapsulation,
+    sender: &GreSocket,
+    receiver: &GreSocket,
+    inner: &[u8],
+) -> (IpAddr, Vec<u8>) {
+    let header = header(encapsulation, inner);
     let report = sender.send_batch(&[GrePacket {
         to: receiver.local(),
         header,
@@ -87,8 +103,8 @@ fn a_packet_goes_through_gre_and_tun_to_a_socket_that_reads_its_mark() {
             ..UdpOptions::default()
         };
         let sip = BatchSocket::bind((service, 5060).into(), &options).unwrap();
-        let edge = GreSocket::bind("127.0.0.2".parse().unwrap(), 0).unwrap();
-        let concentrator = GreSocket::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let edge = GreSocket::bind("127.0.0.2".parse().unwrap(), 0, GRE).unwrap();
+        let concentrator = GreSocket::bind("127.0.0.1".parse().unwrap(), 0, GRE).unwrap();
 
         let sent = marked_udp_packet();
         let (from, inner) = through_gre(&edge, &concentrator, &sent).await;
@@ -111,9 +127,43 @@ fn a_packet_goes_through_gre_and_tun_to_a_socket_that_reads_its_mark() {
 #[test]
 fn an_ipv6_tunnel_delivers_the_payload_without_the_outer_header() {
     in_own_namespace(|| async {
-        let end = GreSocket::bind("::1".parse().unwrap(), 24).unwrap();
+        let end = GreSocket::bind("::1".parse().unwrap(), 24, GRE).unwrap();
         let sent = marked_udp_packet();
         assert_eq!(through_gre(&end, &end, &sent).await, (end.local(), sent));
+    });
+}
+
+#[test]
+fn gre_in_udp_comes_out_as_it_went_in_and_has_a_checksum_over_ipv6() {
+    in_own_namespace(|| async {
+        for address in ["127.0.0.1", "::1"] {
+            let end = GreSocket::bind(address.parse().unwrap(), 24, Encapsulation::GreUdp).unwrap();
+            let sent = marked_udp_packet();
+            let received = through(Encapsulation::GreUdp, &end, &end, &sent).await;
+            assert_eq!(received, (end.local(), sent));
+        }
+    });
+}
+
+#[test]
+fn gre_in_udp_without_a_checksum_is_refused_over_ipv6_and_taken_over_ipv4() {
+    in_own_namespace(|| async {
+        for (address, is_taken) in [("127.0.0.1", true), ("::1", false)] {
+            let address: IpAddr = address.parse().unwrap();
+            let end = GreSocket::bind(address, 0, Encapsulation::GreUdp).unwrap();
+            // A sender of protocol 17 whose kernel makes no checksum.
+            let domain = socket2::Domain::for_address((address, 0).into());
+            let raw =
+                socket2::Socket::new(domain, socket2::Type::RAW, Some(socket2::Protocol::UDP));
+            let inner = marked_udp_packet();
+            let bytes = [header(Encapsulation::GreUdp, &inner).bytes(), &inner].concat();
+            let to = std::net::SocketAddr::new(address, 0).into();
+            raw.unwrap().send_to(&bytes, &to).unwrap();
+            let mut batch = GreBatch::new(8, 2_000);
+            let wait = std::time::Duration::from_millis(200);
+            let received = tokio::time::timeout(wait, end.recv_batch(&mut batch)).await;
+            assert_eq!(received.is_ok(), is_taken, "{address}");
+        }
     });
 }
 
@@ -203,17 +253,13 @@ fn ip(arguments: &str, family_of: IpAddr) -> String {
 #[test]
 fn a_socket_that_only_sends_keeps_nothing_of_the_gre_that_reaches_it() {
     in_own_namespace(|| async {
-        let sender = GreSocket::bind_to_send("127.0.0.2".parse().unwrap(), 0).unwrap();
-        let far_end = GreSocket::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        let sender = GreSocket::bind_to_send("127.0.0.2".parse().unwrap(), 0, GRE).unwrap();
+        let far_end = GreSocket::bind("127.0.0.1".parse().unwrap(), 0, GRE).unwrap();
         let sent = marked_udp_packet();
         // It sends as before,
         assert_eq!(through_gre(&sender, &far_end, &sent).await.1, sent);
         // and what comes back is gone.
-        let header = Repr {
-            key: TunnelKey(0x1001),
-            protocol: Protocol::Ipv4,
-        }
-        .header();
+        let header = header(GRE, &sent);
         let back = GrePacket {
             to: sender.local(),
             header,

@@ -6,7 +6,8 @@
 //! [`error::DecodeError`].
 //!
 //! A packet on its way: [`ip`] reads the user agent's packet, [`icmp`] knows the errors worth
-//! tunnelling, [`mark`] stamps the relay into it and [`gre`] wraps it; [`probe`] tests the same tunnel.
+//! tunnelling, [`mark`] stamps the relay into it and [`gre`] wraps it, in UDP where
+//! [`encapsulation`] says so; [`probe`] tests the same tunnel.
 //! [`rtp`] looks into media, and [`relay_control`] is how the concentrator tells relays what to do;
 //! [`core_link`] is what concentrators say to each other, and [`bencode`] is what rtpengine and its users speak instead.
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@
 pub mod bencode;
 pub mod checksum;
 pub mod core_link;
+pub mod encapsulation;
 pub mod error;
 pub mod gre;
 pub mod icmp;

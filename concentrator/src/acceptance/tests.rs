@@ -16,6 +16,7 @@ const OLD_KEY1: u32 = 0x0f01;
 const KEY2: u32 = 0x1002;
 const PHONE: &str = "100.64.7.9:40000";
 const SERVICE: &str = "198.51.100.1:5060";
+const GRE: Encapsulation = Encapsulation::Gre;
 
 const CONFIG: &str = r#"
 name = "c1"
@@ -53,7 +54,7 @@ ca = "ca.pem"
 fn a_good_packet_is_accepted_with_edge_relay_and_ports() {
     let (table, inner) = (table(), udp(PHONE, SERVICE, 1));
     let packet = gre(KEY1, &inner);
-    let accepted = table.accept(address(EDGE1), &packet).unwrap();
+    let accepted = table.accept(address(EDGE1), GRE, &packet).unwrap();
     assert_eq!(accepted.edge, 0);
     assert_eq!(accepted.relay().unwrap().to_string(), "0x1001/1");
     assert_eq!(accepted.inner, inner);
@@ -71,6 +72,53 @@ fn the_old_key_is_accepted_and_the_relay_has_the_current_one() {
     let packet = gre(OLD_KEY1, &udp(PHONE, SERVICE, 1));
     let accepted = accept(EDGE1, &packet).unwrap();
     assert_eq!(accepted.key, TunnelKey(KEY1));
+}
+
+#[test]
+fn keys_that_were_read_again_are_good_and_the_edge_keeps_its_name() {
+    let mut table = table();
+    let keys = |key, old_key: Option<u32>| EdgeKeys {
+        key: TunnelKey(key),
+        old_key: old_key.map(TunnelKey),
+    };
+    let wire_key = |table: &Acceptance, key| {
+        let packet = gre(key, &udp(PHONE, SERVICE, 1));
+        let accepted = table.accept(address(EDGE1), GRE, &packet)?;
+        assert_eq!(accepted.path.key, TunnelKey(KEY1), "its name");
+        Ok(accepted.wire_key.0)
+    };
+    let edge2 = keys(KEY2, None);
+    table.set_keys(&[keys(0x2001, Some(KEY1)), edge2]);
+    assert_eq!(wire_key(&table, KEY1), Ok(KEY1));
+    assert_eq!(wire_key(&table, 0x2001), Ok(0x2001));
+    assert_eq!(wire_key(&table, OLD_KEY1), Err(Refusal::WrongKey));
+    table.set_keys(&[keys(0x2001, None), edge2]);
+    assert_eq!(wire_key(&table, KEY1), Err(Refusal::WrongKey));
+    assert_eq!(wire_key(&table, 0x2001), Ok(0x2001));
+}
+
+#[test]
+fn an_edge_is_heard_in_its_own_encapsulation_only() {
+    let text = CONFIG.replace("key = 0x1002", "key = 0x1002\nencapsulation = \"gre-udp\"");
+    let table = table_of(&text);
+    let packets = [
+        (EDGE1, gre(KEY1, &udp(PHONE, SERVICE, 1))),
+        (EDGE2, gre(KEY2, &udp(PHONE, SERVICE, 2))),
+    ];
+    for (place, (edge, packet)) in packets.iter().enumerate() {
+        for (wrapped, is_own) in [
+            (Encapsulation::Gre, place == 0),
+            (Encapsulation::GreUdp, place == 1),
+        ] {
+            let judged = table.accept(address(edge), wrapped, packet).map(drop);
+            let expected = if is_own {
+                Ok(())
+            } else {
+                Err(Refusal::OtherEncapsulation)
+            };
+            assert_eq!(judged, expected, "{edge} in {wrapped:?}");
+        }
+    }
 }
 
 #[test]
@@ -94,7 +142,7 @@ fn all_ecn_values_pass_unchanged() {
         inner[1] = 1 << 2 | ecn;
         let packet = gre(KEY1, &inner);
         assert_eq!(
-            table().accept(address(EDGE1), &packet).unwrap().inner[1],
+            table().accept(address(EDGE1), GRE, &packet).unwrap().inner[1],
             1 << 2 | ecn
         );
     }
@@ -111,7 +159,7 @@ fn later_fragments_are_accepted_without_ports() {
         for (phone, service) in [(PHONE, SERVICE), ("[2001:db8:64::7]:1", "[2001:db8::1]:2")] {
             let packet = gre(KEY2, &part(phone, service, protocol::UDP, fragment));
             let table = table();
-            let accepted = table.accept(address(EDGE2), &packet).unwrap();
+            let accepted = table.accept(address(EDGE2), GRE, &packet).unwrap();
             assert_eq!(accepted.ports.is_some(), offset == 0, "{offset}");
         }
     }
@@ -146,7 +194,9 @@ fn each_test_alone_refuses_under_its_own_name() {
         let refusal = accept(outer, packet).unwrap_err();
         assert_eq!(refusal.name(), *name, "{outer}: {refusal}");
     }
-    for name in Refusal::NAMES {
+    // The rows are all in GRE.
+    let in_udp = Refusal::OtherEncapsulation.name();
+    for name in Refusal::NAMES.into_iter().filter(|name| *name != in_udp) {
         assert!(rows.iter().any(|row| row.2 == name), "no row for {name}");
     }
 }
@@ -310,14 +360,18 @@ proptest! {
 }
 
 fn table() -> Acceptance {
+    table_of(CONFIG)
+}
+
+fn table_of(text: &str) -> Acceptance {
     let path = FilePath::new("concentrator.toml");
-    let file: File = admin::config::parse(path, CONFIG).unwrap();
+    let file: File = admin::config::parse(path, text).unwrap();
     Acceptance::new(&Config::check(path, &file).unwrap())
 }
 
 fn accept(outer: &str, packet: &[u8]) -> Result<Path, Refusal> {
     table()
-        .accept(address(outer), packet)
+        .accept(address(outer), GRE, packet)
         .map(|accepted| accepted.path)
 }
 
@@ -388,7 +442,7 @@ fn a_probe_of_an_edge_itself_is_accepted_and_nobody_elses() {
     let table = table();
     let probe = |from: &str, to: &str| gre(KEY2, &udp(from, to, 2));
     let accepted = |packet: &[u8]| {
-        let accepted = table.accept(address(EDGE2), packet);
+        let accepted = table.accept(address(EDGE2), GRE, packet);
         accepted.map(|accepted| (accepted.edge, accepted.is_probe))
     };
     // Also where the edge's own address is not among the sources that it may carry.
@@ -415,18 +469,23 @@ fn a_peer_sends_on_under_the_key_of_any_edge_and_probes_nobody() {
     let table = Acceptance::new(&Config::check(FilePath::new("c"), &file).unwrap());
     for (key, mark, edge) in [(KEY1, 1, 0), (KEY2, 2, 1)] {
         let packet = gre(key, &udp(PHONE, SERVICE, mark));
-        let accepted = table.accept(address(PEER), &packet).unwrap();
+        let accepted = table.accept(address(PEER), GRE, &packet).unwrap();
         assert_eq!((accepted.edge, accepted.from_peer), (edge, true));
     }
     let from_edge = gre(KEY1, &udp(PHONE, SERVICE, 1));
-    assert!(!table.accept(address(EDGE1), &from_edge).unwrap().from_peer);
+    assert!(
+        !table
+            .accept(address(EDGE1), GRE, &from_edge)
+            .unwrap()
+            .from_peer
+    );
     let refused = |key, mark| {
         let packet = gre(key, &udp(PHONE, SERVICE, mark));
-        table.accept(address(PEER), &packet).map(drop)
+        table.accept(address(PEER), GRE, &packet).map(drop)
     };
     assert_eq!(refused(KEY1, 2), Err(Refusal::ForeignMark));
     assert_eq!(refused(0x9999, 1), Err(Refusal::WrongKey));
     let not_ours = gre(KEY1, &udp(PHONE, SERVICE, 1));
-    let stranger = table.accept(address("10.0.10.3"), &not_ours);
+    let stranger = table.accept(address("10.0.10.3"), GRE, &not_ours);
     assert_eq!(stranger.map(drop), Err(Refusal::ForeignOuterSource));
 }

@@ -16,6 +16,8 @@ use super::{Edge, EdgeRelay, Problem, Sip, TcpLimits, Tls, Tunnel, problem};
 
 /// An IPv6 packet of the minimum size must pass the tunnel whole (RFC 7676 section 3).
 const MIN_MTU: u16 = 1280;
+/// Of nearly every path.
+const DEFAULT_PATH_MTU: u16 = 1500;
 /// For TLS and WebSocket: some round trips and a slow phone's arithmetic.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer names do not fit an interface (IFNAMSIZ).
@@ -78,21 +80,25 @@ pub(super) fn is_host_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-pub(super) fn check_tunnel(tunnel: &TunnelFile) -> Result<Tunnel, Problem> {
+pub(super) fn check_tunnel(tunnel: &TunnelFile, edges: &[Edge]) -> Result<Tunnel, Problem> {
     let listen = tunnel.listen;
+    let overheads = edges.iter();
+    let overhead = overheads
+        .map(|edge| edge.encapsulation.overhead(listen.is_ipv4()))
+        .max();
+    let mtu = tunnel
+        .mtu
+        .unwrap_or(DEFAULT_PATH_MTU - overhead.unwrap_or_default());
     if listen.is_unspecified() || listen.is_multicast() {
         return problem(
             "tunnel.listen",
             format!("{listen} is not one address; name the address that the edges send to"),
         );
     }
-    if tunnel.mtu < MIN_MTU {
+    if mtu < MIN_MTU {
         return problem(
             "tunnel.mtu",
-            format!(
-                "{} is below {MIN_MTU}, which IPv6 needs; raise it",
-                tunnel.mtu
-            ),
+            format!("{mtu} is below {MIN_MTU}, which IPv6 needs; raise it"),
         );
     }
     let device = &tunnel.device;
@@ -111,7 +117,8 @@ pub(super) fn check_tunnel(tunnel: &TunnelFile) -> Result<Tunnel, Problem> {
     }
     Ok(Tunnel {
         listen,
-        mtu: tunnel.mtu,
+        mtu,
+        return_path: tunnel.return_path,
         device: device.clone(),
         probe_port: tunnel.probe_port,
     })
@@ -232,6 +239,7 @@ fn check_edge(index: usize, edge: &EdgeFile) -> Result<Edge, Problem> {
         sources: edge.sources.clone(),
         key: TunnelKey(edge.key),
         old_key: edge.old_key.map(TunnelKey),
+        encapsulation: edge.encapsulation.into(),
         allowed_sources: edge.allowed_sources.clone(),
         relays,
         fallback: edge.fallback.clone(),

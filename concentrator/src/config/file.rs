@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use admin::config::{AdminSection, LogSection};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
+use wire::encapsulation::Encapsulation;
 
 pub use super::authentication::{AuthenticationFile, TrustedFile};
 pub use super::core_link::CoreLinkFile;
@@ -76,9 +77,11 @@ pub struct File {
 pub struct TunnelFile {
     /// The address that the edges send the tunnel to.
     pub listen: IpAddr,
-    /// The largest inner packet.
-    #[serde(default = "default_mtu")]
-    pub mtu: u16,
+    /// The largest inner packet; what the headers leave of 1,500 where absent.
+    pub mtu: Option<u16>,
+    /// How replies get to user agents.
+    #[serde(default)]
+    pub return_path: ReturnPath,
     /// The name of the TUN device.
     #[serde(default = "default_device")]
     pub device: String,
@@ -91,12 +94,39 @@ fn default_probe_port() -> u16 {
     wire::probe::DEFAULT_PORT
 }
 
-fn default_mtu() -> u16 {
-    1472
-}
-
 fn default_device() -> String {
     "sipcast0".to_owned()
+}
+
+/// How replies get to user agents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReturnPath {
+    /// From here, with the service address as their source.
+    #[default]
+    Direct,
+    /// Through the tunnel of the edge that last carried the flow.
+    Tunnel,
+}
+
+/// How an edge wraps its packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncapsulationName {
+    /// GRE.
+    #[default]
+    Gre,
+    /// GRE in UDP.
+    GreUdp,
+}
+
+impl From<EncapsulationName> for Encapsulation {
+    fn from(name: EncapsulationName) -> Self {
+        match name {
+            EncapsulationName::Gre => Self::Gre,
+            EncapsulationName::GreUdp => Self::GreUdp,
+        }
+    }
 }
 
 /// `[[edges]]`
@@ -111,6 +141,9 @@ pub struct EdgeFile {
     pub key: u32,
     /// The key before a rotation.
     pub old_key: Option<u32>,
+    /// How its packets are wrapped.
+    #[serde(default)]
+    pub encapsulation: EncapsulationName,
     /// Which user agents may come through this edge; all where absent.
     #[serde(default)]
     pub allowed_sources: Vec<IpNetwork>,

@@ -7,6 +7,7 @@ use wire::relay_control::GateMode;
 
 use super::file::{File, MediaFile, PinFile, RelayControlFile};
 use super::{Anchor, Edge, EdgeRelay, Media, Problem, RelayPolicy, problem};
+use crate::edge_keys::EdgeKeys;
 use crate::media::choice::{Pin, Pinned};
 
 /// Leases in one stock: each is four open ports on the relay.
@@ -110,7 +111,9 @@ pub(super) fn stand_ins(edges: &[Edge]) -> HashMap<RelayId, Vec<RelayId>> {
                     order.push(stand_in);
                 }
             }
-            stand_ins.insert(id, order);
+            for key in EdgeKeys::of(edge).all() {
+                stand_ins.insert(RelayId { key, ..id }, order.clone());
+            }
         }
     }
     stand_ins

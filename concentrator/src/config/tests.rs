@@ -515,6 +515,9 @@ fn stand_ins_are_the_edges_others_and_then_its_fallback_or_the_relays_own() {
     assert_eq!(
         order,
         [
+            // By the key before a rotation, too.
+            "0x0f01/1: 0x1001/2 0x1002/1",
+            "0x0f01/2: 0x1001/1 0x1002/1",
             "0x1001/1: 0x1001/2 0x1002/1",
             "0x1001/2: 0x1001/1 0x1002/1",
             "0x1002/1: 0x1001/2"

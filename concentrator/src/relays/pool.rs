@@ -247,6 +247,13 @@ impl RelayPool {
         }
     }
 
+    /// A relay has one more name.
+    pub fn know_as(&mut self, alias: RelayId, relay: RelayId) {
+        if let Some(name) = self.agent_of.get(&relay).cloned() {
+            self.agent_of.entry(alias).or_insert(name);
+        }
+    }
+
     /// Our own addresses, which no relay can have.
     pub fn refuse_addresses(&mut self, own: Vec<IpNetwork>) {
         self.bounds.own = own;

@@ -27,6 +27,11 @@ impl EdgeNames {
         Self(names)
     }
 
+    /// An edge has one more key.
+    pub(super) fn know_as(&mut self, key: TunnelKey, name: &str) {
+        self.0.entry(key).or_insert_with(|| name.to_owned());
+    }
+
     fn of(&self, key: Option<TunnelKey>) -> &str {
         key.map_or(NO_EDGE, |key| {
             self.0.get(&key).map_or(UNKNOWN, String::as_str)

@@ -35,6 +35,17 @@ fn a_tunnel_over_ipv6_has_a_smaller_default_mtu() {
 }
 
 #[test]
+fn gre_in_udp_has_a_smaller_default_mtu_by_its_header() {
+    let in_udp = "key = 0x1001\n    encapsulation = \"gre-udp\"";
+    let text = GOOD.replace("key = 0x1001", in_udp);
+    assert_eq!(check(&text).unwrap().tunnel.mtu, 1_464);
+    let text = text
+        .replace("10.0.1.2", "2001:db8::1")
+        .replace("10.0.9.2", "2001:db8::2");
+    assert_eq!(check(&text).unwrap().tunnel.mtu, 1_444);
+}
+
+#[test]
 fn each_mistake_is_reported_under_its_key() {
     let cases = [
         (
@@ -109,6 +120,31 @@ fn each_mistake_is_reported_under_its_key() {
             "tunnel.device",
         ),
         ("key = 0x1001", "key = 0x1_0000_0000", "line 5"),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nold_key = 0x1001",
+            "tunnel.old_key: is tunnel.key",
+        ),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nencapsulation = \"vxlan\"",
+            "unknown variant `vxlan`, expected `gre` or `gre-udp`",
+        ),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nextra_sources = [\"10.0.1.2\"]",
+            "tunnel.extra_sources: 10.0.1.2 is named twice",
+        ),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nextra_sources = [\"2001:db8::2\"]",
+            "differ in IP version",
+        ),
+        (
+            "key = 0x1001",
+            "key = 0x1001\nextra_sources = [\"10.0.1.3\"]\nencapsulation = \"gre-udp\"",
+            "tunnel.extra_sources: are of no use",
+        ),
     ];
     for (good, bad, expected) in cases {
         let error = check(&GOOD.replace(good, bad)).unwrap_err();

@@ -193,6 +193,7 @@ impl Report {
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     sequence: u32,
+    key: TunnelKey,
     at: Instant,
     sent_us: u64,
     padded: bool,
@@ -245,6 +246,11 @@ impl Path {
         }
     }
 
+    /// Later probes carry this key.
+    pub fn set_key(&mut self, key: TunnelKey) {
+        self.key = key;
+    }
+
     /// What is known.
     pub fn report(&self) -> Report {
         self.report
@@ -295,6 +301,7 @@ impl Path {
         let padded = number.is_multiple_of(u64::from(self.settings.pad_every));
         self.sent.push_back(Sent {
             sequence,
+            key: self.key,
             at: now,
             sent_us: clock_us,
             padded,
@@ -321,11 +328,13 @@ impl Path {
         let Kind::Answer { state, load } = answer.kind else {
             return Err(Rejection::NotAnAnswer);
         };
-        if answer.key != self.key {
-            return Err(Rejection::WrongKey);
-        }
         let place = self.place_of(answer.sequence);
         let sent = place.and_then(|place| self.sent.get_mut(place));
+        // The key is that of the probe, which may have been another one than it is now.
+        let key = sent.as_ref().map_or(self.key, |sent| sent.key);
+        if answer.key != key {
+            return Err(Rejection::WrongKey);
+        }
         let sent = sent.ok_or(Rejection::UnknownSequence)?;
         if sent.sent_us != answer.sent_us {
             return Err(Rejection::WrongTime);

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use wire::gre::{HEADER_LEN, Protocol, Repr as Gre};
+use wire::encapsulation::{Encapsulation, Entropy, Header};
+use wire::gre::{Protocol, Repr as Gre, TunnelKey};
 use wire::ip;
 use wire::mark::Mark;
 use wire::probe::Repr;
@@ -19,8 +20,8 @@ const UDP_HEADER_LEN: usize = 8;
 pub struct Outgoing {
     /// The outer destination.
     pub concentrator: IpAddr,
-    /// The GRE header.
-    pub header: [u8; HEADER_LEN],
+    /// What goes before it.
+    pub header: Header,
     /// The packet inside.
     pub inner: Vec<u8>,
 }
@@ -33,7 +34,8 @@ pub struct Paths {
     port: u16,
     mark: Mark,
     mtu: usize,
-    header: [u8; HEADER_LEN],
+    gre: Gre,
+    encapsulation: Encapsulation,
 }
 
 impl Paths {
@@ -55,7 +57,16 @@ impl Paths {
             port: config.probes.port,
             mark: config.relay.mark,
             mtu: usize::from(tunnel.mtu),
-            header: Gre { key, protocol }.header(),
+            gre: Gre { key, protocol },
+            encapsulation: tunnel.encapsulation,
+        }
+    }
+
+    /// Probes carry this key from now on; answers to earlier ones still count.
+    pub fn set_key(&mut self, key: TunnelKey) {
+        self.gre.key = key;
+        for (_, path) in &mut self.paths {
+            path.set_key(key);
         }
     }
 
@@ -67,8 +78,8 @@ impl Paths {
 
     /// The probes that are due. Answers that have arrived must have been handled.
     pub fn handle_timeout(&mut self, now: Instant, clock_us: u64) -> Vec<Outgoing> {
-        let (own, port, mark, mtu, header) =
-            (self.own, self.port, self.mark, self.mtu, self.header);
+        let (own, port, mark, mtu) = (self.own, self.port, self.mark, self.mtu);
+        let (gre, encapsulation) = (self.gre, self.encapsulation);
         let due = self.paths.iter_mut().filter_map(|(concentrator, path)| {
             let probe = path.handle_timeout(now, clock_us)?;
             let length = if probe.padded {
@@ -81,9 +92,10 @@ impl Paths {
             let tos = mark.number() << 2;
             // It fails for addresses of two IP versions only, which the config does not have.
             let inner = ip::udp(own, to, tos, &probe.repr.build(length)).ok()?;
+            let entropy = Entropy::of(&ip::Packet::parse(&inner).ok()?);
             Some(Outgoing {
                 concentrator: *concentrator,
-                header,
+                header: encapsulation.header(gre, entropy, inner.len()),
                 inner,
             })
         });
@@ -153,7 +165,8 @@ mod tests {
                 let [probe] = &probes[..] else {
                     panic!("{probes:?}")
                 };
-                assert_eq!(probe.header, [0x20, 0, 0x08, 0, 0, 0, 0x10, 0x01]);
+                let header = [0x20, 0, 0x08, 0, 0, 0, 0x10, 0x01];
+                assert_eq!(probe.header.bytes(), header);
                 let inner = ip::Packet::parse(&probe.inner).unwrap();
                 assert_eq!(
                     (inner.tos(), inner.dst().to_string()),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::Value;
 use tunnel_io::gre_socket::{GrePacket, GreSocket};
+use wire::gre::TunnelKey;
 
 use super::path::Event;
 use super::paths::Paths;
@@ -77,6 +78,11 @@ impl Watch {
             metrics,
             page,
         })
+    }
+
+    /// Probes carry this key from now on.
+    pub fn set_key(&mut self, key: TunnelKey) {
+        self.paths.set_key(key);
     }
 
     /// Waits for an answer or the next deadline. May be dropped at any time.

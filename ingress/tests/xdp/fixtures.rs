@@ -54,6 +54,13 @@ const OUT_TAGGED: &str = "
     20000800 a1b2c3d4
     45960023 12340000 3e117dc4 c0000207 c6336401 9c4013c4 000f0000 4f505449 4f4e53";
 
+/// [`IPV4`] in UDP, from a port of its flow, without a checksum.
+const IPV4_IN_UDP: &str = "
+    02000000 01010200 00000102 0800
+    45680047 00004000 40111c3b 0a000102 0a000902
+    PORT 1292 0033 0000 20000800 a1b2c3d4
+    45960023 12340000 3e117dc4 c0000207 c6336401 9c4013c4 000f0000 4f505449 4f4e53";
+
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: String = hex.split_whitespace().collect();
     let pairs = digits.as_bytes().chunks(2);
@@ -99,6 +106,38 @@ fn what_is_tunnelled() {
         let before = rig.xdp.counts().unwrap();
         rig.xdp.run(&padded, rig.edge).unwrap();
         assert_eq!(counted(&rig, &before), (forward, 35));
+    });
+}
+
+#[test]
+fn in_udp_each_flow_has_a_port_of_its_own() {
+    in_own_namespace(|| {
+        let rig = rig("in-udp", NEAR, "encapsulation = \"gre-udp\"");
+        let port_of = |frame: &[u8]| {
+            let (_, out, _) = rig.xdp.run(frame, rig.edge).unwrap();
+            u16::from_be_bytes([out[34], out[35]])
+        };
+        let port = port_of(&bytes(IPV4));
+        assert!(port >= 49_152);
+        let expected = IPV4_IN_UDP.replace("PORT", &format!("{port:04x}"));
+        check(&rig, &bytes(IPV4), Outcome::ForwardBack, Some(&expected));
+        let ports: std::collections::HashSet<u16> = (1..100)
+            .map(|last| port_of(&changed(&[(21, last)])))
+            .collect();
+        assert!(ports.len() > 90, "{} ports of 99 flows", ports.len());
+        let first = changed(&[(6, 0x20)]);
+        let second = changed(&[(7, 0xb9), (21, 9)]);
+        assert_eq!(port_of(&first), port_of(&second), "of one datagram");
+    });
+}
+
+#[test]
+fn the_checksum_of_udp_over_ipv6_is_the_kernels() {
+    in_own_namespace(|| {
+        let more = "encapsulation = \"gre-udp\"";
+        let rig = Rig::new(&config("udp-ipv6", "fd00:1::2", "\"fd00:9::2\"", more));
+        check(&rig, &bytes(IPV4), Outcome::UdpChecksum, None);
+        check(&rig, &bytes(IPV6), Outcome::UdpChecksum, None);
     });
 }
 

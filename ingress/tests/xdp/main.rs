@@ -47,9 +47,16 @@ fn counted(rig: &Rig, before: &[Count]) -> (Outcome, u64) {
     (outcome, now.bytes - before.bytes)
 }
 
-fn differ(name: &'static str, source: &'static str, concentrators: &'static str) {
+/// `more` goes into the section `tunnel`.
+fn differ(
+    name: &'static str,
+    source: &'static str,
+    concentrators: &'static str,
+    more: &'static str,
+) {
     in_own_namespace(move || {
-        let rig = Rig::new(&config(name, source, concentrators, reference::RULES));
+        let more = format!("{more}\n{}", reference::RULES);
+        let rig = Rig::new(&config(name, source, concentrators, &more));
         let (rig, seen) = (RefCell::new(rig), RefCell::new(HashMap::new()));
         let mut runner = TestRunner::new(RunnerConfig {
             cases: CASES,
@@ -81,6 +88,7 @@ fn differ(name: &'static str, source: &'static str, concentrators: &'static str)
                     | Outcome::NoRoute
                     | Outcome::NoNeighbour
                     | Outcome::NoRoom
+                    | Outcome::UdpChecksum
             );
             assert_eq!(
                 seen.contains_key(&outcome),
@@ -95,13 +103,13 @@ fn differ(name: &'static str, source: &'static str, concentrators: &'static str)
     });
 }
 
+/// The first two are behind `edge0`, the third one behind `core0`.
+const OVER_IPV4: &str = "\"10.0.9.2\", { address = \"10.0.9.3\", weight = 50 }, \
+    { address = \"10.0.8.2\", weight = 217 }";
+
 #[test]
 fn it_does_what_the_forwarder_does_over_ipv4() {
-    differ(
-        "ipv4",
-        "10.0.1.2",
-        "\"10.0.9.2\", { address = \"10.0.9.3\", weight = 50 }, { address = \"10.0.8.2\", weight = 217 }",
-    );
+    differ("ipv4", "10.0.1.2", OVER_IPV4, "");
 }
 
 #[test]
@@ -110,5 +118,26 @@ fn it_does_what_the_forwarder_does_over_ipv6() {
         "ipv6",
         "fd00:1::2",
         "\"fd00:9::2\", { address = \"fd00:9::3\", weight = 50 }, { address = \"fd00:8::2\", weight = 217 }",
+        "",
+    );
+}
+
+#[test]
+fn it_does_what_the_forwarder_does_with_gre_in_udp() {
+    differ(
+        "gre-udp",
+        "10.0.1.2",
+        OVER_IPV4,
+        "encapsulation = \"gre-udp\"",
+    );
+}
+
+#[test]
+fn it_leaves_by_the_outer_source_that_the_forwarder_leaves_by() {
+    differ(
+        "sources",
+        "10.0.1.2",
+        OVER_IPV4,
+        "extra_sources = [\"10.0.1.3\", \"10.0.1.4\"]",
     );
 }

@@ -1,10 +1,11 @@
 //! What the program must do with a frame, worked out in another way: by the forwarder of the TUN path, and
 //! by the list of what is left to the kernel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ingress::classify::DropReason;
 use tunnel_io::xdp::tables::Outcome;
+use wire::encapsulation::Encapsulation;
 use wire::ip::Packet;
 
 use crate::network::{EDGE_MAC, Rig};
@@ -63,10 +64,10 @@ fn forwarded(rig: &mut Rig, mut packet: Vec<u8>) -> Expected {
         Err(other) => panic!("the TUN path drops what the fast path takes: {other:?}"),
     };
     let to = encapsulation.concentrator;
-    let payload = [&encapsulation.header[..], &packet].concat();
-    let outer = match rig.settings.source {
-        IpAddr::V4(_) => outer_ipv4(rig, to, &payload),
-        IpAddr::V6(_) => outer_ipv6(rig, to, &payload, user_agent),
+    let payload = [encapsulation.header.bytes(), &packet].concat();
+    let outer = match rig.settings.sources[encapsulation.source] {
+        IpAddr::V4(from) => outer_ipv4(rig, from, to, &payload),
+        IpAddr::V6(from) => outer_ipv6(rig, from, to, &payload, user_agent),
     };
     let (device, ours, next_hop) = rig.way_to(to);
     let ether_type: [u8; 2] = if to.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
@@ -79,14 +80,18 @@ fn forwarded(rig: &mut Rig, mut packet: Vec<u8>) -> Expected {
     (outcome, Some(frame))
 }
 
-fn outer_ipv4(rig: &Rig, to: IpAddr, payload: &[u8]) -> Vec<u8> {
-    let (IpAddr::V4(from), IpAddr::V4(to)) = (rig.settings.source, to) else {
+fn outer_ipv4(rig: &Rig, from: Ipv4Addr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
+    let IpAddr::V4(to) = to else {
         panic!("mixed");
+    };
+    let protocol = match rig.settings.encapsulation {
+        Encapsulation::Gre => 47,
+        Encapsulation::GreUdp => 17,
     };
     let length = (20 + payload.len() as u16).to_be_bytes();
     let tos = rig.settings.outer_dscp << 2;
     let mut header = vec![0x45, tos, length[0], length[1], 0, 0, 0x40, 0];
-    header.extend([rig.settings.outer_hop_limit, 47, 0, 0]);
+    header.extend([rig.settings.outer_hop_limit, protocol, 0, 0]);
     header.extend(from.octets());
     header.extend(to.octets());
     let checksum = wire::checksum::internet(&header).to_be_bytes();
@@ -95,8 +100,14 @@ fn outer_ipv4(rig: &Rig, to: IpAddr, payload: &[u8]) -> Vec<u8> {
     header
 }
 
-fn outer_ipv6(rig: &Rig, to: IpAddr, payload: &[u8], user_agent: IpAddr) -> Vec<u8> {
-    let (IpAddr::V6(from), IpAddr::V6(to)) = (rig.settings.source, to) else {
+fn outer_ipv6(
+    rig: &Rig,
+    from: Ipv6Addr,
+    to: IpAddr,
+    payload: &[u8],
+    user_agent: IpAddr,
+) -> Vec<u8> {
+    let IpAddr::V6(to) = to else {
         panic!("mixed");
     };
     let octets = match user_agent {

@@ -2,10 +2,11 @@
 //! routes it back over the same link.
 //!
 //! A generator at r1 sends datagrams of some thousand sources to the service address; what comes back is
-//! counted and dropped at r1, at the first place where that can be. CPU is the scheduler's time
-//! (nanoseconds) of all that works here: the generator's thread, in which the kernel also does the soft
-//! interrupts of what it sends, and the ingress. From that the cost of a run is taken in which edge 1 drops
-//! all packets as they come in, which is the generator's own and that of the link.
+//! counted and dropped at r1, at the first place where that can be. CPU is that of the whole machine: all
+//! that its CPUs were not idle ([`super::idle_time`]), soft interrupts included, which nobody may be charged
+//! for. From a run's CPU is taken what the machine uses with the same programs and no packets, and from that
+//! what a run costs, by the same account, in which edge 1 drops all packets as they come in: the generator's
+//! own cost and that of the link. So nothing else may run on the machine.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,10 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::idle_time::IdleTime;
 use super::{Conditions, Outcome};
 use crate::raw;
 use crate::service::{KEY1, MARK1, Program, ingress_config, start_program};
@@ -27,7 +28,9 @@ use crate::{wait, xdp};
 /// Octets of the IP packets.
 const SIZES: [usize; 4] = [64, 200, 600, 1_400];
 const SOURCES: [u32; 2] = [1, 10_000];
-const PACKETS: u32 = 10_240;
+const PACKETS: u32 = 16_384;
+/// How long the machine is looked at without packets, before each run.
+const IDLE: Duration = Duration::from_millis(150);
 /// Of all ways and cases, one after the other; medians count.
 const ROUNDS: usize = 5;
 const RATE: u32 = 40_000;
@@ -155,7 +158,7 @@ fn measure(net: &TwoEdges, way: Way, folder: &Path) -> Result<Vec<Cost>> {
             ingress = Some(start(net, "native", folder)?);
         }
     }
-    let one = |(size, sources)| once(net, way, ingress.as_ref(), size, sources);
+    let one = |(size, sources)| once(net, way, size, sources);
     let costs = cases().map(one).collect::<Result<_>>()?;
     if let Some(mut ingress) = ingress {
         ingress.process.stop()?;
@@ -169,27 +172,25 @@ fn measure(net: &TwoEdges, way: Way, folder: &Path) -> Result<Vec<Cost>> {
     Ok(costs)
 }
 
-fn once(
-    net: &TwoEdges,
-    way: Way,
-    ingress: Option<&Program>,
-    size: usize,
-    sources: u32,
-) -> Result<Cost> {
+fn once(net: &TwoEdges, way: Way, size: usize, sources: u32) -> Result<Cost> {
     // For the caches, of the kernel's neighbours too.
     flood(net, size, sources, PACKETS / 10)?;
     let came_back = settled(net)?;
-    let before = cpu_ns(ingress)?;
-    let (generator, duration) = flood(net, size, sources, PACKETS)?;
+    let before = IdleTime::now()?;
+    thread::sleep(IDLE);
+    let start = IdleTime::now()?;
+    let at_rest = start.busy_since(&before) as f64 / start.since(&before) as f64;
+    let duration = flood(net, size, sources, PACKETS)?;
+    let end = IdleTime::now()?;
+    let all = end.busy_since(&start) as f64 - at_rest * end.since(&start) as f64;
     let came_back = settled(net)? - came_back;
-    let all = generator + (cpu_ns(ingress)? - before);
     if way != Way::Drops {
         let lost = u64::from(PACKETS).saturating_sub(came_back);
         let packets = u64::from(PACKETS);
         ensure!(lost * 50 < packets, "{way:?} lost {lost} packets");
     }
     Ok(Cost {
-        ns: all as f64 / f64::from(PACKETS),
+        ns: all / f64::from(PACKETS),
         came_back,
         duration,
     })
@@ -207,15 +208,14 @@ fn start(net: &TwoEdges, mode: &str, folder: &Path) -> Result<Program> {
     Ok(ingress)
 }
 
-/// Sends, and gives the CPU time of the sending thread and how long it took.
-fn flood(net: &TwoEdges, size: usize, sources: u32, packets: u32) -> Result<(u64, Duration)> {
+/// Sends, and says how long it took.
+fn flood(net: &TwoEdges, size: usize, sources: u32, packets: u32) -> Result<Duration> {
     net.r1.inside(|| {
         let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?;
         let to = SocketAddr::from((SERVICE, 0)).into();
         let payload = raw::udp(5060, 5060, &vec![b'x'; size - 28]);
         let mut packet = raw::ipv4(Ipv4Addr::UNSPECIFIED, SERVICE, 0, raw::UDP, &payload);
         let start = Instant::now();
-        let before = thread_ns()?;
         for batch in 0..packets / BATCH {
             for number in batch * BATCH..(batch + 1) * BATCH {
                 let source = FIRST_SOURCE + number % sources;
@@ -226,27 +226,8 @@ fn flood(net: &TwoEdges, size: usize, sources: u32, packets: u32) -> Result<(u64
             let due = start + Duration::from_secs(1) * (batch + 1) * BATCH / RATE;
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        Ok((thread_ns()? - before, start.elapsed()))
+        Ok(start.elapsed())
     })
-}
-
-fn thread_ns() -> Result<u64> {
-    let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-    Ok(u64::try_from(Duration::from(used).as_nanos())?)
-}
-
-/// CPU time of all threads of a program.
-fn cpu_ns(program: Option<&Program>) -> Result<u64> {
-    let Some(program) = program else {
-        return Ok(0);
-    };
-    let mut sum = 0;
-    for task in fs::read_dir(format!("/proc/{}/task", program.process.id()))? {
-        let statistics = fs::read_to_string(task?.path().join("schedstat"))?;
-        let first = statistics.split_whitespace().next();
-        sum += first.context("an empty schedstat")?.parse::<u64>()?;
-    }
-    Ok(sum)
 }
 
 /// Packets that have come back so far, when no more come.

@@ -169,7 +169,7 @@ pub(super) fn wait_for_audio(capture: &Capture, packets: usize) -> Result<()> {
 }
 
 /// User and flow of every binding.
-pub(super) fn bindings(net: &TwoEdges, service: &Service) -> Result<Vec<(String, String)>> {
+pub(crate) fn bindings(net: &TwoEdges, service: &Service) -> Result<Vec<(String, String)>> {
     let status = service.concentrator.status(&net.concentrator)?;
     let bindings = status.get("bindings").and_then(Value::as_array);
     let text = |binding: &Value, key: &str| {

@@ -82,7 +82,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
 }
 
 /// The programs' configs with an IPv6 address beside each IPv4 one that phones see.
-fn both(config: String) -> String {
+pub(super) fn both(config: String) -> String {
     // An agent needs an open file for every port on each address; users may have 20,000.
     config
         .replace("30000-39999", "30000-31999")

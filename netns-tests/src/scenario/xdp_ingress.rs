@@ -1,7 +1,7 @@
 //! Edge 1 forwards by XDP: calls over UDP and TCP, an INVITE in fragments, and a call in whose middle the
 //! program is taken away. Counters say which way packets went, and tshark that no checksum is wrong.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,12 +9,11 @@ use serde_json::Value;
 
 use super::calls;
 use crate::call::{self, CallRecord, Middle, Plan};
-use crate::command;
 use crate::frame::Packet;
 use crate::phone::{Script, Transport};
 use crate::service::{KEY1, Service};
 use crate::topology::two_edges::{NAT_A, TwoEdges};
-use crate::{wait, xdp};
+use crate::{tshark, wait, xdp};
 
 /// Audio, in seconds.
 const SECONDS: u32 = 4;
@@ -63,7 +62,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         "before and after the program was taken away: {ways:?}"
     );
     files.extend(record.files);
-    let checked = check_checksums(&files)?;
+    let checked = tshark::check_checksums(&files)?;
     Ok(format!(
         "{}; taken away in mid-call; {checked} frames with right checksums",
         shown.join(", ")
@@ -165,34 +164,4 @@ fn tunnelled(record: &CallRecord) -> u64 {
     let packets = record.seen.concentrator.iter().filter_map(Packet::gre);
     let of_caller = packets.filter(|(key, inner)| *key == KEY1 && inner.source == NAT_A);
     of_caller.count() as u64
-}
-
-/// Has tshark verify all checksums, of the tunnel and of what is in it. Gives the number of frames.
-fn check_checksums(files: &[PathBuf]) -> Result<usize> {
-    let fields = ["ip", "udp", "tcp"].map(|layer| format!("{layer}.checksum.status"));
-    let [ip, udp, tcp] = &fields;
-    let mut frames = 0;
-    for file in files {
-        let read = |filter: String| {
-            command::run(&format!(
-                "tshark -r {} -o ip.check_checksum:TRUE -o udp.check_checksum:TRUE \
-                 -o tcp.check_checksum:TRUE -Y {filter}",
-                file.display()
-            ))
-        };
-        // 0: bad, 1: good. Linux writes 0xffff for 0, which is the same number, and tshark does not know.
-        let bad = read(format!(
-            "{ip}==0||{udp}==0||({tcp}==0&&!(tcp.checksum==0xffff))"
-        ))?;
-        ensure!(
-            bad.is_empty(),
-            "{}: wrong checksums:\n{bad}",
-            file.display()
-        );
-        frames += read(format!("{ip}==1&&({udp}==1||{tcp}==1)"))?
-            .lines()
-            .count();
-    }
-    ensure!(frames > 0, "tshark has verified nothing");
-    Ok(frames)
 }

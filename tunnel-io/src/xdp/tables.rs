@@ -5,9 +5,12 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use aya::Pod;
+use wire::encapsulation::Encapsulation;
 
 /// Concentrators that the program can choose among.
 pub const MAX_CANDIDATES: usize = 16;
+/// Outer sources that it can choose among.
+pub const MAX_SOURCES: usize = 8;
 /// Entries of [`Settings::logarithms`].
 pub const LOGARITHMS: usize = 257;
 
@@ -54,11 +57,13 @@ pub enum Outcome {
     NoNeighbour,
     /// The driver has left no room in front of the packet.
     NoRoom,
+    /// The outer header needs a UDP checksum, which is over the whole packet.
+    UdpChecksum,
 }
 
 impl Outcome {
     /// All of them, in the order of the enum and of the program.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ForwardBack,
         Self::ForwardAcross,
         Self::Denied,
@@ -79,6 +84,7 @@ impl Outcome {
         Self::NoRoute,
         Self::NoNeighbour,
         Self::NoRoom,
+        Self::UdpChecksum,
     ];
 
     /// `forward`, `drop` or `pass`, and why.
@@ -104,6 +110,7 @@ impl Outcome {
             Self::NoRoute => ("pass", "no_route"),
             Self::NoNeighbour => ("pass", "no_neighbour"),
             Self::NoRoom => ("pass", "no_room"),
+            Self::UdpChecksum => ("pass", "udp_checksum"),
         }
     }
 
@@ -146,8 +153,10 @@ pub struct Candidate {
 /// All that the program is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The outer source.
-    pub source: IpAddr,
+    /// The outer sources, one to [`MAX_SOURCES`] of one IP version; a packet's flow chooses.
+    pub sources: Vec<IpAddr>,
+    /// How packets are wrapped.
+    pub encapsulation: Encapsulation,
     /// In the GRE header.
     pub tunnel_key: u32,
     /// The largest inner packet.
@@ -208,7 +217,6 @@ pub(super) struct RawSettings {
     source_tolerance_ns: u64,
     total_interval_ns: u64,
     total_tolerance_ns: u64,
-    source: [u8; 16],
     tunnel_key: [u8; 4],
     mtu: u32,
     count: u32,
@@ -220,11 +228,17 @@ pub(super) struct RawSettings {
     logarithms: [u32; LOGARITHMS],
     has_rules: u32,
     zero: u32,
-    unused: u32,
+    is_gre_udp: u32,
+    sources: [[u8; 16]; MAX_SOURCES],
+    source_count: u32,
+    outer_protocol: u32,
 }
 
-const _: () = assert!(size_of::<RawSettings>() == 80 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12);
-const _: () = assert!(std::mem::offset_of!(RawSettings, candidates) == 80);
+const _: () = assert!(std::mem::offset_of!(RawSettings, candidates) == 64);
+const _: () = assert!(
+    size_of::<RawSettings>()
+        == 64 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12 + MAX_SOURCES * 16 + 8
+);
 
 impl From<&Settings> for RawSettings {
     fn from(settings: &Settings) -> Self {
@@ -243,6 +257,12 @@ impl From<&Settings> for RawSettings {
             let half = half.and_then(|half| half.first_chunk().copied());
             u64::from_le_bytes(half.unwrap_or_default())
         });
+        let mut sources = [[0; 16]; MAX_SOURCES];
+        let mut source_count = 0;
+        for (raw, source) in sources.iter_mut().zip(&settings.sources) {
+            *raw = octets(*source);
+            source_count += 1;
+        }
         let parts =
             |rate: Option<Rate>| rate.map_or((0, 0), |rate| (rate.interval_ns, rate.tolerance_ns));
         let (source_interval_ns, source_tolerance_ns) = parts(settings.source_limit);
@@ -253,11 +273,10 @@ impl From<&Settings> for RawSettings {
             source_tolerance_ns,
             total_interval_ns,
             total_tolerance_ns,
-            source: octets(settings.source),
             tunnel_key: settings.tunnel_key.to_be_bytes(),
             mtu: settings.mtu.into(),
             count,
-            is_outer_ipv6: settings.source.is_ipv6().into(),
+            is_outer_ipv6: settings.sources.iter().any(IpAddr::is_ipv6).into(),
             outer_tos: settings.outer_dscp << 2,
             outer_hop_limit: settings.outer_hop_limit,
             mark_tos: settings.mark << 2,
@@ -265,7 +284,14 @@ impl From<&Settings> for RawSettings {
             logarithms: settings.logarithms,
             has_rules: settings.has_rules.into(),
             zero: 0,
-            unused: 0,
+            is_gre_udp: (settings.encapsulation == Encapsulation::GreUdp).into(),
+            sources,
+            source_count,
+            outer_protocol: match settings.encapsulation {
+                Encapsulation::Gre => wire::gre::IP_PROTOCOL,
+                Encapsulation::GreUdp => wire::ip::protocol::UDP,
+            }
+            .into(),
         }
     }
 }

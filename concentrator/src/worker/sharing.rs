@@ -9,7 +9,6 @@ use tracing::{error, info};
 use super::{BATCH, Worker, now, unix_time};
 use crate::cluster::{Cluster, Heard};
 use crate::config::Config;
-use crate::location::Location;
 use crate::status::{Asked, Status};
 
 /// What the worker hears of registrations.
@@ -92,16 +91,19 @@ impl Worker {
             kept,
             _open: (None, keep_open),
         };
-        let hold = |location: &mut Option<Location>, held| {
-            location.as_mut().map(|location| location.hold(held));
-        };
-        hold(&mut self.location, true);
+        self.hold_location(true);
         self.wait_for_all(&mut inlets, &mut waiting, patience).await;
-        hold(&mut self.location, false);
+        self.hold_location(false);
         if let Some(cluster) = &self.cluster {
             cluster.serve();
         }
         Ok(inlets)
+    }
+
+    fn hold_location(&mut self, held: bool) {
+        if let Some(location) = &mut self.location {
+            location.hold(held);
+        }
     }
 
     async fn wait_for_all(

@@ -4,7 +4,7 @@
 
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sip::cookie::{Keys, Owner};
 use sip::hop::{ConnectionId, Transmit, Transport};
@@ -33,8 +33,9 @@ impl Pair {
     /// Both live and have a link with each other.
     fn linked(mask: u32) -> Self {
         let mut pair = Self::with_keys(mask, [(); 2].map(|()| Keys::new([7; 32], None)));
-        pair.cores[0].proxy.set_peers([Owner(2)], Instant::now());
-        pair.cores[1].proxy.set_peers([Owner(1)], Instant::now());
+        let now = pair.cores[0].now;
+        pair.cores[0].proxy.set_peers([Owner(2)], now);
+        pair.cores[1].proxy.set_peers([Owner(1)], now);
         pair
     }
 
@@ -216,7 +217,8 @@ fn while_both_live_the_one_that_began_a_call_has_all_of_it() {
 fn of_a_peer_that_is_gone_every_message_is_handled_here() {
     let mut pair = Pair::linked(0);
     let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
-    pair.cores[1].proxy.set_peers([], Instant::now());
+    let now = pair.cores[1].now;
+    pair.cores[1].proxy.set_peers([], now);
     pair.mask = u32::MAX;
     let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
     pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
@@ -326,10 +328,10 @@ fn a_response_to_a_connection_is_for_the_core_that_has_it() {
             config.clustered = true;
         });
         third.media = pair.take_media();
-        third.proxy.set_peers(
-            alive.then_some(Owner(2)).into_iter().chain([Owner(4)]),
-            Instant::now(),
-        );
+        let now = third.now;
+        third
+            .proxy
+            .set_peers(alive.then_some(Owner(2)).into_iter().chain([Owner(4)]), now);
         let sent = third.receive(BOB, &bob_answers(&to_bob, 200));
         let to_connection = |sent: &&Transmit| sent.flow.connection == Some(connection);
         assert_eq!(sent.iter().filter(to_connection).count(), passed);

@@ -22,7 +22,8 @@ impl IdleTime {
     pub(super) fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/timer_list")
             .context("/proc/timer_list, which only root may read")?;
-        read(&text).context("/proc/timer_list is not understood: is the kernel without CONFIG_NO_HZ?")
+        read(&text)
+            .context("/proc/timer_list is not understood: is the kernel without CONFIG_NO_HZ?")
     }
 
     /// Nanoseconds that all CPUs together have worked since.
@@ -56,7 +57,10 @@ fn read(text: &str) -> Option<IdleTime> {
     }
     let sum: u64 = sleeps.iter().chain(&waits).sum();
     // Of those that are idle at this moment.
-    let open = entries.iter().zip(&exits).filter(|(entry, exit)| entry > exit);
+    let open = entries
+        .iter()
+        .zip(&exits)
+        .filter(|(entry, exit)| entry > exit);
     let open: u64 = open.map(|(entry, _)| now_ns.saturating_sub(*entry)).sum();
     Some(IdleTime {
         now_ns,

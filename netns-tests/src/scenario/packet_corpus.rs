@@ -34,6 +34,11 @@ struct End {
 }
 
 impl End {
+    /// Type and code stand at this octet.
+    fn note_error(&mut self, seen: &[u8], at: usize) {
+        self.errors.push([seen[at], seen[at + 1]]);
+    }
+
     fn is(&self, expected: Expected) -> bool {
         match expected {
             Expected::Tunnelled(pieces) => self.tunnelled.len() == pieces && self.errors.is_empty(),
@@ -67,7 +72,9 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let Some(fast) = fast else {
         let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         ensure!(!in_ci, "no native XDP here, which is an error in CI");
-        return Ok(format!("{counts:?} on the TUN path; no native XDP here to compare with"));
+        return Ok(format!(
+            "{counts:?} on the TUN path; no native XDP here to compare with"
+        ));
     };
     for (frame, (slow, fast)) in corpus().iter().zip(slow.iter().zip(&fast)) {
         ensure!(
@@ -76,7 +83,10 @@ pub(super) fn run(folder: &Path) -> Result<String> {
             frame.name
         );
     }
-    Ok(format!("{} packets, {counts:?}, the same by XDP", slow.len()))
+    Ok(format!(
+        "{} packets, {counts:?}, the same by XDP",
+        slow.len()
+    ))
 }
 
 /// What becomes of each packet of the corpus; `None` where XDP cannot be had.
@@ -195,8 +205,8 @@ fn note(seen: &[u8], frame: &Frame, end: &mut End) {
                 end.tunnelled.push(inner.to_vec());
             }
         }
-        (Some([8, 0]), Some(1), _) if is_of_it => end.errors.extend(seen.get(34..36).and_then(|two| two.try_into().ok())),
-        (Some([0x86, 0xdd]), _, Some(58)) if is_of_it => end.errors.extend(seen.get(54..56).and_then(|two| two.try_into().ok())),
+        (Some([8, 0]), Some(1), _) if is_of_it => end.note_error(seen, 34),
+        (Some([0x86, 0xdd]), _, Some(58)) if is_of_it => end.note_error(seen, 54),
         _ => {}
     }
 }

@@ -9,7 +9,9 @@ use crate::topology::two_edges::SERVICE;
 const EDGE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
 const PHONE: [u8; 4] = [203, 0, 113, 7];
-const PHONE6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0xbe, 0xef, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+const PHONE6: [u8; 16] = [
+    0x20, 1, 0x0d, 0xb8, 0xbe, 0xef, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7,
+];
 
 /// What must become of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,11 +208,26 @@ fn tagged(packet: &[u8], tags: &[[u8; 4]], kind: u16) -> Vec<u8> {
 fn plain(all: &mut Corpus) {
     all.ipv4("UDP", Tunnelled(1), |_| {});
     all.ipv4("UDP with ECN", Tunnelled(1), |packet| packet.tos = 0x03);
-    all.ipv4("TCP", Tunnelled(1), |packet| packet.protocol = protocol::TCP);
-    all.ipv4("a UDP checksum that is wrong", Tunnelled(1), |packet| packet.payload[7] = 9);
-    all.ipv4("SCTP, which the concentrator refuses", Tunnelled(1), |packet| packet.protocol = 132);
-    for (name, number) in [("IP in IP", 4), ("IPv6 in IP", 41), ("GRE", 47), ("L2TP", 115)] {
-        all.ipv4(&format!("{name} in it"), Dropped, |packet| packet.protocol = number);
+    all.ipv4("TCP", Tunnelled(1), |packet| {
+        packet.protocol = protocol::TCP
+    });
+    all.ipv4("a UDP checksum that is wrong", Tunnelled(1), |packet| {
+        packet.payload[7] = 9
+    });
+    all.ipv4(
+        "SCTP, which the concentrator refuses",
+        Tunnelled(1),
+        |packet| packet.protocol = 132,
+    );
+    for (name, number) in [
+        ("IP in IP", 4),
+        ("IPv6 in IP", 41),
+        ("GRE", 47),
+        ("L2TP", 115),
+    ] {
+        all.ipv4(&format!("{name} in it"), Dropped, |packet| {
+            packet.protocol = number
+        });
     }
 }
 
@@ -222,9 +239,13 @@ fn headers_ipv4(all: &mut Corpus) {
         });
     }
     for words in 1..=10 {
-        all.ipv4(&format!("{words} words of options"), Tunnelled(1), |packet| {
-            packet.options = vec![1; words * 4];
-        });
+        all.ipv4(
+            &format!("{words} words of options"),
+            Tunnelled(1),
+            |packet| {
+                packet.options = vec![1; words * 4];
+            },
+        );
     }
     all.ipv4("a source route", Dropped, |packet| {
         packet.options = vec![131, 7, 4, 10, 0, 9, 9, 0];
@@ -245,13 +266,17 @@ fn headers_ipv4(all: &mut Corpus) {
         packet[2..4].copy_from_slice(&[0, 19]);
         right(&mut packet[..20]);
     });
-    all.damaged("octets after the packet", Tunnelled(1), |packet| packet.extend([0xee; 40]));
+    all.damaged("octets after the packet", Tunnelled(1), |packet| {
+        packet.extend([0xee; 40])
+    });
     for ttl in [0, 1] {
         all.ipv4(&format!("TTL {ttl}"), Answered, |packet| packet.ttl = ttl);
     }
     all.ipv4("TTL 2", Tunnelled(1), |packet| packet.ttl = 2);
     for length in [1, 10, 19, 20, 24] {
-        all.damaged(&format!("cut after {length} octets"), Dropped, |packet| packet.truncate(length));
+        all.damaged(&format!("cut after {length} octets"), Dropped, |packet| {
+            packet.truncate(length)
+        });
     }
 }
 
@@ -267,7 +292,9 @@ fn sources(all: &mut Corpus) {
         ([169, 254, 0, 1], Tunnelled(1)),
         ([192, 168, 1, 1], Tunnelled(1)),
     ] {
-        all.ipv4(&format!("from {source:?}"), expected, |packet| packet.source = source);
+        all.ipv4(&format!("from {source:?}"), expected, |packet| {
+            packet.source = source
+        });
     }
 }
 
@@ -304,11 +331,15 @@ fn sizes(all: &mut Corpus) {
         (1_473, 0, Tunnelled(2)),
         (1_500, 0, Tunnelled(2)),
     ] {
-        all.ipv4(&format!("{length} octets, flags {flags:#x}"), expected, |packet| {
-            packet.payload.resize(length - 20, b'x');
-            packet.payload[4..6].copy_from_slice(&((length - 20) as u16).to_be_bytes());
-            packet.fragment = flags;
-        });
+        all.ipv4(
+            &format!("{length} octets, flags {flags:#x}"),
+            expected,
+            |packet| {
+                packet.payload.resize(length - 20, b'x');
+                packet.payload[4..6].copy_from_slice(&((length - 20) as u16).to_be_bytes());
+                packet.fragment = flags;
+            },
+        );
     }
 }
 
@@ -316,24 +347,38 @@ fn ipv6(all: &mut Corpus) {
     const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
     all.ipv6("UDP over IPv6", Tunnelled(1), |_| {});
-    all.ipv6("TCP over IPv6", Tunnelled(1), |packet| packet.next = protocol::TCP);
+    all.ipv6("TCP over IPv6", Tunnelled(1), |packet| {
+        packet.next = protocol::TCP
+    });
     for hop_limit in [0, 1] {
-        all.ipv6(&format!("hop limit {hop_limit}"), Answered, |packet| packet.hop_limit = hop_limit);
+        all.ipv6(&format!("hop limit {hop_limit}"), Answered, |packet| {
+            packet.hop_limit = hop_limit
+        });
     }
-    all.ipv6("a length below what there is", Tunnelled(1), |packet| packet.short = 4);
-    all.ipv6("a length beyond the frame", Dropped, |packet| packet.short = 0xff00);
+    all.ipv6("a length below what there is", Tunnelled(1), |packet| {
+        packet.short = 4
+    });
+    all.ipv6("a length beyond the frame", Dropped, |packet| {
+        packet.short = 0xff00
+    });
     let address = |first: u8, last: u8| {
         let mut address = [0; 16];
         (address[0], address[15]) = (first, last);
         address
     };
     all.ipv6("from nobody", Dropped, |packet| packet.source = [0; 16]);
-    all.ipv6("from the loopback", Dropped, |packet| packet.source = address(0, 1));
-    all.ipv6("from a group", Dropped, |packet| packet.source = address(0xff, 1));
+    all.ipv6("from the loopback", Dropped, |packet| {
+        packet.source = address(0, 1)
+    });
+    all.ipv6("from a group", Dropped, |packet| {
+        packet.source = address(0xff, 1)
+    });
     all.ipv6("from a mapped address", TheSame, |packet| {
         packet.source[..12].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     });
-    all.ipv6("no next header", Tunnelled(1), |packet| packet.next = protocol::NO_NEXT_HEADER);
+    all.ipv6("no next header", Tunnelled(1), |packet| {
+        packet.next = protocol::NO_NEXT_HEADER
+    });
     all.ipv6("IPv4 in IPv6", Dropped, |packet| packet.next = 4);
     for (name, offset, expected) in [
         ("a whole packet as one fragment", 0, Tunnelled(1)),
@@ -355,13 +400,19 @@ fn ipv6(all: &mut Corpus) {
             }
         });
     }
-    all.ipv6("hop-by-hop options", TheSame, |packet| packet.extend(0, vec![0, 0, 1, 4, 0, 0, 0, 0]));
+    all.ipv6("hop-by-hop options", TheSame, |packet| {
+        packet.extend(0, vec![0, 0, 1, 4, 0, 0, 0, 0])
+    });
     all.ipv6("a jumbogram, it says", TheSame, |packet| {
         packet.extend(0, vec![0, 0, 0xc2, 4, 0, 1, 0, 0]);
         packet.short = packet.payload.len() as u16;
     });
-    all.ipv6("1,473 octets of IPv6", Answered, |packet| packet.payload.resize(1_433, b'x'));
-    all.ipv6("1,472 octets of IPv6", Tunnelled(1), |packet| packet.payload.resize(1_432, b'x'));
+    all.ipv6("1,473 octets of IPv6", Answered, |packet| {
+        packet.payload.resize(1_433, b'x')
+    });
+    all.ipv6("1,472 octets of IPv6", Tunnelled(1), |packet| {
+        packet.payload.resize(1_432, b'x')
+    });
 }
 
 fn links(all: &mut Corpus) {

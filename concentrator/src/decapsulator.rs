@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
-use tunnel_io::gre_socket::{GreBatch, GrePacket, GreSocket};
+use tunnel_io::gre_socket::{GrePacket, GreSocket};
 use tunnel_io::routes::{LoopbackAddress, RouteError};
 use tunnel_io::system::{self, SystemError, thread_cpu_time};
 use tunnel_io::tun::{TunDevice, TunError};
@@ -39,10 +39,10 @@ use crate::return_path::{Carriers, ReturnError, Returner};
 use crate::shortcut::{self, Detours};
 use crate::transport::{Incoming, udp};
 
-/// Packets read in one system call.
-const BATCH: usize = 64;
-/// No packet is longer, so none is cut off, whatever MTU an edge thinks the tunnel has.
-const LARGEST_PAYLOAD: usize = 65_535;
+mod inlet;
+
+pub use inlet::Arrived;
+use inlet::{BATCH, Inlet};
 
 /// Why the tunnel's end cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -200,105 +200,6 @@ impl TunnelEnd {
     }
 }
 
-/// Where the edges' packets come in: as GRE, as GRE in UDP, or both.
-#[derive(Debug)]
-struct Inlet {
-    /// Other concentrators send it, if no edge does.
-    plain: Entrance,
-    in_udp: Option<Entrance>,
-    /// Which of them has the packets received last.
-    latest: Encapsulation,
-}
-
-#[derive(Debug)]
-struct Entrance {
-    socket: GreSocket,
-    batch: GreBatch,
-}
-
-impl Entrance {
-    fn open(config: &Config, encapsulation: Encapsulation) -> io::Result<Self> {
-        Ok(Self {
-            socket: GreSocket::bind(config.tunnel.listen, 0, encapsulation)?,
-            batch: GreBatch::new(BATCH, LARGEST_PAYLOAD),
-        })
-    }
-
-    async fn receive(&mut self) -> io::Result<usize> {
-        self.socket.recv_batch(&mut self.batch).await
-    }
-
-    fn receive_now(&mut self) -> io::Result<Option<usize>> {
-        self.socket.recv_batch_now(&mut self.batch)
-    }
-}
-
-impl Inlet {
-    fn open(config: &Config) -> io::Result<Self> {
-        let mut edges = config.edges.iter();
-        let any_in_udp = edges.any(|edge| edge.encapsulation == Encapsulation::GreUdp);
-        let in_udp = any_in_udp.then(|| Entrance::open(config, Encapsulation::GreUdp));
-        Ok(Self {
-            plain: Entrance::open(config, Encapsulation::Gre)?,
-            in_udp: in_udp.transpose()?,
-            latest: Encapsulation::Gre,
-        })
-    }
-
-    async fn receive(&mut self) -> io::Result<usize> {
-        let Some(in_udp) = &mut self.in_udp else {
-            return self.plain.receive().await;
-        };
-        let (received, latest) = tokio::select! {
-            received = self.plain.receive() => (received, Encapsulation::Gre),
-            received = in_udp.receive() => (received, Encapsulation::GreUdp),
-        };
-        self.latest = latest;
-        received
-    }
-
-    /// They take turns, so that neither starves the other.
-    fn receive_now(&mut self) -> io::Result<Option<usize>> {
-        let Some(in_udp) = &mut self.in_udp else {
-            return self.plain.receive_now();
-        };
-        for _ in 0..2 {
-            let (entrance, next) = match self.latest {
-                Encapsulation::Gre => (&mut *in_udp, Encapsulation::GreUdp),
-                Encapsulation::GreUdp => (&mut self.plain, Encapsulation::Gre),
-            };
-            self.latest = next;
-            if let Some(received) = entrance.receive_now()? {
-                return Ok(Some(received));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What was received last.
-    fn packets(&self) -> impl Iterator<Item = Arrived<'_>> {
-        let in_udp = self.in_udp.as_ref();
-        let in_udp = in_udp.filter(|_| self.latest == Encapsulation::GreUdp);
-        let batch = &in_udp.unwrap_or(&self.plain).batch;
-        batch.iter().map(|packet| Arrived {
-            from: packet.from,
-            encapsulation: self.latest,
-            gre: packet.payload,
-        })
-    }
-}
-
-/// A packet as it came to the tunnel's end.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrived<'a> {
-    /// The outer source.
-    pub from: IpAddr,
-    /// How it was wrapped.
-    pub encapsulation: Encapsulation,
-    /// The GRE header and what follows.
-    pub gre: &'a [u8],
-}
-
 /// What the decapsulator shares with others.
 #[derive(Debug)]
 pub struct Tables {
@@ -306,6 +207,13 @@ pub struct Tables {
     pub flows: Arc<FlowTable>,
     /// SIGHUP changes these.
     pub keys: AllKeys,
+}
+
+impl Tables {
+    /// These two.
+    pub const fn new(flows: Arc<FlowTable>, keys: AllKeys) -> Self {
+        Self { flows, keys }
+    }
 }
 
 /// Only to send: what arrives outside of the tunnel is not read.

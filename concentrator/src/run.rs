@@ -96,14 +96,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let map = Arc::new(ConnectionMap::default());
     let opened = Transports::open(&listen, &map, Arc::clone(&flows), Arc::clone(&metrics))?;
     let phones = opened.transports.phones();
-    let grace = config.sip.limits.drain_grace;
-    tokio::spawn(phones.leave_when(admin::drain::on_signal()?, grace));
+    tokio::spawn(phones.leave_when(admin::drain::on_signal()?, config.sip.limits.drain_grace));
     let sockets = opened.transports.udp_addresses().collect();
     let counters = Arc::clone(&metrics);
-    let tables = Tables {
-        flows,
-        keys: keys.clone(),
-    };
+    let tables = Tables::new(flows, keys.clone());
     let mut decapsulator = Decapsulator::new(&config, sockets, tables, counters, standing);
     let peer_inputs = reach_peers(&config, owner, &map, &metrics, &mut tasks).await?;
     decapsulator.send_on(map, config.tunnels_of_peers());

@@ -40,7 +40,7 @@ use crate::config::{Config, CookieKey};
 use crate::core_link::{PeerInput, Peers};
 use crate::decapsulator::TunnelEnd;
 use crate::dns::{Answered, Dns};
-use crate::edge_keys::{AllKeys, EdgeKeys};
+use crate::edge_keys::AllKeys;
 use crate::location::{self, Location};
 use crate::media::Calls;
 use crate::metrics::Metrics;
@@ -195,9 +195,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         if worker.pass_time(deadline, &mut next_snapshot) {
             tunnel.publish();
             worker.publish(&metrics);
-            if keys.has_changed().unwrap_or_default() {
-                worker.learn_keys(&config, &keys.borrow_and_update());
-            }
+            worker.learn_keys(&config, &mut keys);
         }
     }
 }
@@ -450,8 +448,11 @@ impl Worker {
     }
 
     /// Other concentrators may know the edges by their new keys.
-    fn learn_keys(&mut self, config: &Config, keys: &[EdgeKeys]) {
-        for (alias, edge) in config.aliases(keys) {
+    fn learn_keys(&mut self, config: &Config, keys: &mut AllKeys) {
+        if !keys.has_changed().unwrap_or_default() {
+            return;
+        }
+        for (alias, edge) in config.aliases(&keys.borrow_and_update()) {
             self.names.know_as(alias, &edge.name);
             for relay in &edge.relays {
                 self.calls.know_as(alias, edge.relay_id(relay));

@@ -42,7 +42,7 @@ use crate::metrics::paths::PathMetrics;
 use crate::metrics::return_path::ReturnMetrics;
 use crate::probes::watch::{Page, Watch};
 use crate::reload::{Keys, Reload};
-use crate::return_path::ReturnPath;
+use crate::return_path::{self, ReturnPath};
 
 /// Packets of one round.
 const BATCH: usize = 64;
@@ -96,12 +96,11 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             () = shutdown.requested(), if !announcer.is_ending() => announcer.end(now()),
             Ok(()) = drain.changed() => announcer.set_draining(*drain.borrow_and_update(), now()),
             keys = reload.keys() => {
+                tunnel.set_keys(keys);
                 forwarder.set_key(keys.key);
                 watch.set_key(keys.key);
                 fast.set_key(keys.key);
-                tunnel.set_keys(keys);
                 key.store(keys.key.0, Ordering::Relaxed);
-                tracing::info!(key = %keys.key, old_key = ?keys.old_key, "SIGHUP: the keys are read again; all else waits for a restart");
             }
             () = watch.wait() => {
                 serving = watch.step(&tunnel.sockets[0], forwarder.choice(), now());
@@ -111,9 +110,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
             () = announcer.wait(now()) => {}
             received = receive_returned(&mut tunnel.returned) => {
                 received.context("the tunnel's end is lost")?;
-                if let Some(returned) = &mut tunnel.returned {
-                    return_metrics.add(&returned.forward(&tunnel.device));
-                }
+                return_metrics.add(&tunnel.forward_returned());
                 continue;
             }
             read = tunnel.device.read_batch(&mut batch) => {
@@ -178,9 +175,22 @@ impl OpenTunnel {
     }
 
     fn set_keys(&mut self, keys: Keys) {
+        tracing::info!(
+            key = %keys.key,
+            old_key = ?keys.old_key,
+            "SIGHUP: the keys are read again; all else waits for a restart"
+        );
         if let Some(returned) = &mut self.returned {
             returned.set_keys(keys.key, keys.old_key);
         }
+    }
+}
+
+impl OpenTunnel {
+    /// What was received last.
+    fn forward_returned(&mut self) -> return_path::Counts {
+        let returned = self.returned.as_mut();
+        returned.map_or_else(Default::default, |returned| returned.forward(&self.device))
     }
 }
 

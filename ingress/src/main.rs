@@ -8,8 +8,8 @@ use clap::Parser;
 /// Forwards SIP that arrives at an anycast address to the concentrator.
 ///
 /// The kernel routes every packet for the service addresses into a TUN device. This program
-/// stamps the mark of the edge's media relay into the packet's DSCP bits, wraps it in GRE and
-/// sends it to the concentrator, which answers the user agent directly. Packets larger than the
+/// stamps the mark of the edge's media relay into the packet's DSCP bits, wraps it in GRE (or GRE in UDP) and
+/// sends it to the concentrator, which answers the user agent directly, or back through here (`tunnel.return_path`). Packets larger than the
 /// tunnel's MTU are fragmented or answered with "fragmentation needed" by the kernel.
 ///
 /// It needs the capabilities CAP_NET_ADMIN (TUN device, routes) and CAP_NET_RAW (GRE socket),
@@ -21,6 +21,9 @@ use clap::Parser;
 /// table with the protocol number of the section `announcement`; BIRD or FRR redistributes it. All
 /// routes and the device vanish with the program; what arrives is captured by a rule and a table of
 /// its own.
+///
+/// SIGHUP has it read `tunnel.key` and `tunnel.old_key` again, without losing a packet; everything else in the
+/// file waits for a restart.
 ///
 /// SIGUSR1 drains: the routes are withdrawn, and what still arrives is forwarded. SIGUSR2 takes that
 /// back. SIGINT and SIGTERM withdraw first and end some seconds later; a second one ends it at once. Exit codes: 0 after a clean end,

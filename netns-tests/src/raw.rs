@@ -15,6 +15,14 @@ pub(crate) const UDP: u8 = 17;
 
 /// Sends a whole IPv4 packet out of a namespace. The kernel fills in its checksum.
 pub(crate) fn send(namespace: &Namespace, packet: &[u8]) -> Result<()> {
+    send_all(namespace, [packet.to_vec()])
+}
+
+/// The same for many, one after the other.
+pub(crate) fn send_all(
+    namespace: &Namespace,
+    packets: impl IntoIterator<Item = Vec<u8>> + Send,
+) -> Result<()> {
     namespace.inside(|| {
         let socket = socket(
             AddressFamily::Inet,
@@ -23,9 +31,11 @@ pub(crate) fn send(namespace: &Namespace, packet: &[u8]) -> Result<()> {
             SockProtocol::Raw,
         )
         .context("raw socket")?;
-        let destination = Ipv4Addr::new(packet[16], packet[17], packet[18], packet[19]);
-        let to = SockaddrIn::from(SocketAddrV4::new(destination, 0));
-        sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty()).context("sendto")?;
+        for packet in packets {
+            let destination = Ipv4Addr::new(packet[16], packet[17], packet[18], packet[19]);
+            let to = SockaddrIn::from(SocketAddrV4::new(destination, 0));
+            sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).context("sendto")?;
+        }
         Ok(())
     })
 }

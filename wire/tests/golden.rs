@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
+use wire::encapsulation::{Encapsulation, Entropy};
 use wire::gre::{self, Protocol, TunnelKey};
 use wire::icmp;
 use wire::ip::{self, Fragment, TcpRepr};
@@ -191,6 +192,69 @@ fn tshark_reads_the_mark_of_ipv6_and_tcp() {
         return;
     };
     assert_eq!(seen, [["0x86dd", "21", "3", "1", "77", "1", "5060"]]);
+}
+
+/// The same in UDP (RFC 8086), with outer IPv4 or IPv6.
+fn tunnelled_in_udp(inner: &[u8], key: u32, v6: bool) -> Vec<u8> {
+    let gre = gre::Repr {
+        key: TunnelKey(key),
+        protocol: Protocol::of_packet(inner).unwrap(),
+    };
+    let entropy = Entropy::of(&ip::Packet::parse(inner).unwrap());
+    let header = Encapsulation::GreUdp.header(gre, entropy, inner.len());
+    let (from, to) = if v6 {
+        ("[fd00:1::2]:0", "[fd00:9::2]:0")
+    } else {
+        ("10.0.1.2:0", "10.0.9.2:0")
+    };
+    let (from, to) = (socket(from).ip(), socket(to).ip());
+    let mut datagram = [header.bytes(), inner].concat();
+    if v6 {
+        // As the kernel does it.
+        let sum = wire::checksum::udp(from, to, &datagram);
+        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    }
+    let outer = ip::Repr {
+        dont_fragment: !v6,
+        ..ip::Repr::new(from, to, ip::protocol::UDP)
+    };
+    outer.build(&datagram).unwrap()
+}
+
+#[test]
+fn tshark_reads_gre_in_udp() {
+    let mut packets = Vec::new();
+    let mut expected = Vec::new();
+    for (outer_v6, inner_v6) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (src, dst) = ends(inner_v6);
+        let inner = ip::udp(src, dst, 1 << 2, b"OPTIONS").unwrap();
+        let packet = ip::Packet::parse(&inner).unwrap();
+        let port = Entropy::of(&packet).port();
+        packets.push(tunnelled_in_udp(&inner, 0x1001, outer_v6));
+        let length = 16 + inner.len();
+        let row = [
+            format!("{port},5060"),
+            "4754,5060".to_owned(),
+            format!("{length},15"),
+            // 3 is "none", which is for IPv4 only; 1 is good.
+            if outer_v6 { "1,1" } else { "3,1" }.to_owned(),
+            "0x00001001".to_owned(),
+            if inner_v6 { "0x86dd" } else { "0x0800" }.to_owned(),
+        ];
+        expected.push(row.to_vec());
+    }
+    let names = [
+        "udp.srcport",
+        "udp.dstport",
+        "udp.length",
+        "udp.checksum.status",
+        "gre.key",
+        "gre.proto",
+    ];
+    let Some(seen) = fields("in-udp", &packets, &[], &names) else {
+        return;
+    };
+    assert_eq!(seen, expected);
 }
 
 #[test]

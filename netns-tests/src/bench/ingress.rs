@@ -32,7 +32,7 @@ const PACKETS: u32 = 16_384;
 /// How long the machine is looked at without packets, before each run.
 const IDLE: Duration = Duration::from_millis(150);
 /// Of all ways and cases, one after the other; medians count.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const RATE: u32 = 40_000;
 /// Every veth has a queue of 256 frames.
 const BATCH: u32 = 32;

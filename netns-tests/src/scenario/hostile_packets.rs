@@ -22,6 +22,9 @@ const NOT_OURS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
 const SOMEBODY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 const TO_SIP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(SERVICE), 5060);
 
+/// More than the kernel keeps.
+const FRAGMENTS: u16 = 20_000;
+
 /// One kind of bad input: the counter that must rise, and how to send it.
 struct Probe {
     name: &'static str,
@@ -111,6 +114,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
         expect_count(&service, &net, probe.name, probe.counter, send)?;
     }
     largest_datagram(&service, &net)?;
+    let held = fragment_flood(&net)?;
     unknown_certificate(&service, &net, folder)?;
     service.check_alive()?;
     let plan = Plan {
@@ -123,7 +127,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let record = call::place(&net, &mut service, plan, folder, &|_| {})?;
     let figures = calls::judge(&record).context("a call after all that")?;
     Ok(format!(
-        "{} kinds counted, then a call: {figures}",
+        "{} kinds counted, {FRAGMENTS} fragments without an end hold {held} bytes, then a call: {figures}",
         PROBES.len() + 2
     ))
 }
@@ -164,6 +168,40 @@ fn largest_datagram(service: &Service, net: &TwoEdges) -> Result<()> {
         "sip_received",
         send,
     )
+}
+
+/// First fragments of datagrams whose rest never comes, through the tunnel: what the kernel keeps of them is
+/// bounded (net.ipv4.ipfrag_high_thresh). Gives how much that is.
+fn fragment_flood(net: &TwoEdges) -> Result<u64> {
+    let fragment = |number: u16| {
+        let datagram = raw::udp(5060, 5060, &[0x55; 1_400]);
+        let mut inner = raw::ipv4(SOMEBODY, SERVICE, MARK1, UDP, &datagram);
+        inner[4..6].copy_from_slice(&number.to_be_bytes());
+        inner[6] = 0x20;
+        inner[10..12].fill(0);
+        let sum = wire::checksum::internet(&inner[..20]);
+        inner[10..12].copy_from_slice(&sum.to_be_bytes());
+        raw::ipv4(EDGE1, CONCENTRATOR, 0, GRE, &raw::gre(KEY1, &inner))
+    };
+    raw::send_all(&net.edge1, (1..=FRAGMENTS).map(fragment))?;
+    let number = |file: &str, after: &str| -> Result<u64> {
+        let text = net.concentrator.run(&format!("cat {file}"))?;
+        let (_, rest) = text.split_once(after).with_context(|| text.clone())?;
+        let word = rest.split_whitespace().next().unwrap_or_default();
+        word.parse().with_context(|| format!("{file}: {text}"))
+    };
+    let most = number("/proc/sys/net/ipv4/ipfrag_high_thresh", "")?;
+    let mut held = 0;
+    wait::until("fragments to be kept", Duration::from_secs(5), || {
+        held = number("/proc/net/sockstat", "FRAG: inuse ")?;
+        Ok((held > 0).then_some(()))
+    })?;
+    let held = number("/proc/net/sockstat", "memory ")?.max(held);
+    anyhow::ensure!(
+        held <= most + 65_536,
+        "fragments hold {held} bytes, of {most}"
+    );
+    Ok(held)
 }
 
 /// An rtp-agent whose certificate another authority has signed.

@@ -34,6 +34,11 @@ struct End {
 }
 
 impl End {
+    /// Type and code stand at this octet.
+    fn note_error(&mut self, seen: &[u8], at: usize) {
+        self.errors.push([seen[at], seen[at + 1]]);
+    }
+
     fn is(&self, expected: Expected) -> bool {
         match expected {
             Expected::Tunnelled(pieces) => self.tunnelled.len() == pieces && self.errors.is_empty(),
@@ -200,12 +205,8 @@ fn note(seen: &[u8], frame: &Frame, end: &mut End) {
                 end.tunnelled.push(inner.to_vec());
             }
         }
-        (Some([8, 0]), Some(1), _) if is_of_it => end
-            .errors
-            .extend(seen.get(34..36).and_then(|two| two.try_into().ok())),
-        (Some([0x86, 0xdd]), _, Some(58)) if is_of_it => end
-            .errors
-            .extend(seen.get(54..56).and_then(|two| two.try_into().ok())),
+        (Some([8, 0]), Some(1), _) if is_of_it => end.note_error(seen, 34),
+        (Some([0x86, 0xdd]), _, Some(58)) if is_of_it => end.note_error(seen, 54),
         _ => {}
     }
 }

@@ -404,6 +404,7 @@ impl World {
     ) {
         let mut config = rtp_agent::config::Config {
             name: "relay1".to_owned(),
+            xdp: Default::default(),
             media: rtp_agent::config::Media {
                 addresses: vec![Ipv4Addr::LOCALHOST.into()],
                 ports: PortRange::new(first_port, first_port + 99).unwrap(),

@@ -213,7 +213,7 @@ impl Draft {
             Flaw::Version(octet) => packet[0] = octet,
             Flaw::Ttl(ttl) => packet[if is_ipv4 { 8 } else { 7 }] = ttl,
             Flaw::Tos(tos) if is_ipv4 => packet[1] = tos,
-            _ => {}
+            Flaw::None | Flaw::Options | Flaw::Fragment(_) | Flaw::IpChecksum | Flaw::Tos(_) => {}
         }
         if is_ipv4 {
             packet[10..12].fill(0);

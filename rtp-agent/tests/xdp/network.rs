@@ -70,7 +70,7 @@ impl Way {
         let (to, from, tag): ([u8; 6], [u8; 6], &[u8]) = match self {
             Self::Core => ([2, 0, 0, 0, 2, 1], [2, 0, 0, 0, 2, 2], &[]),
             Self::Vlan => ([2, 0, 0, 0, 3, 1], EDGE_MAC, &[0x81, 0, 0, 100]),
-            _ => ([2, 0, 0, 0, 1, 1], EDGE_MAC, &[]),
+            Self::Edge | Self::NoNeighbour | Self::NoRoute => ([2, 0, 0, 0, 1, 1], EDGE_MAC, &[]),
         };
         [&to[..], &from, tag, &ether_type.to_be_bytes()].concat()
     }

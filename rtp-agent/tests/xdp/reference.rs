@@ -120,7 +120,9 @@ fn rtp(payload: &[u8]) -> Result<RtpFields, Outcome> {
     match classify(payload) {
         Kind::Rtp => {}
         Kind::Rtcp => return Err(Outcome::Rtcp),
-        _ => return Err(Outcome::NotRtp),
+        Kind::Stun | Kind::Zrtp | Kind::Dtls | Kind::TurnChannel | Kind::Unknown => {
+            return Err(Outcome::NotRtp);
+        }
     }
     let packet = rtp::Packet::parse_encrypted(payload).map_err(|_| Outcome::NotRtp)?;
     Ok(RtpFields {
@@ -210,7 +212,7 @@ fn judge(rig: &Rig, frame: &[u8]) -> Result<Expected, Outcome> {
     Ok(Expected {
         outcome: match stream.way {
             Way::Core => Outcome::ForwardAcross,
-            _ => Outcome::ForwardBack,
+            Way::Edge | Way::Vlan | Way::NoNeighbour | Way::NoRoute => Outcome::ForwardBack,
         },
         frame: Some(relayed(stream, &datagram)),
         stream: Some((number, fields, datagram.payload.len())),

@@ -146,9 +146,10 @@ pub struct Origin {
 }
 
 impl Binding {
-    /// True where it differs from `before` in nothing but when it was registered.
+    /// True where it differs from `before` in nothing but when it was registered, and does not end earlier.
     fn only_later_than(&self, before: &Self) -> bool {
-        self.contact_uri == before.contact_uri
+        self.expires_at >= before.expires_at
+            && self.contact_uri == before.contact_uri
             && self.parameters == before.parameters
             && self.reg_id == before.reg_id
             && self.call_id == before.call_id

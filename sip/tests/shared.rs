@@ -315,6 +315,21 @@ fn one_of_them_pings_and_another_when_that_one_is_gone() {
 }
 
 #[test]
+fn a_refresh_that_ends_the_binding_earlier_is_more_than_a_later_time() {
+    let mut net = Net::new([0; 3]);
+    net.register(0, "x", 1, 3600);
+    let mut prolongs = |cseq, expires_s| {
+        net.wait(10);
+        let before = net.prolonged;
+        net.register(0, "x", cseq, expires_s);
+        net.prolonged > before
+    };
+    assert!(prolongs(2, 3600));
+    assert!(!prolongs(3, 600), "the others must know");
+    assert!(prolongs(4, 600));
+}
+
+#[test]
 fn events_of_others_are_told_as_such_and_numbered_like_our_own() {
     let mut net = Net::new([0; 3]);
     net.register(0, "x", 1, 3600);
@@ -453,6 +468,8 @@ proptest! {
 struct Net {
     replicas: Vec<Replica>,
     sent: Vec<Vec<u8>>,
+    /// Of those, how many were told as only later.
+    prolonged: usize,
     user: &'static str,
     now: Instant,
     /// The one that they have in common, as it is.
@@ -514,6 +531,7 @@ impl Net {
                 .map(|(id, behind)| Replica::new(id, behind, now, limits))
                 .collect(),
             sent: Vec::new(),
+            prolonged: 0,
             user: "bob",
             now,
             clock: Clock {
@@ -561,6 +579,7 @@ impl Net {
             if news.foreign {
                 continue;
             }
+            self.prolonged += usize::from(matches!(news.event, Event::BindingProlonged(..)));
             let (user, binding, removed) = match news.event {
                 Event::BindingAdded(user, binding)
                 | Event::BindingRefreshed(user, binding)

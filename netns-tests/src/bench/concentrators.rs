@@ -19,11 +19,12 @@ use super::load::{self, Phones};
 use super::{Conditions, Outcome};
 use crate::topology::two_edges::SERVICE;
 
-const CALLS_PER_S: u32 = 500;
+/// All together, however many concentrators there are.
+const RATES: [u32; 2] = [500, 1_500];
 const SECONDS: u32 = 8;
 const ROUNDS: usize = 2;
 /// Addresses that call.
-const CALLERS: u8 = 60;
+const CALLERS: u8 = 240;
 const PHONES: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 
 pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
@@ -34,7 +35,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        outcomes.push(with(concentrators, &folder)?);
+        outcomes.extend(with(concentrators, &folder)?);
     }
     Ok(outcomes)
 }
@@ -49,7 +50,7 @@ struct Round {
     failed: u32,
 }
 
-fn with(concentrators: usize, folder: &Path) -> Result<Outcome> {
+fn with(concentrators: usize, folder: &Path) -> Result<Vec<Outcome>> {
     let rig = Rig::start(concentrators, folder)?;
     let phones = Phones {
         namespace: rig.phones,
@@ -58,11 +59,27 @@ fn with(concentrators: usize, folder: &Path) -> Result<Outcome> {
     load::register_callee(&phones, SERVICE)?;
     let _callee = load::callee(&phones, SERVICE, folder)?;
     let callers: Vec<Ipv4Addr> = (1..=CALLERS).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();
-    let count = CALLS_PER_S * SECONDS;
+    let mut outcomes = Vec::new();
+    for rate in RATES {
+        let folder = folder.join(rate.to_string());
+        let rounds = rounds(&rig.nodes, &phones, &callers, rate, &folder)?;
+        outcomes.push(outcome(concentrators, rate, rounds)?);
+    }
+    Ok(outcomes)
+}
+
+fn rounds(
+    nodes: &[Node],
+    phones: &Phones,
+    callers: &[Ipv4Addr],
+    rate: u32,
+    folder: &Path,
+) -> Result<Vec<Round>> {
+    let count = rate * SECONDS;
     let mut rounds = Vec::new();
     for number in 0..=ROUNDS {
         let of_nodes = |what: &dyn Fn(&Node) -> Result<u64>| -> Result<Vec<u64>> {
-            rig.nodes.iter().map(what).collect()
+            nodes.iter().map(what).collect()
         };
         let cpu = |node: &Node| -> Result<u64> {
             Ok(u64::try_from(node.program.process.cpu_time()?.as_micros())?)
@@ -74,7 +91,7 @@ fn with(concentrators: usize, folder: &Path) -> Result<Outcome> {
         let before = (of_nodes(&cpu)?, of_nodes(&calls)?, of_nodes(&handed)?);
         let place = folder.join(format!("round-{number}"));
         fs::create_dir_all(&place)?;
-        let seen = load::calls_from(&phones, SERVICE, (CALLS_PER_S, count), &callers, &place)?;
+        let seen = load::calls_from(phones, SERVICE, (rate, count), callers, &place)?;
         let after = of_nodes(&cpu)?;
         // The pages lag behind a little.
         std::thread::sleep(Duration::from_millis(600));
@@ -89,30 +106,34 @@ fn with(concentrators: usize, folder: &Path) -> Result<Outcome> {
             failed: seen.failed(),
         };
         eprintln!(
-            "bench concentrators: {concentrators}: {:.0?} us a call, calls {:?}, {} messages over the core, {} failed",
-            round.us, round.calls, round.handed_over, round.failed
+            "bench concentrators: {}, {rate} calls/s: {:.0?} us a call, calls {:?}, {} messages over the core, {} failed",
+            nodes.len(),
+            round.us,
+            round.calls,
+            round.handed_over,
+            round.failed
         );
         // The first one warms up.
         if number > 0 {
             rounds.push(round);
         }
     }
-    outcome(concentrators, rounds)
+    Ok(rounds)
 }
 
-fn outcome(concentrators: usize, mut rounds: Vec<Round>) -> Result<Outcome> {
+fn outcome(concentrators: usize, rate: u32, mut rounds: Vec<Round>) -> Result<Outcome> {
     let sum = |round: &Round| round.us.iter().sum::<f64>();
     rounds.sort_by(|a, b| sum(a).total_cmp(&sum(b)));
-    let count = f64::from(CALLS_PER_S * SECONDS);
+    let count = f64::from(rate * SECONDS);
     let failed: u32 = rounds.iter().map(|round| round.failed).sum();
     let sums: Vec<f64> = rounds.iter().map(sum).collect();
     let middle = rounds.get(rounds.len() / 2).context("no round")?;
     let busiest = middle.us.iter().copied().fold(0.0, f64::max);
-    let offered = u64::from(CALLS_PER_S * SECONDS) * rounds.len() as u64;
+    let offered = u64::from(rate * SECONDS) * rounds.len() as u64;
     let seconds = Duration::from_secs(u64::from(SECONDS) * rounds.len() as u64);
     let beside = json!({
         "concentrators": concentrators,
-        "calls_per_s": CALLS_PER_S,
+        "calls_per_s": rate,
         "us_cpu_by_concentrator": middle.us,
         "calls_by_concentrator": middle.calls,
         "us_cpu_of_busiest": busiest,

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::restart::{KEY, write_key};
 use super::second_concentrator::{SECOND, call, start_second, wire_second, with_both};
+use crate::namespace::Namespace;
 use crate::nats::Nats;
 use crate::phone::{self, Script, Transport};
 use crate::process::Process;
@@ -25,35 +26,29 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const ACCESS: &str = "user = \"sipcast\"\npassword_file = \"nats.password\"\nnats_ca = \"nats/ca.pem\"\n\
     nats_certificate = \"nats/client.pem\"\nnats_private_key = \"nats/client.key\"\n";
 
+/// What the second one lacks, by name, and how its config is changed for that.
+type Lack = (&'static str, fn(&str) -> String);
+
+const LACKS: [Lack; 3] = [
+    ("wrong-password", |config| {
+        config.replace("nats.password", "wrong.password")
+    }),
+    ("no-certificate", |config| {
+        let lines = config.lines().filter(|line| {
+            !line.starts_with("nats_certificate") && !line.starts_with("nats_private_key")
+        });
+        lines.map(|line| format!("{line}\n")).collect()
+    }),
+    ("other-authority", |config| {
+        config.replace("nats/ca.pem", "ca.pem")
+    }),
+];
+
 pub(super) fn run(folder: &Path) -> Result<String> {
     let net = TwoEdges::build()?;
     let second = wire_second(&net)?;
     write_key(folder)?;
-    let of_nats = folder.join(FOLDER).join("nats");
-    let subject = |name: &str, names: &[&str]| {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        (name.to_owned(), names)
-    };
-    let certificates: Vec<(String, Vec<String>)> = vec![
-        subject("server", &[&NATS.to_string()]),
-        subject("client", &["sipcast"]),
-    ];
-    let certificates: Vec<(&str, Vec<String>)> = certificates
-        .iter()
-        .map(|(name, names)| (name.as_str(), names.clone()))
-        .collect();
-    certs::write_all(&of_nats, &certificates)?;
-    for (file, password) in [("nats.password", "right"), ("wrong.password", "wrong")] {
-        let file = folder.join(FOLDER).join(file);
-        std::fs::write(&file, password)?;
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
-    }
-    let more = format!(
-        "tls {{ cert_file: \"{0}/server.pem\", key_file: \"{0}/server.key\", ca_file: \"{0}/ca.pem\", verify: true }}\n\
-         authorization {{ user: sipcast, password: right }}\n",
-        of_nats.canonicalize()?.display()
-    );
-    let mut nats = Nats::prepare(NATS, folder, &more)?;
+    let mut nats = Nats::prepare(NATS, folder, &write_secrets(folder)?)?;
     nats.start_missing(&net.core)?;
     let config = format!(
         "{KEY}[location]\nfile = \"location.db\"\n[cluster]\nid = 1\nstart_wait_s = 2\nnats = [{}]\n{ACCESS}",
@@ -61,72 +56,25 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     );
     let mut service = Service::start_edited(&net, folder, &config, |config| with_both(&config))?;
     let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, 1, folder)?;
-    wait_for(
-        &service.concentrator,
-        &net.concentrator,
-        "connected",
-        |_| true,
-    )?;
+    let (first, first_at) = (&service.concentrator, &net.concentrator);
+    wait_for(first, first_at, "connected", |_| true)?;
 
-    let mut other = start_second(&second, folder, |config| {
-        config.replace("nats.password", "wrong.password")
-    })?;
+    let mut other = start_second(&second, folder, |config| config)?;
+    let good = std::fs::read_to_string(service.folder().join("concentrator2.toml"))?;
     let mut said = Vec::new();
-    let without_certificate =
-        "nats_certificate = \"nats/client.pem\"\nnats_private_key = \"nats/client.key\"\n";
-    let edits: [(&str, &dyn Fn(String) -> String); 3] = [
-        ("wrong-password", &|config| config),
-        ("no-certificate", &|config| {
-            config.replace(without_certificate, "")
-        }),
-        ("other-authority", &|config| {
-            config.replace("nats/ca.pem", "ca.pem")
-        }),
-    ];
-    let good = std::fs::read_to_string(service.folder().join("concentrator2.toml"))?
-        .replace("wrong.password", "nats.password");
-    for (name, edit) in edits {
-        if name != "wrong-password" {
-            start_again(
-                &mut other,
-                &second,
-                name,
-                &edit(good.clone()),
-                service.folder(),
-            )?;
-        }
-        let failed = |status: &Value| status["cluster"]["trouble"].is_string();
-        let status =
-            wait_for(&other, &second, "degraded", failed).with_context(|| name.to_owned())?;
-        let trouble = status["cluster"]["trouble"].as_str().unwrap_or_default();
-        ensure!(trouble.contains("lets us in"), "{name}: {trouble}");
-        let lines = other
-            .process
-            .log()
-            .matches("no NATS server lets us in")
-            .count();
-        ensure!(lines == 1, "{name}: {lines} lines say why");
-        let counter = "sipcast_concentrator_events_total{event=\"cluster_connect_failed\"}";
-        wait::until("failures to be counted", PATIENCE, || {
-            let metrics = other.metrics(&second)?;
-            let sample = metrics.iter().find(|(sample, _)| sample == counter);
-            Ok(sample.filter(|(_, value)| *value >= 2.0).map(drop))
-        })?;
-        said.push(format!(
-            "{name}: {}",
-            trouble.rsplit(": ").next().unwrap_or_default()
-        ));
-        other.is_healthy(&second)?;
+    for (name, lack) in LACKS {
+        let config = lack(&good);
+        ensure!(config != good, "{name} changes nothing");
+        start_again(&mut other, &second, name, &config, service.folder())?;
+        let why = serves_alone(&other, &second).with_context(|| name.to_owned())?;
+        said.push(format!("{name}: {why}"));
     }
     start_again(&mut other, &second, "right", &good, service.folder())?;
     let has_callee = |status: &Value| {
         let bindings = status["bindings"].as_array();
-        let mut users = bindings.into_iter().flatten();
-        users.any(|binding| {
-            binding["user"]
-                .as_str()
-                .is_some_and(|user| user.starts_with("ua2@"))
-        })
+        let users = bindings.into_iter().flatten();
+        let mut users = users.filter_map(|binding| binding["user"].as_str());
+        users.any(|user| user.starts_with("ua2@"))
     };
     wait_for(&other, &second, "connected", has_callee)?;
     service.concentrator.process.kill()?;
@@ -140,10 +88,50 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     ))
 }
 
+/// Certificates and passwords; gives the lines of the servers' configs.
+fn write_secrets(folder: &Path) -> Result<String> {
+    let folder = folder.join(FOLDER);
+    let of_nats = folder.join("nats");
+    let certificates = [
+        ("server", vec![NATS.to_string()]),
+        ("client", vec!["sipcast".to_owned()]),
+    ];
+    certs::write_all(&of_nats, &certificates)?;
+    for (file, password) in [("nats.password", "right"), ("wrong.password", "wrong")] {
+        let file = folder.join(file);
+        std::fs::write(&file, password)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(format!(
+        "tls {{ cert_file: \"{0}/server.pem\", key_file: \"{0}/server.key\", ca_file: \"{0}/ca.pem\", verify: true }}\n\
+         authorization {{ user: sipcast, password: right }}\n",
+        of_nats.canonicalize()?.display()
+    ))
+}
+
+/// It serves, says why it is alone, and tries again; gives the reason.
+fn serves_alone(program: &Program, namespace: &Namespace) -> Result<String> {
+    let failed = |status: &Value| status["cluster"]["trouble"].is_string();
+    let status = wait_for(program, namespace, "degraded", failed)?;
+    let trouble = status["cluster"]["trouble"].as_str().unwrap_or_default();
+    ensure!(trouble.contains("lets us in"), "it says {trouble}");
+    let counter = "sipcast_concentrator_events_total{event=\"cluster_connect_failed\"}";
+    wait::until("failures to be counted", PATIENCE, || {
+        let metrics = program.metrics(namespace)?;
+        let sample = metrics.iter().find(|(sample, _)| sample == counter);
+        Ok(sample.filter(|(_, value)| *value >= 8.0).map(drop))
+    })?;
+    let log = program.process.log();
+    let lines = log.matches("no NATS server lets us in").count();
+    ensure!((1..4).contains(&lines), "{lines} lines say why");
+    program.is_healthy(namespace)?;
+    Ok(trouble.rsplit(": ").next().unwrap_or_default().to_owned())
+}
+
 /// Waits until it is in this state and more.
 fn wait_for(
     program: &Program,
-    namespace: &crate::namespace::Namespace,
+    namespace: &Namespace,
     state: &str,
     more: impl Fn(&Value) -> bool,
 ) -> Result<Value> {
@@ -164,7 +152,7 @@ fn wait_for(
 
 fn start_again(
     program: &mut Program,
-    namespace: &crate::namespace::Namespace,
+    namespace: &Namespace,
     name: &str,
     config: &str,
     folder: &Path,

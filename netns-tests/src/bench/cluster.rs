@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{Conditions, Outcome};
 use crate::nats::Usage;
@@ -421,10 +421,7 @@ fn outcome(unit: &'static str, ours: f64, count: u64, took: Duration, beside: Va
         peer: None,
         peer_name: None,
         ratio: None,
-        beside: match beside {
-            Value::Object(beside) => beside,
-            _ => Map::new(),
-        },
+        beside: beside.as_object().cloned().unwrap_or_default(),
         conditions: Conditions::of(count, count, took, register(0, 1, EXPIRES_S).len()),
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cluster::rig::{Node, Rig};
 use super::load::{self, Phones};
@@ -149,10 +149,7 @@ fn outcome(concentrators: usize, rate: u32, mut rounds: Vec<Round>) -> Result<Ou
         peer: None,
         peer_name: None,
         ratio: None,
-        beside: match beside {
-            Value::Object(beside) => beside,
-            _ => serde_json::Map::new(),
-        },
+        beside: beside.as_object().cloned().unwrap_or_default(),
         conditions: Conditions::of(offered, offered - u64::from(failed), seconds, 190),
     })
 }

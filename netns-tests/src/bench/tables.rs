@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::cluster::rig::Rig;
 use super::load::{self, CALLER_PORT, Phones};
@@ -243,10 +243,7 @@ fn outcome(unit: &'static str, ours: f64, count: u64, beside: Value) -> Outcome 
         peer: None,
         peer_name: None,
         ratio: None,
-        beside: match beside {
-            Value::Object(beside) => beside,
-            _ => Map::new(),
-        },
+        beside: beside.as_object().cloned().unwrap_or_default(),
         conditions: Conditions::of(count, count, seconds, 190),
     }
 }

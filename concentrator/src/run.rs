@@ -92,9 +92,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     let map = Arc::new(ConnectionMap::default());
     let opened = Transports::open(&listen, &map, Arc::clone(&flows), Arc::clone(&metrics))?;
-    let phones = opened.transports.phones();
     let grace = config.sip.limits.drain_grace;
-    tokio::spawn(phones.leave_when(admin::drain::on_signal()?, grace));
+    let leaving = worker::draining::after_grace(admin::drain::on_signal()?, grace);
     let sockets = opened.transports.udp_addresses().collect();
     let counters = Arc::clone(&metrics);
     let mut decapsulator = Decapsulator::new(&config, sockets, flows, counters, standing);
@@ -125,6 +124,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         location,
         cluster,
         cdr,
+        leaving,
         shutdown: watched(shutdown),
     };
     tokio::select! {

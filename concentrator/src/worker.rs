@@ -10,6 +10,7 @@
 //!
 //! Under load, when packets gather in the tunnel, most turns ask nobody else.
 
+pub(crate) mod draining;
 mod gathering;
 mod peers;
 mod pressure;
@@ -105,6 +106,8 @@ pub struct Parts {
     pub cluster: Option<Cluster>,
     /// Where a record of each call goes.
     pub cdr: Option<Cdr>,
+    /// True while phones on connections are asked to go.
+    pub leaving: watch::Receiver<bool>,
     /// Turns true when the program is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -127,6 +130,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         location,
         cluster,
         cdr,
+        leaving,
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
@@ -187,6 +191,9 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         if worker.pass_time(deadline, &mut next_snapshot) {
             tunnel.publish();
             worker.publish(&metrics);
+            if *leaving.borrow() {
+                worker.ask_phones_to_go();
+            }
         }
     }
 }

@@ -95,8 +95,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     let map = Arc::new(ConnectionMap::default());
     let opened = Transports::open(&listen, &map, Arc::clone(&flows), Arc::clone(&metrics))?;
-    let phones = opened.transports.phones();
-    tokio::spawn(phones.leave_when(admin::drain::on_signal()?, config.sip.limits.drain_grace));
+    let draining = admin::drain::on_signal()?;
+    let leaving = worker::draining::after_grace(draining, config.sip.limits.drain_grace);
     let sockets = opened.transports.udp_addresses().collect();
     let counters = Arc::clone(&metrics);
     let tables = Tables::new(flows, keys.clone());
@@ -132,6 +132,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         location,
         cluster,
         cdr,
+        leaving,
         shutdown: watched(shutdown),
     };
     tokio::select! {

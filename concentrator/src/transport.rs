@@ -33,7 +33,6 @@ use tls::Identity;
 
 mod connect;
 mod connections;
-pub mod draining;
 mod listener;
 mod stream;
 mod stun;
@@ -311,9 +310,14 @@ impl Transports {
         }
     }
 
-    /// What takes leave of the phones when we drain.
-    pub fn phones(&self) -> draining::Phones {
-        draining::Phones::new(Arc::clone(&self.connections))
+    /// The connections that the other end has opened.
+    pub fn phones(&self) -> Vec<ConnectionId> {
+        self.connections.accepted()
+    }
+
+    /// Ends a connection when all that waits for it is written.
+    pub fn close(&self, connection: ConnectionId) {
+        self.connections.close(connection);
     }
 
     /// Open connections.

@@ -10,6 +10,7 @@
 //!
 //! Under load, when packets gather in the tunnel, most turns ask nobody else.
 
+pub(crate) mod draining;
 mod gathering;
 mod peers;
 mod pressure;
@@ -112,6 +113,8 @@ pub struct Parts {
     pub cluster: Option<Cluster>,
     /// Where a record of each call goes.
     pub cdr: Option<Cdr>,
+    /// True while phones on connections are asked to go.
+    pub leaving: watch::Receiver<bool>,
     /// Turns true when the program is to end.
     pub shutdown: watch::Receiver<bool>,
 }
@@ -135,6 +138,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         location,
         cluster,
         cdr,
+        leaving,
         mut shutdown,
     } = parts;
     let (dns, mut dns_answers) = Dns::new(&config.dns_servers);
@@ -196,6 +200,9 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             tunnel.publish();
             worker.publish(&metrics);
             worker.learn_keys(&config, &mut keys);
+            if *leaving.borrow() {
+                worker.ask_phones_to_go();
+            }
         }
     }
 }

@@ -379,6 +379,11 @@ impl Proxy {
         self.counters
     }
 
+    /// True where a request that came by this connection, or went out by it, has no final answer yet.
+    pub fn waits_on(&self, connection: ConnectionId) -> bool {
+        self.transactions.waits_on(connection)
+    }
+
     /// The registrar, to look at.
     pub fn registrar(&self) -> &Registrar {
         &self.registrar

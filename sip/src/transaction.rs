@@ -266,6 +266,23 @@ impl Transactions {
         self.end_all(clients, servers);
     }
 
+    /// True where a request that came by this connection, or went out by it, has no final answer yet.
+    pub fn waits_on(&self, connection: ConnectionId) -> bool {
+        let unanswered = |id: &SlotId| {
+            let entry = self.servers.get(*id);
+            entry.is_some_and(|entry| entry.machine.is_unanswered())
+        };
+        let pending = |id: &SlotId| {
+            let entry = self.clients.get(*id);
+            entry.is_some_and(|entry| entry.machine.is_pending())
+        };
+        self.servers
+            .on_connection(connection)
+            .iter()
+            .any(unanswered)
+            || self.clients.on_connection(connection).iter().any(pending)
+    }
+
     fn end_all(&mut self, clients: Vec<SlotId>, servers: Vec<SlotId>) {
         for id in clients {
             let pending = self

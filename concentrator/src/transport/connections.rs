@@ -216,12 +216,12 @@ impl Connections {
         accepted.map(|(id, _)| *id).collect()
     }
 
-    /// Ends one when all that waits for it is written; false where it has ended already.
-    pub(super) fn close(&self, id: ConnectionId) -> bool {
-        if self.queue(id, None, Outbound::Close).is_err() {
-            return false;
+    /// Ends one when all that waits for it is written.
+    pub(super) fn close(&self, id: ConnectionId) {
+        // An error means that it ends already.
+        if self.queue(id, None, Outbound::Close).is_ok() {
+            self.lock().outlets.remove(&id);
         }
-        self.lock().outlets.remove(&id).is_some()
     }
 
     /// Takes a place for a connection.

@@ -274,17 +274,14 @@ async fn phones_are_asked_to_go_when_we_drain_and_keep_what_was_sent_to_them() {
     let flow = incoming.hop.flow;
     let bytes = Bytes::from_static(b"SIP/2.0 200 OK\r\n\r\n");
     rig.transports.send(Transmit { flow, bytes });
-    let (drain, draining) = tokio::sync::watch::channel(false);
-    let phones = rig.transports.phones();
-    let task = tokio::spawn(phones.leave_when(draining, Duration::from_millis(1)));
-    drain.send(true).unwrap();
+    assert_eq!(rig.transports.phones(), [flow.connection.unwrap()]);
+    rig.transports.close(flow.connection.unwrap());
     let mut heard = Vec::new();
     phone.read_to_end(&mut heard).await.unwrap();
     assert!(heard.starts_with(b"SIP/2.0 200"));
     rig.event().await;
     assert_eq!(rig.closed("drained"), 1);
-    drop(drain);
-    task.await.unwrap();
+    assert!(rig.transports.phones().is_empty());
 }
 
 #[tokio::test]

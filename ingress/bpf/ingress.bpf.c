@@ -85,6 +85,13 @@ INLINE int is_another_host(const struct packet *packet)
     return first >> 8 != 0xff && first >> 6 != 0xfe80 >> 6 && (words[0] | words[1]) != 0;
 }
 
+// From the edge itself, which the kernel knows to be forged.
+INLINE int is_own(const struct packet *packet, const struct settings *set)
+{
+    const __u32 *from = packet->source.words, *own = set->sources[0].words;
+    return !((from[0] ^ own[0]) | (from[1] ^ own[1]) | (from[2] ^ own[2]) | (from[3] ^ own[3]));
+}
+
 // What the kernel is to see to.
 INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
 {
@@ -94,7 +101,7 @@ INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
         return PASS_PROTOCOL;
     if (packet->hop_limit <= 1)
         return PASS_HOP_LIMIT;
-    if (!is_another_host(packet))
+    if (!is_another_host(packet) || is_own(packet, set))
         return PASS_SOURCE;
     if (packet->length > set->mtu)
         return PASS_TOO_BIG;

@@ -120,6 +120,21 @@ fn each_mistake_is_reported_under_its_key() {
             "tunnel.device",
         ),
         ("key = 0x1001", "key = 0x1_0000_0000", "line 5"),
+    ];
+    each_is_reported(&cases);
+}
+
+fn each_is_reported(cases: &[(&str, &str, &str)]) {
+    for (good, bad, expected) in cases {
+        let error = check(&GOOD.replace(good, bad)).unwrap_err();
+        assert!(error.starts_with("ingress.toml: "), "{error}");
+        assert!(error.contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[test]
+fn mistakes_about_keys_and_how_packets_are_wrapped_are_reported_too() {
+    each_is_reported(&[
         (
             "key = 0x1001",
             "key = 0x1001\nold_key = 0x1001",
@@ -145,12 +160,7 @@ fn each_mistake_is_reported_under_its_key() {
             "key = 0x1001\nextra_sources = [\"10.0.1.3\"]\nencapsulation = \"gre-udp\"",
             "tunnel.extra_sources: are of no use",
         ),
-    ];
-    for (good, bad, expected) in cases {
-        let error = check(&GOOD.replace(good, bad)).unwrap_err();
-        assert!(error.starts_with("ingress.toml: "), "{error}");
-        assert!(error.contains(expected), "{expected:?} is not in {error}");
-    }
+    ]);
 }
 
 #[test]

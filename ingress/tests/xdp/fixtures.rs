@@ -164,6 +164,8 @@ fn what_is_left_to_the_kernel() {
         }
         pass(&changed(&[(8, 1)]), Outcome::HopLimit);
         pass(&changed(&[(12, 127)]), Outcome::Source);
+        let own = [(12, 10), (13, 0), (14, 1), (15, 2)];
+        pass(&changed(&own), Outcome::Source);
         let mut long = changed(&[(2, 5), (3, 0x79)]);
         long.resize(14 + 0x579, 0);
         pass(&long, Outcome::TooBig);

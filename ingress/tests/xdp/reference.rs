@@ -39,7 +39,8 @@ pub(crate) fn expect(rig: &mut Rig, frame: &[u8]) -> Expected {
     if !service.contains(&known.destination) {
         return outcome(Outcome::NotServiceAddress);
     }
-    if let Some(why) = oddity(&known, &packet[..known.length], rig.settings.mtu.into()) {
+    let (own, mtu) = (rig.settings.sources[0], rig.settings.mtu.into());
+    if let Some(why) = oddity(&known, &packet[..known.length], own, mtu) {
         return outcome(why);
     }
     forwarded(rig, packet[..known.length].to_vec())
@@ -192,7 +193,7 @@ fn read_ipv6(bytes: &[u8]) -> Option<Known> {
 }
 
 /// Why the kernel gets it, in the order in which the program looks.
-fn oddity(known: &Known, packet: &[u8], mtu: usize) -> Option<Outcome> {
+fn oddity(known: &Known, packet: &[u8], own: IpAddr, mtu: usize) -> Option<Outcome> {
     let is_another_host = match known.source {
         IpAddr::V4(v4) => wire::ip::is_another_host(v4.into()),
         IpAddr::V6(v6) => {
@@ -213,7 +214,7 @@ fn oddity(known: &Known, packet: &[u8], mtu: usize) -> Option<Outcome> {
         (Outcome::Options, known.has_options),
         (Outcome::Protocol, !is_plain),
         (Outcome::HopLimit, known.hop_limit <= 1),
-        (Outcome::Source, !is_another_host),
+        (Outcome::Source, !is_another_host || known.source == own),
         (Outcome::TooBig, known.length > mtu),
     ]
     .into_iter()

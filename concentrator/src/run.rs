@@ -107,14 +107,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     if let Some(returner) = tunnel.open_return_path(&config, &metrics)? {
         tasks.spawn(async move { Ok(returner.run().await?) });
     }
-    tracing::info!(
-        name = config.name,
-        addresses = ?config.service_addresses,
-        tunnel = %config.tunnel.listen,
-        edges = config.edges.len(),
-        "serving"
-    );
-
+    say_serving(&config);
     let parts = worker::Parts {
         config,
         owner,
@@ -139,6 +132,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         ended = worker::run(parts) => ended,
         Some(ended) = tasks.join_next() => ended?,
     }
+}
+
+fn say_serving(config: &Config) {
+    tracing::info!(
+        name = config.name,
+        addresses = ?config.service_addresses,
+        tunnel = %config.tunnel.listen,
+        edges = config.edges.len(),
+        "serving"
+    );
 }
 
 /// SIGUSR1: edges that can send elsewhere do. SIGUSR2: they come back.

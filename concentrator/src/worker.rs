@@ -154,17 +154,13 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
     let mut inlets = worker.join(&config, cluster, waiting).await?;
     let mut batch = Vec::with_capacity(BATCH);
     let mut next_snapshot = now();
-    let mut turns_for_the_tunnel = 0;
     loop {
         worker.flush();
         let deadline = worker.deadline();
-        let mut received_now = None;
-        if worker.rest() {
-            turns_for_the_tunnel = (turns_for_the_tunnel + 1) % TURNS_FOR_THE_TUNNEL;
-            if turns_for_the_tunnel != 0 {
-                received_now = tunnel.receive_now().context(TUNNEL_FAILED)?;
-            }
-        }
+        let received_now = match worker.rest() {
+            true => tunnel.receive_now().context(TUNNEL_FAILED)?,
+            false => None,
+        };
         if let Some(received) = received_now {
             worker.handle_tunnel(received, &mut tunnel);
         } else {
@@ -200,9 +196,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             tunnel.publish();
             worker.publish(&metrics);
             worker.learn_keys(&config, &mut keys);
-            if *leaving.borrow() {
-                worker.ask_phones_to_go();
-            }
+            worker.ask_phones_to_go(&leaving);
         }
     }
 }
@@ -227,6 +221,7 @@ struct Worker {
     names: EdgeNames,
     /// Before the next read.
     pause: Option<Duration>,
+    turns_for_the_tunnel: u32,
 }
 
 impl Worker {
@@ -285,6 +280,7 @@ impl Worker {
             gathering: Gathering::default(),
             names: EdgeNames::new(config.edge_names()),
             pause: None,
+            turns_for_the_tunnel: 0,
         })
     }
 
@@ -427,10 +423,15 @@ impl Worker {
         }
     }
 
-    /// Lets packets gather, where that pays.
+    /// Lets packets gather, where that pays. True where only the tunnel is to be asked next.
     fn rest(&mut self) -> bool {
+        let Some(pause) = self.pause.take() else {
+            return false;
+        };
         // Not an await: whatever arrives would wake us.
-        self.pause.take().map(std::thread::sleep).is_some()
+        std::thread::sleep(pause);
+        self.turns_for_the_tunnel = (self.turns_for_the_tunnel + 1) % TURNS_FOR_THE_TUNNEL;
+        self.turns_for_the_tunnel != 0
     }
 
     fn deadline(&self) -> Instant {

@@ -49,9 +49,9 @@ fn unused_ticks(text: &str) -> Option<(u32, u64)> {
     for line in text.lines() {
         let mut fields = line.split_whitespace();
         let name = fields.next().unwrap_or_default();
-        if !name
+        if name
             .strip_prefix("cpu")
-            .is_some_and(|number| !number.is_empty())
+            .is_none_or(|number| number.is_empty())
         {
             continue;
         }

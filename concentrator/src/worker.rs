@@ -191,9 +191,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
         if worker.pass_time(deadline, &mut next_snapshot) {
             tunnel.publish();
             worker.publish(&metrics);
-            if *leaving.borrow() {
-                worker.ask_phones_to_go();
-            }
+            worker.ask_phones_to_go(*leaving.borrow());
         }
     }
 }

@@ -38,8 +38,11 @@ pub(crate) fn after_grace(
 }
 
 impl Worker {
-    /// Closes the next few of the phones' connections.
-    pub(super) fn ask_phones_to_go(&mut self) {
+    /// Closes the next few of the phones' connections, where they are to go.
+    pub(super) fn ask_phones_to_go(&self, go: bool) {
+        if !go {
+            return;
+        }
         let phones = self.transports.phones();
         let share = phones.len().div_ceil(STEPS);
         let idle = |phone: &_| !self.proxy.waits_on(*phone);

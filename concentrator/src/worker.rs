@@ -196,7 +196,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             tunnel.publish();
             worker.publish(&metrics);
             worker.learn_keys(&config, &mut keys);
-            worker.ask_phones_to_go(&leaving);
+            worker.ask_phones_to_go(*leaving.borrow());
         }
     }
 }

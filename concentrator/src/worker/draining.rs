@@ -38,9 +38,9 @@ pub(crate) fn after_grace(
 }
 
 impl Worker {
-    /// Closes the next few of the phones' connections, if it is time.
-    pub(super) fn ask_phones_to_go(&mut self, leaving: &watch::Receiver<bool>) {
-        if !*leaving.borrow() {
+    /// Closes the next few of the phones' connections, where they are to go.
+    pub(super) fn ask_phones_to_go(&self, go: bool) {
+        if !go {
             return;
         }
         let phones = self.transports.phones();

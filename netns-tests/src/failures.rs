@@ -1,7 +1,7 @@
 //! What can happen to the rig of two concentrators, how it is repaired, and how to tell that all is well again.
 //!
 //! The routes of `two-edges` are the lab's, so where an edge withdraws the service address, or where its
-//! neighbours find out that it is gone, the lab moves the route as BGP and BFD would ([`Failing::withdraw`]).
+//! neighbours find out that it is gone, the lab moves the route as BGP and BFD would (`withdraw`).
 //! A hung ingress goes on announcing; whoever runs one has a watchdog, and so has the lab.
 
 use std::fmt;

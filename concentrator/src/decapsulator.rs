@@ -194,6 +194,14 @@ impl TunnelEnd {
         }
     }
 
+    /// Drops the packets received last: they are too old to be anybody's.
+    pub fn drop_packets(&self) {
+        let packets = self.inlet.packets().count() as u64;
+        let label = reason("stood_still");
+        let undelivered = &self.decapsulator.metrics.tunnel_undelivered;
+        undelivered.get_or_create(&label).inc_by(packets);
+    }
+
     /// Brings the flow table's totals to the metrics.
     pub fn publish(&self) {
         self.decapsulator.publish();

@@ -17,6 +17,7 @@ mod pressure;
 mod report;
 mod sharing;
 mod sightings;
+mod stall;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
 use crate::worker::sharing::Waiting;
 use crate::worker::sightings::EdgeNames;
+use crate::worker::stall::Stall;
 
 const TUNNEL_FAILED: &str = "the tunnel's end failed";
 
@@ -222,6 +224,8 @@ struct Worker {
     /// Before the next read.
     pause: Option<Duration>,
     turns_for_the_tunnel: u32,
+    /// Only where there are others.
+    stall: Option<Stall>,
 }
 
 impl Worker {
@@ -281,6 +285,7 @@ impl Worker {
             names: EdgeNames::new(config.edge_names()),
             pause: None,
             turns_for_the_tunnel: 0,
+            stall: config.core_link.as_ref().map(|_| Stall::default()),
         })
     }
 
@@ -323,6 +328,9 @@ impl Worker {
     /// Does what is due. What was set since the deadline was asked for is not. True when the gauges are.
     fn pass_time(&mut self, deadline: Instant, next_snapshot: &mut Instant) -> bool {
         let now = now();
+        if let Some(stall) = &mut self.stall {
+            stall.turn(now);
+        }
         if now >= deadline {
             self.handle_timeout(now);
         }
@@ -477,6 +485,12 @@ impl Worker {
     fn handle_tunnel(&mut self, received: usize, tunnel: &mut TunnelEnd) {
         let now = now();
         let more = TunnelEnd::has_more(received);
+        if let Some(stall) = &mut self.stall {
+            stall.turn(now);
+            if stall.are_old(more, now) {
+                return tunnel.drop_packets();
+            }
+        }
         self.pressure.observe_tunnel(more, now);
         self.proxy.set_overloaded(self.pressure.is_high());
         self.pause = self.gathering.observe(received, more, now);

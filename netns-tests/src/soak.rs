@@ -101,7 +101,9 @@ pub(crate) fn run(options: &Options, out: &Path) -> Result<()> {
     account.verdict()
 }
 
-/// Two minutes of it.
+/// Two minutes of it. How many calls an accident costs depends on how busy the machine is on which the tests run,
+/// and a concentrator that was cut off may keep calls whose end it has not heard: both are told here and judged by
+/// [`run`] only.
 pub(crate) fn scenario(folder: &Path) -> Result<String> {
     let plan = Plan {
         seconds: 120,
@@ -111,7 +113,7 @@ pub(crate) fn scenario(folder: &Path) -> Result<String> {
     };
     let account = soak(plan, folder)?;
     std::fs::write(folder.join("account.txt"), account.to_string())?;
-    account.verdict()?;
+    account.nothing_is_lost()?;
     Ok(account.summary())
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 use super::inventory::Inventory;
@@ -116,6 +116,19 @@ impl Account {
         }
     }
 
+    /// An error where a binding is lost, or a file stays open.
+    pub(super) fn nothing_is_lost(&self) -> Result<()> {
+        let files = self.leaks.iter().filter(|leak| leak.contains("open files"));
+        ensure!(
+            self.bindings_lost == 0 && files.count() == 0,
+            "seed {}: bindings lost: {:?}; leaks: {:?}",
+            self.seed,
+            self.lost,
+            self.leaks
+        );
+        Ok(())
+    }
+
     /// An error where something must be 0 and is not.
     pub(super) fn verdict(&self) -> Result<()> {
         let unexplained = self.udp.unexplained + self.tcp.unexplained;
@@ -137,7 +150,7 @@ impl Account {
     pub(super) fn summary(&self) -> String {
         format!(
             "seed {}: {} accidents in {} s, the longest well after {:.0} s; UDP {} calls, {} failed; TCP {} calls, \
-             {} failed, {} new connections; {} bindings, {} lost; {} leaks",
+             {} failed, {} new connections; {} of the failed explained by no accident; {} bindings, {} lost; leaks: {:?}",
             self.seed,
             self.accidents.values().sum::<u32>(),
             self.seconds,
@@ -147,9 +160,10 @@ impl Account {
             self.tcp.offered,
             self.tcp.failed,
             self.tcp_reconnected,
+            self.udp.unexplained + self.tcp.unexplained,
             self.bindings_acknowledged,
             self.bindings_lost,
-            self.leaks.len()
+            self.leaks
         )
     }
 }

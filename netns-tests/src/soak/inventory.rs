@@ -12,8 +12,8 @@ use crate::service::Program;
 use crate::two_concentrators::{TwoConcentrators, Which};
 use crate::wait;
 
-/// For timers of ended calls, and for connections of phones that are no more.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// For timers of ended calls, of which C is the longest (185 s), and for connections of phones that are no more.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Of one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -13,7 +13,6 @@ use serde::Serialize;
 mod anycast;
 mod bindings;
 mod control_delay;
-mod cpu_time;
 mod failover;
 mod flood;
 mod idle_time;

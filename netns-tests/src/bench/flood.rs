@@ -79,7 +79,7 @@ impl Flood {
                 segment.extend([0x50, 0x02, 0x10, 0, 0, 0, 0, 0]);
                 (6, segment)
             }
-            Self::Random => (raw::UDP, raw::udp(40_000, 5060, &vec![0xa5; SHORT - 28])),
+            Self::Random => (raw::UDP, raw::udp(40_000, 5060, &[0xa5; SHORT - 28])),
         };
         raw::ipv4(FLOODER, SERVICE, 0, protocol, &payload)
     }

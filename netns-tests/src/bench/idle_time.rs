@@ -1,5 +1,5 @@
-//! What the CPUs were idle, to the nanosecond: for benches whose runs are too short for the ticks of
-//! `/proc/stat` ([`super::cpu_time`]).
+//! What the CPUs were idle, to the nanosecond: for benches whose runs are too short for the ticks
+//! of `/proc/stat`.
 //!
 //! `/proc/timer_list` has for each CPU the sum of its idle time, and when it has gone idle last (kernel with
 //! CONFIG_NO_HZ). What is not idle is work, soft interrupts included, whoever they are charged to; so is

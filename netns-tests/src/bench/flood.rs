@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::sipp_trace;
 use super::{Conditions, Outcome};
 use crate::phone;
 use crate::raw;
@@ -89,7 +90,7 @@ impl Flood {
 #[derive(Debug)]
 struct Seen {
     successful: u32,
-    retransmissions: u32,
+    repeated_invites: u32,
     flood_packets: u64,
     flood_per_s: f64,
     dropped: u64,
@@ -117,7 +118,7 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
         let show = |seen: &Seen| {
             json!({
                 "calls_failed": CALLS - seen.successful,
-                "retransmissions": seen.retransmissions,
+                "repeated_invites": seen.repeated_invites,
                 "flood_packets": seen.flood_packets,
                 "flood_packets_per_s": seen.flood_per_s,
                 "flood_packets_dropped_at_the_edge": seen.dropped,
@@ -174,12 +175,12 @@ fn one(flood: Flood, mode: &str, folder: &Path) -> Result<Seen> {
         (flooded, called)
     });
     let took = start.elapsed();
-    let (flooded, (successful, retransmissions)) = (flooded??, status?);
+    let (flooded, (successful, repeated_invites)) = (flooded??, status?);
     callee.stop()?;
     service.check_alive()?;
     Ok(Seen {
         successful,
-        retransmissions,
+        repeated_invites,
         flood_packets: flooded,
         flood_per_s: flooded as f64 / took.as_secs_f64(),
         dropped: dropped(&net, &service, flooded)?,
@@ -206,7 +207,7 @@ fn send(net: &TwoEdges, flood: Flood, stop: &AtomicBool) -> Result<u64> {
     })
 }
 
-/// Calls that succeeded, and retransmissions.
+/// Calls that succeeded, and INVITEs that were repeated.
 fn call(net: &TwoEdges, folder: &Path) -> Result<(u32, u32)> {
     let mut caller = phone::patient_caller(&net.ua1, phone::Transport::Udp, CALLS, RATE, folder)?;
     caller.wait(Duration::from_secs(u64::from(CALLS / RATE) + 60))?;
@@ -217,7 +218,14 @@ fn call(net: &TwoEdges, folder: &Path) -> Result<(u32, u32)> {
         line.rsplit('|').next()?.trim().parse::<u32>().ok()
     };
     let successful = last("Successful call").context("SIPp counts no successful calls")?;
-    Ok((successful, last("Retransmissions").unwrap_or(0)))
+    // SIPp's screen does not tell retransmissions by method, its trace does.
+    let trace = folder.join("ua1/messages.txt");
+    let trace = fs::read_to_string(&trace).with_context(|| trace.display().to_string())?;
+    let repeated = sipp_trace::read(&trace)
+        .iter()
+        .map(|call| call.repeated)
+        .sum();
+    Ok((successful, repeated))
 }
 
 /// At the edge, by either way.

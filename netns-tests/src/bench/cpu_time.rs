@@ -49,10 +49,8 @@ fn unused_ticks(text: &str) -> Option<(u32, u64)> {
     for line in text.lines() {
         let mut fields = line.split_whitespace();
         let name = fields.next().unwrap_or_default();
-        if name
-            .strip_prefix("cpu")
-            .is_none_or(|number| number.is_empty())
-        {
+        // The line "cpu" is the sum.
+        if name.strip_prefix("cpu").is_none_or(str::is_empty) {
             continue;
         }
         // user, nice, system, idle, iowait, irq, softirq, steal.

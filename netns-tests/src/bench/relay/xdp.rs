@@ -27,6 +27,8 @@ use crate::{http, rtpengine, xdp};
 const CALLS: usize = 500;
 const ROUNDS: usize = 3;
 const IDLE: Duration = Duration::from_secs(2);
+/// Of the machine's time: with more something else is at work, or the phones cannot keep their rate.
+const MOST_BUSY: f64 = 0.9;
 
 /// Work of the whole machine for each packet that arrived.
 struct Run {
@@ -38,6 +40,12 @@ impl Run {
     fn new(name: &str, seen: Seen, before: &CpuTime, after: &CpuTime) -> Result<Self> {
         ensure!(seen.received > 0, "{name}: nothing arrived");
         let busy = after.busy_since(before).as_nanos() as f64;
+        let share = after.share_since(before);
+        ensure!(
+            share < MOST_BUSY,
+            "{name}: {:.0} % of the machine's time was in use; this needs a quiet machine",
+            share * 100.0
+        );
         let run = Self {
             ns: busy / seen.received as f64,
             seen,

@@ -38,8 +38,18 @@ impl CpuTime {
 
     /// What all CPUs together have worked since.
     pub(super) fn busy_since(&self, before: &Self) -> Duration {
-        let whole = self.at.saturating_duration_since(before.at) * self.cpus;
-        whole.saturating_sub(self.unused.saturating_sub(before.unused))
+        let unused = self.unused.saturating_sub(before.unused);
+        self.whole_since(before).saturating_sub(unused)
+    }
+
+    /// The same as a part of what they could have worked.
+    pub(super) fn share_since(&self, before: &Self) -> f64 {
+        let whole = self.whole_since(before).as_secs_f64();
+        self.busy_since(before).as_secs_f64() / whole.max(f64::MIN_POSITIVE)
+    }
+
+    fn whole_since(&self, before: &Self) -> Duration {
+        self.at.saturating_duration_since(before.at) * self.cpus
     }
 }
 

@@ -23,10 +23,14 @@ use crate::bench::cpu_time::CpuTime;
 use crate::bench::{Conditions, Outcome};
 use crate::{http, rtpengine, xdp};
 
-/// Calls in progress: more, and rtpengine needs more than the machine has.
-const CALLS: usize = 500;
+/// Calls in progress: with more, rtpengine needs more than a slow machine has.
+const CALLS: usize = 300;
 const ROUNDS: usize = 3;
 const IDLE: Duration = Duration::from_secs(2);
+/// Cores that something else may use.
+const MOST_IDLE: f64 = 0.1;
+/// Of the machine's time: with more something else is at work, or the phones cannot keep their rate.
+const MOST_BUSY: f64 = 0.9;
 
 /// Work of the whole machine for each packet that arrived.
 struct Run {
@@ -38,6 +42,12 @@ impl Run {
     fn new(name: &str, seen: Seen, before: &CpuTime, after: &CpuTime) -> Result<Self> {
         ensure!(seen.received > 0, "{name}: nothing arrived");
         let busy = after.busy_since(before).as_nanos() as f64;
+        let share = after.share_since(before);
+        ensure!(
+            share < MOST_BUSY,
+            "{name}: {:.0} % of the machine's time was in use; this needs a quiet machine",
+            share * 100.0
+        );
         let run = Self {
             ns: busy / seen.received as f64,
             seen,
@@ -62,6 +72,10 @@ impl Bench<'_> {
         let idle = CpuTime::now()?;
         thread::sleep(IDLE);
         let idle = CpuTime::now()?.busy_since(&idle).as_secs_f64() / IDLE.as_secs_f64();
+        ensure!(
+            idle < MOST_IDLE,
+            "something else uses {idle:.2} cores; this needs a quiet machine"
+        );
         let (mut plain, mut programs) = (Vec::new(), Vec::new());
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {

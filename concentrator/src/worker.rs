@@ -14,7 +14,9 @@ pub(crate) mod draining;
 mod gathering;
 mod peers;
 mod pressure;
+mod relays;
 mod report;
+mod settings;
 mod sharing;
 mod sightings;
 mod stall;
@@ -24,21 +26,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use sha2::Digest as _;
-use sip::cookie::{Keys, Owner};
+use sip::cookie::Owner;
 use sip::digest::Users;
 use sip::hop::Hop;
+use sip::proxy::Proxy;
 use sip::proxy::media::SessionRef;
 use sip::proxy::reveal::Reveal;
-use sip::proxy::{Proxy, TIMER_C};
-use sip::timer::Timers;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
-use wire::relay_control::{SessionStatistics, Silence, ToAgent};
+use tracing::info;
+use wire::relay_control::{Silence, ToAgent};
 
 use crate::cdr::Cdr;
 use crate::cluster::Cluster;
-use crate::config::{Config, CookieKey};
+use crate::config::Config;
 use crate::core_link::{PeerInput, Peers};
 use crate::decapsulator::TunnelEnd;
 use crate::dns::{Answered, Dns};
@@ -46,13 +46,13 @@ use crate::edge_keys::AllKeys;
 use crate::location::{self, Location};
 use crate::media::Calls;
 use crate::metrics::Metrics;
-use crate::relays::pool::{Command, LinkId, RelayEvent, RelayPool, Settings};
+use crate::relays::pool::{LinkId, RelayPool, Settings};
 use crate::relays::server::RelayInput;
-use crate::reload::log_users;
 use crate::status::{Asked, Status};
 use crate::transport::{Incoming, Payload, TransportEvent, Transports};
 use crate::worker::gathering::Gathering;
 use crate::worker::pressure::Pressure;
+use crate::worker::settings::{authenticate, proxy_config};
 use crate::worker::sharing::Waiting;
 use crate::worker::sightings::EdgeNames;
 use crate::worker::stall::Stall;
@@ -584,177 +584,11 @@ impl Worker {
             }
         }
     }
-
-    fn handle_relay(&mut self, input: RelayInput) {
-        match input {
-            RelayInput::Connected {
-                link,
-                agent,
-                sender,
-            } => {
-                self.links.insert(link, sender);
-                self.calls.relays.handle_connected(link, &agent, now());
-            }
-            RelayInput::Message { link, message } => {
-                self.calls.relays.handle_message(link, message, now());
-            }
-            RelayInput::Closed { link } => {
-                self.links.remove(&link);
-                self.calls.relays.handle_closed(link);
-            }
-        }
-        self.proxy.handle_media_ready(&mut self.calls, now());
-    }
-
-    fn perform(&mut self, command: Command) {
-        match command {
-            Command::Send(link, message) => {
-                let sent = self.links.get(&link).map(|sender| sender.try_send(message));
-                if let Some(Err(error)) = sent {
-                    warn!(?link, %error, "relay control: an agent does not read; link closed");
-                    self.links.remove(&link);
-                }
-            }
-            Command::Close(link, why) => {
-                warn!(?link, why, "relay control: link closed");
-                self.links.remove(&link);
-            }
-        }
-    }
-
-    /// True where a call was ended, so that something is to be sent.
-    fn handle_relay_event(&mut self, event: RelayEvent) -> bool {
-        match event {
-            RelayEvent::AgentUp(agent) => info!(agent, "relay is up"),
-            RelayEvent::AgentDown(agent) => warn!(agent, "relay is down"),
-            RelayEvent::MediaStarted(session, side) => {
-                tracing::debug!(relay = %session.relay, session = session.session, ?side, "media started");
-                self.calls.media_started(session);
-                if let Some(cdr) = &mut self.cdr {
-                    cdr.media_started(session, side, &self.calls, now());
-                }
-            }
-            RelayEvent::MediaTimeout(session, silence) => {
-                warn!(relay = %session.relay, session = session.session, %silence, "no media: session ends");
-                // Its end is the next word about it.
-                if self.silent.len() < MAX_RELAYED_CALLS {
-                    self.silent.insert(session, silence);
-                }
-            }
-            RelayEvent::Ended(session, stats) => {
-                info!(relay = %session.relay, session = session.session, ?stats, "session ended");
-                return self.session_over(session, Some(stats));
-            }
-            RelayEvent::SessionLost(session) => {
-                warn!(relay = %session.relay, session = session.session, "session lost");
-                return self.session_over(session, None);
-            }
-            RelayEvent::AgentGone(agent) => {
-                let unused = self.calls.unused_of(&agent);
-                warn!(
-                    agent,
-                    calls = unused.len(),
-                    "relay has ended: calls without media are given up"
-                );
-                for session in unused {
-                    self.session_over(session, None);
-                }
-            }
-        }
-        false
-    }
-
-    /// A relay has done with a session. Where it was the last one of its call and fell silent, the
-    /// call is over.
-    fn session_over(&mut self, session: SessionRef, stats: Option<Box<SessionStatistics>>) -> bool {
-        let now = now();
-        let call = self.calls.call_of(session);
-        let no_media = call.is_some_and(|call| self.calls.has_no_media(call));
-        self.calls.session_gone(session);
-        let silence = self.silent.remove(&session);
-        let over = call.filter(|call| !self.calls.is_relayed(*call));
-        let mut ended = false;
-        match (over, silence) {
-            (Some(call), Some(silence)) => {
-                ended = self.proxy.end_call(call, &mut self.calls, now);
-                if let Some(cdr) = self.cdr.as_mut().filter(|_| ended) {
-                    cdr.fall_silent(call, silence, now);
-                }
-            }
-            (Some(call), None) if stats.is_none() && no_media => drop(self.lost.insert(call)),
-            // Its relay has forgotten it: the parties may go on, with the next offer or without media.
-            (Some(call), None) if stats.is_none() => self.proxy.forget_call(call),
-            (Some(_) | None, _) => {}
-        }
-        if let Some(cdr) = &mut self.cdr {
-            cdr.session_ended(session, stats, now);
-        }
-        ended
-    }
-}
-
-fn authenticate(proxy: &mut Proxy, config: &Config) -> anyhow::Result<()> {
-    let Some(authentication) = &config.authentication else {
-        warn!(
-            "there is no [authentication]: whoever reaches the service address can register and \
-             call as anybody"
-        );
-        return Ok(());
-    };
-    let authentication = authentication.open().map_err(anyhow::Error::msg)?;
-    log_users("users must authenticate", &authentication.users);
-    proxy.require_authentication(authentication, now());
-    Ok(())
 }
 
 /// What marks the cookies and connections of this process, among all concentrators of the service.
 pub fn draw_owner() -> anyhow::Result<Owner> {
     Ok(Owner(u16::from_be_bytes(random()?)))
-}
-
-fn proxy_config(config: &Config, owner: Owner) -> anyhow::Result<sip::proxy::Config> {
-    let service = config
-        .service_addresses
-        .iter()
-        .flat_map(|ip| config.sip_ports().map(|port| (*ip, port).into()))
-        .collect();
-    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let limits = &config.registrar;
-    Ok(sip::proxy::Config {
-        service,
-        domains: config.domains.clone(),
-        keys: cookie_keys(config)?,
-        owner,
-        clustered: config.core_link.is_some(),
-        timers: Timers::default(),
-        timer_c: TIMER_C,
-        limits: sip::transaction::Limits {
-            max_server: MAX_TRANSACTIONS,
-            max_client: MAX_TRANSACTIONS,
-            max_of_source: config.sip.max_transactions_per_source,
-        },
-        registrar: sip::registrar::Limits {
-            min_expires_s: seconds(limits.min_expires),
-            default_expires_s: seconds(limits.default_expires),
-            max_expires_s: seconds(limits.max_expires),
-            max_contacts_per_user: limits.max_contacts_per_user,
-            max_bindings: limits.max_bindings,
-            path_without_support: limits.path_without_support,
-            flow_timer_s: seconds(limits.flow_timer),
-            ping_interval_s: seconds(limits.ping_interval),
-            ping_misses: limits.ping_misses,
-        },
-        routing: config.routing.clone(),
-        epoch: (now(), unix_time().as_secs()),
-    })
-}
-
-/// The configured keys, whatever their length, as 32 octets each; a random one where there is none.
-fn cookie_keys(config: &Config) -> anyhow::Result<Keys> {
-    let octets = |key: &CookieKey| sha2::Sha256::digest(&key.0).into();
-    let current = config.cookie_key.as_ref().map(octets);
-    let previous = config.previous_cookie_key.as_ref().map(octets);
-    Ok(Keys::new(current.map_or_else(random, Ok)?, previous))
 }
 
 pub(crate) fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

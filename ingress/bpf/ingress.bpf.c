@@ -14,6 +14,7 @@
 // In this order: each knows those before it.
 #include "tables.h"
 #include "ethernet.h"
+#include "outcome.h"
 #include "read.h"
 #include "choose.h"
 #include "write.h"
@@ -184,16 +185,7 @@ int ingress(struct xdp_md *ctx)
     struct packet packet = {};
     __u32 interface = 0;
     __u32 outcome = handle(ctx, &packet, &interface);
-    struct count *count = bpf_map_lookup_elem(&counts, &outcome);
-    if (count) {
-        count->packets++;
-        count->bytes += packet.length;
-    }
-    if (outcome == FORWARD_BACK)
-        return XDP_TX;
-    if (outcome == FORWARD_ACROSS)
-        return bpf_redirect(interface, 0);
-    return outcome <= DROP_BROKEN ? XDP_DROP : XDP_PASS;
+    return conclude(outcome, packet.length, interface);
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -146,12 +146,6 @@ struct {
     __type(value, __u64);
 } total SEC(".maps");
 
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, OUTCOMES);
-    __type(key, __u32);
-    __type(value, struct count);
-} counts SEC(".maps");
 // Packets to each concentrator, by its place in the configuration.
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -108,10 +108,3 @@ struct {
     __type(key, __u32);
     __type(value, struct stream);
 } streams SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, OUTCOMES);
-    __type(key, __u32);
-    __type(value, struct count);
-} counts SEC(".maps");

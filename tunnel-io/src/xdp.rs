@@ -229,6 +229,16 @@ fn take<M: TryFrom<Map, Error = MapError>>(
     Ok(map.ok_or(XdpError::Mismatch(name))?.try_into()?)
 }
 
+/// The names in the `enum outcome` of a program's header.
+#[cfg(test)]
+fn outcome_names(header: &str) -> Vec<&str> {
+    let body = header.split("enum outcome {").nth(1).unwrap();
+    let lines = body.split('}').next().unwrap().lines();
+    lines
+        .filter_map(|line| line.trim().strip_suffix(','))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -280,11 +280,7 @@ mod tests {
     #[test]
     fn outcomes_have_the_order_and_the_names_of_the_program() {
         let source = include_str!("../../../rtp-agent/bpf/tables.h");
-        let body = source.split("enum outcome {").nth(1).unwrap();
-        let names = body.split('}').next().unwrap().lines();
-        let names: Vec<&str> = names
-            .filter_map(|line| line.trim().strip_suffix(','))
-            .collect();
+        let names = crate::xdp::outcome_names(source);
         assert_eq!(names.len(), Outcome::ALL.len());
         for (place, (outcome, name)) in Outcome::ALL.into_iter().zip(names).enumerate() {
             let (verdict, reason) = outcome.labels();

@@ -14,7 +14,7 @@ use wire::gre::TunnelKey;
 use wire::mark::{Mark, RelayId};
 
 use crate::service::{KEY1, MARK1};
-use crate::topology::two_edges::SERVICE;
+use crate::topology::two_edges::{PHONE, SERVICE};
 
 /// Each phone's port.
 pub(crate) const PORT: u16 = 20_000;
@@ -26,6 +26,22 @@ const CHUNK: u32 = 10_000;
 pub(crate) struct Registered {
     pub(crate) ago: Duration,
     pub(crate) expires_s: u32,
+}
+
+/// A REGISTER of one of many users at the one phone, for so many seconds.
+pub(crate) fn of_user(user: &str, expires_s: u32) -> String {
+    format!(
+        "REGISTER sip:example.com SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {PHONE}:5070;rport;branch=z9hG4bK{user}\r\n\
+         Max-Forwards: 70\r\n\
+         From: <sip:{user}@example.com>;tag=1\r\n\
+         To: <sip:{user}@example.com>\r\n\
+         Call-ID: {user}\r\n\
+         CSeq: 1 REGISTER\r\n\
+         Contact: <sip:{user}@{PHONE}:5070>\r\n\
+         Expires: {expires_s}\r\n\
+         Content-Length: 0\r\n\r\n"
+    )
 }
 
 /// Subject and record of each phone, as the concentrator with that number would have written them.

@@ -21,7 +21,7 @@ use crate::phone::{self, Script, Transport};
 use crate::process::Process;
 use crate::service::{Program, Service};
 use crate::topology::two_edges::{CONCENTRATOR, PHONE, SERVICE, TwoEdges};
-use crate::wait;
+use crate::{registrations, wait};
 
 /// On the core, where both concentrators reach it.
 const NATS: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
@@ -275,7 +275,10 @@ impl Phones {
             if number < count && start.elapsed() >= PACE * u32::try_from(number)? {
                 before(number)?;
                 let user = format!("{name}{number}");
-                self.0.send_to(request(&user).as_bytes(), (SERVICE, 5060))?;
+                self.0.send_to(
+                    registrations::of_user(&user, 3_600).as_bytes(),
+                    (SERVICE, 5060),
+                )?;
                 sent.insert(user, Instant::now());
                 number += 1;
             }
@@ -296,19 +299,4 @@ impl Phones {
         }
         Ok(Registered { users, longest })
     }
-}
-
-fn request(user: &str) -> String {
-    format!(
-        "REGISTER sip:example.com SIP/2.0\r\n\
-         Via: SIP/2.0/UDP {PHONE}:5070;rport;branch=z9hG4bK{user}\r\n\
-         Max-Forwards: 70\r\n\
-         From: <sip:{user}@example.com>;tag=1\r\n\
-         To: <sip:{user}@example.com>\r\n\
-         Call-ID: {user}\r\n\
-         CSeq: 1 REGISTER\r\n\
-         Contact: <sip:{user}@{PHONE}:5070>\r\n\
-         Expires: 3600\r\n\
-         Content-Length: 0\r\n\r\n"
-    )
 }

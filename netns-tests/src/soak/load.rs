@@ -18,7 +18,7 @@ use crate::process::Process;
 use crate::tcp_phone::{Habits, Heard, Phones, callee_name};
 use crate::topology::two_edges::{PHONE, SERVICE};
 use crate::two_concentrators::{TwoConcentrators, Which};
-use crate::wait;
+use crate::{registrations, wait};
 
 const RING_MS: u32 = 500;
 const TALK_MS: u32 = 1_500;
@@ -280,7 +280,10 @@ fn register_all(
         let since = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             // While its host is cut off a packet may not even leave.
-            let _lost = socket.send_to(request(&user).as_bytes(), (SERVICE, 5060));
+            let _lost = socket.send_to(
+                registrations::of_user(&user, 90_000).as_bytes(),
+                (SERVICE, 5060),
+            );
             let mut buffer = [0; 2048];
             let Ok((length, _)) = socket.recv_from(&mut buffer) else {
                 continue;
@@ -299,21 +302,6 @@ fn register_all(
         thread::sleep(USERS_EVERY.saturating_sub(since.elapsed()));
     }
     Ok(())
-}
-
-fn request(user: &str) -> String {
-    format!(
-        "REGISTER sip:example.com SIP/2.0\r\n\
-         Via: SIP/2.0/UDP {PHONE}:5070;rport;branch=z9hG4bK{user}\r\n\
-         Max-Forwards: 70\r\n\
-         From: <sip:{user}@example.com>;tag=1\r\n\
-         To: <sip:{user}@example.com>\r\n\
-         Call-ID: {user}\r\n\
-         CSeq: 1 REGISTER\r\n\
-         Contact: <sip:{user}@{PHONE}:5070>\r\n\
-         Expires: 90000\r\n\
-         Content-Length: 0\r\n\r\n"
-    )
 }
 
 #[cfg(test)]

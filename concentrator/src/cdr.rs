@@ -151,6 +151,11 @@ impl Cdr {
         self.ledger.fall_silent(session, silence, now);
     }
 
+    /// A call's last session was ended by another concentrator: it had the BYE.
+    pub fn ended_elsewhere(&mut self, session: SessionRef, now: Instant) {
+        self.ledger.ended_elsewhere(session, now);
+    }
+
     /// A session is over; `None`: its relay has forgotten it.
     pub fn session_ended(
         &mut self,

@@ -196,6 +196,8 @@ struct Stocked {
 #[derive(Debug)]
 struct Entry {
     owner: ConcentratorId,
+    /// Who hears of its end as well: owners before this one, and who has asked about it.
+    listeners: Vec<ConcentratorId>,
     lease: Lease,
     /// Which addresses its sides have, see `stock`.
     combination: usize,
@@ -220,6 +222,7 @@ impl Entry {
     ) -> Self {
         Self {
             owner,
+            listeners: Vec::new(),
             lease,
             combination,
             pairs,
@@ -517,16 +520,19 @@ impl Relay {
         if let Some(silence) = silence {
             self.ended_silent.count(silence);
         }
-        let Some(Stocked { link, .. }) = self.links.get_mut(entry.owner.0) else {
-            return;
-        };
-        if let Some(silence) = silence {
+        for concentrator in std::iter::once(entry.owner).chain(entry.listeners) {
+            let Some(Stocked { link, .. }) = self.links.get_mut(concentrator.0) else {
+                continue;
+            };
             let session = id.0;
-            link.notify(FromAgent::MediaTimeout { session, silence });
-        }
-        if entry.bound_at.is_some() {
-            let session = id.0;
-            link.notify(FromAgent::Ended { session, stats });
+            if let Some(silence) = silence {
+                link.notify(FromAgent::MediaTimeout { session, silence });
+            }
+            if entry.bound_at.is_some() {
+                let stats = stats.clone();
+                link.notify(FromAgent::Ended { session, stats });
+            }
+            self.flush_link(concentrator);
         }
         self.refill(entry.owner, now);
         self.flush_link(entry.owner);
@@ -555,6 +561,20 @@ impl Relay {
 }
 
 impl Entry {
+    /// Who is not the owner hears of its end as well.
+    fn tell_also(&mut self, concentrator: ConcentratorId) {
+        if !self.listeners.contains(&concentrator) {
+            self.listeners.push(concentrator);
+        }
+    }
+
+    /// It is another's, and who has had it still hears of its end.
+    fn hand_over(&mut self, to: ConcentratorId) {
+        let before = std::mem::replace(&mut self.owner, to);
+        self.listeners.retain(|listener| *listener != to);
+        self.tell_also(before);
+    }
+
     fn statistics(&self, now: Instant) -> SessionStatistics {
         let duration = self
             .bound_at

@@ -188,6 +188,13 @@ impl Ledger {
         }
     }
 
+    /// The relay says that a call is over, whose BYE another concentrator has got.
+    pub(super) fn ended_elsewhere(&mut self, session: SessionRef, now: Instant) {
+        if let Some(&key) = self.of_session.get(&session) {
+            self.end(key, EndedBy::Elsewhere, now);
+        }
+    }
+
     /// A session is over; without statistics where its relay has forgotten it.
     pub(super) fn session_ended(
         &mut self,

@@ -31,6 +31,8 @@ pub(super) enum EndedBy {
     MediaTimeout,
     /// Its relay has failed before there were any media, so it was ended from here.
     RelayLost,
+    /// Somebody has hung up, and another concentrator has seen it.
+    Elsewhere,
     /// It was not answered: refused, unreachable, or nobody.
     Failed,
     /// It was not answered, and the caller has cancelled it.

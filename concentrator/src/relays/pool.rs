@@ -6,7 +6,8 @@
 //! of calls (`demand`). What a lease is for travels after the fact as a request, which is sent again when the agent comes back and given up after
 //! [`REQUEST_DEADLINE`]. An agent that comes back with another epoch has forgotten its sessions:
 //! each becomes a [`RelayEvent::SessionLost`]. An agent that was not heard of for [`QUIET_AFTER`]
-//! heartbeats gives no leases until it is heard again, well before its link is given up; one that
+//! heartbeats gives no leases until it is heard again, well before its link is given up. One that comes
+//! back as it was is asked about each session in use (`resync`), since others may have ended them; one that
 //! names addresses or ports that cannot be its own (`checks`) loses its link.
 //!
 //! Pure: [`RelayPool::poll_command`] and [`RelayPool::poll_event`] say what has to be done.
@@ -17,6 +18,7 @@ mod counters;
 mod demand;
 mod lease;
 mod liveness;
+mod resync;
 mod stock;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -100,6 +102,8 @@ pub enum RelayEvent {
     Ended(SessionRef, Box<SessionStatistics>),
     /// The agent does not know the session any more.
     SessionLost(SessionRef),
+    /// A session is over, and we were away when it ended.
+    EndedUnheard(SessionRef),
     /// An agent has closed its link, as one does that ends, and has not come back.
     AgentGone(String),
 }
@@ -118,6 +122,15 @@ struct Request {
     message: ToAgent,
     session: u64,
     deadline: Instant,
+}
+
+/// A session in use.
+#[derive(Debug, Clone, Copy)]
+struct InUse {
+    /// The relay that it was taken for.
+    relay: RelayId,
+    /// The agent knows what it is for.
+    bound: bool,
 }
 
 #[derive(Debug)]
@@ -143,8 +156,11 @@ struct Agent {
     /// The request for another stock that has no answer yet.
     stock_request: Option<u64>,
     leases: VecDeque<Lease>,
-    /// Sessions in use, and the relay each was taken for.
-    sessions: HashMap<u64, RelayId>,
+    sessions: HashMap<u64, InUse>,
+    /// Sessions that it is still to be asked about.
+    unsure: Vec<u64>,
+    /// Questions about sessions that have no answer yet.
+    questions: usize,
     requests: BTreeMap<u64, Request>,
 }
 
@@ -165,6 +181,8 @@ impl Agent {
             stock_request: None,
             leases: VecDeque::new(),
             sessions: HashMap::new(),
+            unsure: Vec::new(),
+            questions: 0,
             requests: BTreeMap::new(),
         }
     }
@@ -173,11 +191,10 @@ impl Agent {
         self.link.as_ref().is_some_and(|link| link.greeted)
     }
 
-    /// A request about this session has no answer yet.
+    /// A request for a change of this session has no answer yet.
     fn asks_about(&self, session: u64) -> bool {
-        self.requests
-            .values()
-            .any(|request| request.session == session)
+        let mut requests = self.requests.values();
+        requests.any(|request| request.session == session && !request.is_question())
     }
 }
 
@@ -281,6 +298,7 @@ impl RelayPool {
         agent.quiet = false;
         agent.given_up = false;
         agent.stock_request = None;
+        agent.forget_questions();
         let next_heartbeat = now + self.settings.heartbeat;
         agent.link = Some(Link {
             id: link,
@@ -343,22 +361,29 @@ impl RelayPool {
                 }
                 agent.addresses = media_addresses;
                 agent.version = version.min(VERSION);
-                self.greet(link, &name, epoch);
+                self.greet(link, &name, epoch, now);
             }
             _ if !greeted => self.violation(link, "the first message was not Hello"),
             FromAgent::Leases { leases } => self.stock(link, &name, leases),
             FromAgent::Done { request } if agent.stock_request == Some(request) => {
                 self.stock_agreed(&name, now);
             }
-            FromAgent::Done { request } => {
-                if agent.requests.remove(&request).is_none() {
-                    self.counters.stray += 1;
+            FromAgent::Done { request } => match agent.requests.remove(&request) {
+                Some(Request {
+                    message: ToAgent::Bind { session, .. },
+                    ..
+                }) => {
+                    if let Some(session) = agent.sessions.get_mut(&session) {
+                        session.bound = true;
+                    }
                 }
+                Some(_) => {}
+                None => self.counters.stray += 1,
+            },
+            FromAgent::Failed { request, code, .. } => {
+                self.handle_failed(&name, request, code, now)
             }
-            FromAgent::Failed { request, code, .. } => self.handle_failed(&name, request, code),
-            FromAgent::Statistics { request, .. } => {
-                agent.requests.remove(&request);
-            }
+            FromAgent::Statistics { request, .. } => self.handle_known(&name, request, now),
             FromAgent::MediaStarted { session, side } => {
                 self.report(&name, session, |session| {
                     RelayEvent::MediaStarted(session, side)
@@ -476,9 +501,14 @@ impl RelayPool {
         agent.is_some_and(Agent::is_up)
     }
 
+    /// The agent that serves a relay.
+    pub fn agent_of(&self, relay: RelayId) -> Option<&str> {
+        self.agent_of.get(&relay).map(String::as_str)
+    }
+
     /// True where this agent serves a relay.
     pub fn serves(&self, agent: &str, relay: RelayId) -> bool {
-        self.agent_of.get(&relay).is_some_and(|name| name == agent)
+        self.agent_of(relay) == Some(agent)
     }
 
     /// True where an agent of that name is configured.
@@ -486,17 +516,18 @@ impl RelayPool {
         self.agents.contains_key(name)
     }
 
-    fn greet(&mut self, link: LinkId, name: &str, epoch: u64) {
+    fn greet(&mut self, link: LinkId, name: &str, epoch: u64, now: Instant) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
         if agent.epoch.is_some_and(|before| before != epoch) {
             agent.requests.clear();
             self.counters.sessions_lost += agent.sessions.len() as u64;
-            let lost = agent.sessions.drain();
-            self.events.extend(
-                lost.map(|(session, relay)| RelayEvent::SessionLost(SessionRef { relay, session })),
-            );
+            self.events
+                .extend(agent.sessions.drain().map(|(session, in_use)| {
+                    let relay = in_use.relay;
+                    RelayEvent::SessionLost(SessionRef { relay, session })
+                }));
         }
         agent.epoch = Some(epoch);
         agent.draining = false;
@@ -521,9 +552,10 @@ impl RelayPool {
         self.commands
             .extend(again.map(|message| Command::Send(link, message)));
         self.events.push_back(RelayEvent::AgentUp(name.to_owned()));
+        self.ask_about_all(name, now);
     }
 
-    fn handle_failed(&mut self, name: &str, request: u64, code: ErrorCode) {
+    fn handle_failed(&mut self, name: &str, request: u64, code: ErrorCode, now: Instant) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
@@ -548,15 +580,24 @@ impl RelayPool {
             self.counters.stray += 1;
             return;
         };
+        let asked = request.is_question();
         let released = matches!(request.message, ToAgent::Release { .. });
         let gone = matches!(code, ErrorCode::UnknownSession | ErrorCode::NotYourSession);
-        self.counters.failed += u64::from(!(released && gone));
-        if gone && let Some(relay) = agent.sessions.remove(&request.session) {
+        self.counters.failed += u64::from(!((released || asked) && gone));
+        if gone && let Some(InUse { relay, bound }) = agent.sessions.remove(&request.session) {
             let session = SessionRef {
                 relay,
                 session: request.session,
             };
-            self.events.push_back(RelayEvent::SessionLost(session));
+            self.events.push_back(if asked && bound {
+                self.counters.unheard += 1;
+                RelayEvent::EndedUnheard(session)
+            } else {
+                RelayEvent::SessionLost(session)
+            });
+        }
+        if asked {
+            self.question_over(name, now);
         }
     }
 
@@ -566,7 +607,9 @@ impl RelayPool {
             .get(name)
             .and_then(|agent| agent.sessions.get(&session));
         match relay {
-            Some(&relay) => self.events.push_back(event(SessionRef { relay, session })),
+            Some(&InUse { relay, .. }) => {
+                self.events.push_back(event(SessionRef { relay, session }))
+            }
             None => self.counters.stray += 1,
         }
     }

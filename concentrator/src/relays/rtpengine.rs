@@ -43,6 +43,12 @@ impl fmt::Display for Target {
     }
 }
 
+/// True where `Ended` without a silence and without a request of ours means that another concentrator has
+/// released the session; an rtpengine may have forgotten it.
+pub fn tells_why(agent: &str) -> bool {
+    kind_of(agent) != "rtpengine"
+}
+
 /// What kind of relay an agent of this name is.
 pub fn kind_of(agent: &str) -> &'static str {
     match agent.split_once('@') {

@@ -6,7 +6,18 @@ use wire::relay_control::SessionStatistics;
 
 use super::{MAX_RELAYED_CALLS, Worker, now};
 use crate::relays::pool::{Command, RelayEvent};
+use crate::relays::rtpengine;
 use crate::relays::server::RelayInput;
+
+/// How a session has ended.
+enum End {
+    /// With what it did.
+    Told(Box<SessionStatistics>),
+    /// Its relay has failed.
+    Lost,
+    /// While we were away.
+    Unheard,
+}
 
 impl Worker {
     pub(super) fn handle_relay(&mut self, input: RelayInput) {
@@ -67,11 +78,15 @@ impl Worker {
             }
             RelayEvent::Ended(session, stats) => {
                 info!(relay = %session.relay, session = session.session, ?stats, "session ended");
-                return self.session_over(session, Some(stats));
+                return self.session_over(session, End::Told(stats));
             }
             RelayEvent::SessionLost(session) => {
                 warn!(relay = %session.relay, session = session.session, "session lost");
-                return self.session_over(session, None);
+                return self.session_over(session, End::Lost);
+            }
+            RelayEvent::EndedUnheard(session) => {
+                info!(relay = %session.relay, session = session.session, "session ended while its relay was not linked");
+                return self.session_over(session, End::Unheard);
             }
             RelayEvent::AgentGone(agent) => {
                 let unused = self.calls.unused_of(&agent);
@@ -81,7 +96,7 @@ impl Worker {
                     "relay has ended: calls without media are given up"
                 );
                 for session in unused {
-                    self.session_over(session, None);
+                    self.session_over(session, End::Lost);
                 }
             }
         }
@@ -89,8 +104,8 @@ impl Worker {
     }
 
     /// A relay has done with a session. Where it was the last one of its call and fell silent, the
-    /// call is over.
-    fn session_over(&mut self, session: SessionRef, stats: Option<Box<SessionStatistics>>) -> bool {
+    /// call is over. Where nobody here has asked for its end, another concentrator had the BYE.
+    fn session_over(&mut self, session: SessionRef, how: End) -> bool {
         let now = now();
         let call = self.calls.call_of(session);
         let no_media = call.is_some_and(|call| self.calls.has_no_media(call));
@@ -105,14 +120,32 @@ impl Worker {
                     cdr.fall_silent(call, silence, now);
                 }
             }
-            (Some(call), None) if stats.is_none() && no_media => drop(self.lost.insert(call)),
-            // Its relay has forgotten it: the parties may go on, with the next offer or without media.
-            (Some(call), None) if stats.is_none() => self.proxy.forget_call(call),
-            (Some(_) | None, _) => {}
+            (Some(call), None) => match how {
+                End::Lost if no_media => drop(self.lost.insert(call)),
+                // Its relay has forgotten it: the parties may go on, with the next offer or without media.
+                End::Lost => self.proxy.forget_call(call),
+                End::Told(_) if !self.tells_why(session) => {}
+                End::Told(_) | End::Unheard => {
+                    self.proxy.forget_call(call);
+                    if let Some(cdr) = &mut self.cdr {
+                        cdr.ended_elsewhere(call, now);
+                    }
+                }
+            },
+            (None, _) => {}
         }
         if let Some(cdr) = &mut self.cdr {
+            let stats = match how {
+                End::Told(stats) => Some(stats),
+                End::Lost | End::Unheard => None,
+            };
             cdr.session_ended(session, stats, now);
         }
         ended
+    }
+
+    fn tells_why(&self, session: SessionRef) -> bool {
+        let agent = self.calls.relays.agent_of(session.relay);
+        agent.is_some_and(rtpengine::tells_why)
     }
 }

@@ -267,6 +267,7 @@ fn media_totals(calls: &Calls) -> Totals {
         ("relay_request_expired", relays.expired),
         ("relay_stray_answer", relays.stray),
         ("relay_session_lost", relays.sessions_lost),
+        ("relay_session_ended_unheard", relays.unheard),
         ("relay_gone", relays.gone),
     ]
 }

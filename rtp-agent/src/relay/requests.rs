@@ -151,8 +151,11 @@ impl Relay {
         session: SessionId,
         now: Instant,
     ) {
-        let answer = match self.sessions.get(&session) {
+        let answer = match self.sessions.get_mut(&session) {
             Some(entry) if entry.owner == concentrator || !entry.session.is_lease() => {
+                if entry.owner != concentrator {
+                    entry.tell_also(concentrator);
+                }
                 FromAgent::Statistics {
                     request,
                     session: session.0,
@@ -168,7 +171,7 @@ impl Relay {
 
 /// A session that this concentrator may change: its own, or one in use. All concentrators are believed
 /// alike, and who has the session's number has it from a call. When its owner is away the session is
-/// this one's from now on, which hears of its end.
+/// this one's from now on, and both hear of its end.
 fn changeable<'s>(
     sessions: &'s mut HashMap<SessionId, Entry>,
     links: &[Stocked],
@@ -188,7 +191,7 @@ fn changeable<'s>(
         .get(entry.owner.0)
         .is_some_and(|owner| owner.link.is_up())
     {
-        entry.owner = concentrator;
+        entry.hand_over(concentrator);
     }
     Ok(entry)
 }

@@ -89,6 +89,28 @@ fn a_session_in_use_is_every_concentrators_and_goes_over_when_its_owner_is_away(
     );
     rig.advance(2_000);
     assert_eq!(rig.ended_to, [C2]);
+    // Who had it may still count the call.
+    rig.connect(C1, 1);
+    assert_eq!(rig.ended_to, [C2, C1]);
+}
+
+#[test]
+fn who_asks_about_a_session_hears_of_its_end() {
+    let mut rig = Rig::new();
+    let lease = rig.connect(C1, 1)[0];
+    rig.control(C1, bind(1, lease.session));
+    rig.connect(C2, 1);
+    for request in 2..4 {
+        let session = lease.session;
+        rig.control(C2, ToAgent::Query { request, session });
+    }
+    let release = ToAgent::Release {
+        request: 4,
+        session: lease.session,
+    };
+    rig.control(C1, release);
+    rig.advance(2_000);
+    assert_eq!(rig.ended_to, [C1, C2], "each once");
 }
 
 #[test]

@@ -216,6 +216,27 @@ fn a_call_without_media_says_which_limit_it_reached() {
 }
 
 #[test]
+fn a_call_that_another_concentrator_has_seen_end_says_so() {
+    for stats in [true, false] {
+        let mut rig = Rig::new();
+        rig.begin(1);
+        rig.answer(1, Some(session(7)));
+        rig.after(60_000);
+        rig.ledger.ended_elsewhere(session(7), rig.now);
+        if stats {
+            rig.session_ended(session(7));
+        } else {
+            rig.ledger.session_ended(session(7), None, rig.now);
+        }
+        rig.after(1000);
+        let lines = rig.lines();
+        assert_eq!(lines[0]["ended_by"], "elsewhere");
+        assert_eq!(lines[0]["duration_ms"], 60_000);
+        rig.assert_empty();
+    }
+}
+
+#[test]
 fn a_call_that_has_lost_its_relay_says_so() {
     let mut rig = Rig::new();
     rig.begin(1);

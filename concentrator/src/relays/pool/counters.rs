@@ -55,4 +55,6 @@ pub struct Counters {
     pub gone: u64,
     /// Sessions that ended with their agent.
     pub sessions_lost: u64,
+    /// Sessions that ended while their agent's link was down, and of whose end nothing else was heard.
+    pub unheard: u64,
 }

@@ -16,13 +16,18 @@ impl RelayPool {
         self.adapt_stocks(now);
         let silence = self.settings.heartbeat * (MISSED_HEARTBEATS + 1);
         let hush = self.settings.heartbeat * QUIET_AFTER;
+        let mut unanswered = Vec::new();
         for (name, agent) in &mut self.agents {
             if agent.gone_at.take_if(|at| *at <= now).is_some() {
                 self.counters.gone += 1;
                 self.events.push_back(RelayEvent::AgentGone(name.clone()));
             }
             let before = agent.requests.len();
-            agent.requests.retain(|_, request| request.deadline > now);
+            agent.requests.retain(|_, request| {
+                let is_old = request.deadline <= now;
+                unanswered.extend((is_old && request.is_question()).then(|| name.clone()));
+                !is_old
+            });
             self.counters.expired += (before - agent.requests.len()) as u64;
             let Some(link) = agent.link.as_mut() else {
                 continue;
@@ -43,6 +48,9 @@ impl RelayPool {
                 self.commands
                     .push_back(Command::Send(link.id, ToAgent::Heartbeat { seq }));
             }
+        }
+        for name in unanswered {
+            self.question_over(&name, now);
         }
     }
 

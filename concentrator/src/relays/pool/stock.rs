@@ -10,7 +10,7 @@ use wire::relay_control::{Lease, ToAgent};
 
 use super::checks::check_unique;
 use super::lease::reaches;
-use super::{Agent, Command, LeasedSession, LinkId, NoLease, RelayEvent, RelayPool};
+use super::{Agent, Command, InUse, LeasedSession, LinkId, NoLease, RelayEvent, RelayPool};
 
 /// The version of the protocol that knows [`ToAgent::Stock`].
 const STOCK_SINCE: u16 = 2;
@@ -139,7 +139,11 @@ impl RelayPool {
     pub(super) fn taken(&mut self, relay: RelayId, name: &str, lease: Lease) -> LeasedSession {
         self.counters.leases_taken += 1;
         if let Some(agent) = self.agents.get_mut(name) {
-            agent.sessions.insert(lease.session, relay);
+            let in_use = InUse {
+                relay,
+                bound: false,
+            };
+            agent.sessions.insert(lease.session, in_use);
         }
         self.expect(relay, 1);
         LeasedSession {
@@ -186,9 +190,9 @@ impl RelayPool {
                     continue;
                 }
                 self.counters.sessions_lost += 1;
-                let relay = agent.sessions.remove(&lease.session);
-                let lost = relay.map(|relay| SessionRef {
-                    relay,
+                let in_use = agent.sessions.remove(&lease.session);
+                let lost = in_use.map(|in_use| SessionRef {
+                    relay: in_use.relay,
                     session: lease.session,
                 });
                 self.events.extend(lost.map(RelayEvent::SessionLost));

@@ -244,6 +244,106 @@ fn a_bind_that_a_lost_link_swallowed_is_counted_and_its_lease_is_used_again() {
     assert!(world.pool.take_lease(relay(1), [None; 2]).is_ok());
 }
 
+/// A BYE that another concentrator has got while our link was cut.
+#[test]
+fn a_session_that_ended_while_its_agent_was_not_linked_is_over() {
+    let mut world = World::linked();
+    let gone = world.take_and_bind();
+    world.say(FromAgent::Leases {
+        leases: vec![lease(11)],
+    });
+    let kept = world.take_and_bind();
+    world.pool.handle_closed(LINK);
+    world.now += Duration::from_secs(240);
+    world.pool.handle_timeout(world.now);
+    world.events();
+    world.link(LinkId(2), 1);
+    let mut asked = world.questions();
+    asked.sort_unstable_by_key(|(_, session)| *session);
+    let [(first, 10), (second, 11)] = asked[..] else {
+        panic!("a question about each: {asked:?}");
+    };
+    world.say(unknown(first));
+    world.say(FromAgent::Statistics {
+        request: second,
+        session: 11,
+        stats: SessionStatistics::default(),
+    });
+    assert_eq!(
+        world.events(),
+        [
+            RelayEvent::AgentUp("relay1".to_owned()),
+            RelayEvent::EndedUnheard(gone)
+        ]
+    );
+    assert!(world.pool.agents().any(|agent| agent.sessions == 1));
+    let counters = world.pool.counters();
+    assert_eq!((counters.unheard, counters.failed), (1, 0));
+    // The other one's end is told.
+    world.say(FromAgent::Ended {
+        session: 11,
+        stats: SessionStatistics::default(),
+    });
+    assert!(matches!(&world.events()[..], [RelayEvent::Ended(session, _)] if *session == kept));
+}
+
+#[test]
+fn a_session_that_its_agent_has_never_heard_of_is_lost() {
+    let mut world = World::linked();
+    let taken = world.pool.take_lease(relay(1), [None; 2]).expect("a lease");
+    let (a, b) = (Gate::default(), Gate::default());
+    world.pool.handle_closed(LINK);
+    world.pool.bind(taken.session, a, b, "call", world.now);
+    world.now += REQUEST_DEADLINE;
+    world.pool.handle_timeout(world.now);
+    world.link(LinkId(2), 1);
+    world.events();
+    let [(request, 10)] = world.questions()[..] else {
+        panic!("a question about it");
+    };
+    world.say(unknown(request));
+    assert_eq!(world.events(), [RelayEvent::SessionLost(taken.session)]);
+}
+
+#[test]
+fn an_agent_is_asked_about_few_sessions_at_a_time_and_about_all() {
+    let mut world = World::linked();
+    for session in 100..400 {
+        world.say(FromAgent::Leases {
+            leases: vec![lease(session)],
+        });
+        world.take_and_bind();
+    }
+    // A link that is lost in the middle of it begins again.
+    for link in 2..4 {
+        world.pool.handle_closed(world.link);
+        world.link(LinkId(link), 1);
+        let asked = world.questions();
+        assert_eq!(asked.len(), 64);
+        world.say(unknown(asked[0].0));
+        assert_eq!(world.questions().len(), 1, "one answer, one more question");
+    }
+    // What has no answer in time makes room as well.
+    world.now += REQUEST_DEADLINE;
+    world.say(FromAgent::HeartbeatAck { seq: 0 });
+    world.pool.handle_timeout(world.now);
+    let mut open = world.questions();
+    assert_eq!(open.len(), 64);
+    let mut answered = 0;
+    while let Some((request, session)) = open.pop() {
+        answered += 1;
+        world.say(FromAgent::Statistics {
+            request,
+            session,
+            stats: SessionStatistics::default(),
+        });
+        open.extend(world.questions());
+    }
+    assert_eq!(answered, 298 - 64, "all but what was asked before");
+    world.say(unknown(9_999));
+    assert_eq!(world.questions(), []);
+}
+
 #[test]
 fn a_newer_link_replaces_the_older_one() {
     let mut world = World::linked();
@@ -777,6 +877,30 @@ impl World {
             .count()
     }
 
+    /// The next lease, in use.
+    fn take_and_bind(&mut self) -> SessionRef {
+        let taken = self.pool.take_lease(relay(1), [None; 2]).expect("a lease");
+        let (a, b) = (Gate::default(), Gate::default());
+        self.commands();
+        self.pool.bind(taken.session, a, b, "call", self.now);
+        let [Command::Send(_, ToAgent::Bind { request, .. })] = self.commands()[..] else {
+            panic!("a Bind");
+        };
+        self.say(FromAgent::Done { request });
+        taken.session
+    }
+
+    /// Sessions that were asked about, each with the number of its request.
+    fn questions(&mut self) -> Vec<(u64, u64)> {
+        let commands = self.commands().into_iter();
+        commands
+            .filter_map(|command| match command {
+                Command::Send(_, ToAgent::Query { request, session }) => Some((request, session)),
+                Command::Send(..) | Command::Close(..) => None,
+            })
+            .collect()
+    }
+
     fn events(&mut self) -> Vec<RelayEvent> {
         std::iter::from_fn(|| self.pool.poll_event()).collect()
     }
@@ -801,6 +925,14 @@ fn lease(session: u64) -> Lease {
         session,
         a: side(first),
         b: side(first + 2),
+    }
+}
+
+fn unknown(request: u64) -> FromAgent {
+    FromAgent::Failed {
+        request,
+        code: ErrorCode::UnknownSession,
+        text: String::new(),
     }
 }
 

@@ -58,7 +58,9 @@ impl Proxy {
             return;
         }
         let status = response.status().unwrap_or_default();
-        settle_media(&cookie, response, media, now);
+        if let Some((party, session)) = settle_media(&cookie, response, media, now) {
+            self.forget_dialog(response, party, session);
+        }
         if !goes_upstream(response.method(), status) {
             return;
         }
@@ -364,19 +366,24 @@ fn goes_upstream(method: Method<'_>, status: u16) -> bool {
     }
 }
 
-/// What a final response means for the media of its call. Copies of it say the same again.
-fn settle_media(cookie: &ViaCookie, response: &Message, media: &mut dyn Media, now: Instant) {
-    let Some(session) = session_of(cookie) else {
-        return;
-    };
+/// What a final response means for the media of its call. Copies of it say the same again. Returns whose BYE
+/// it has ended a dialog of what call with.
+fn settle_media(
+    cookie: &ViaCookie,
+    response: &Message,
+    media: &mut dyn Media,
+    now: Instant,
+) -> Option<(Party, SessionRef)> {
+    let session = session_of(cookie)?;
     let status = response.status().unwrap_or_default();
     let sender = match cookie.role {
         Role::Initial | Role::Forked => {
-            return match (response.method(), status) {
+            match (response.method(), status) {
                 (Method::Invite, 200..300) => media.answered(session, now),
                 (Method::Invite, 300..) => media.ended(session, now),
                 _ => {}
-            };
+            }
+            return None;
         }
         Role::ByCaller => Party::Caller,
         Role::ByCallee => Party::Callee,
@@ -385,8 +392,10 @@ fn settle_media(cookie: &ViaCookie, response: &Message, media: &mut dyn Media, n
     if response.method() == Method::Bye {
         if status >= 200 && !matches!(status, 401 | 407) {
             media.hung_up(response, sender, session, now);
+            return Some((sender, session));
         }
     } else if status >= 300 {
         media.refused(response, sender, session, now);
     }
+    None
 }

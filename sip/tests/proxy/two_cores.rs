@@ -254,6 +254,28 @@ fn an_answer_that_went_by_another_core_is_learnt_from_its_ack() {
     }
 }
 
+/// The BYE went by another core, and its answer comes by the one that has the call.
+#[test]
+fn a_call_whose_bye_was_answered_here_is_not_ended_from_here_any_more() {
+    for by_caller in [true, false] {
+        let mut pair = Pair::new(0);
+        pair.cores[0].proxy.remember_dialogs(10);
+        let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
+        let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
+        pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
+        assert_eq!(pair.cores[0].proxy.remembered(), 1);
+        pair.mask = 1 << pair.received;
+        if by_caller {
+            let bye = pair.delivered(ALICE, &in_dialog("BYE", 2, &ok, true), "BYE -> bob");
+            pair.delivered(BOB, &bob_answers(&bye, 200), "200 -> alice");
+        } else {
+            let bye = pair.delivered(BOB, &in_dialog("BYE", 1, &ok, false), "BYE -> alice");
+            pair.delivered(ALICE, &answer(&bye, 200, "OK", "a1"), "200 -> bob");
+        }
+        assert_eq!(pair.cores[0].proxy.remembered(), 0);
+    }
+}
+
 /// Bob has his connection at a core that is gone: what is for him waits until he has registered again, and what
 /// was under way to him follows, in its transaction.
 #[test]

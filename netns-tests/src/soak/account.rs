@@ -48,7 +48,7 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn of(
-        plan: Plan,
+        plan: &Plan,
         happened: &[Happened],
         calls: Calls,
         lost: Vec<String>,
@@ -116,11 +116,10 @@ impl Account {
         }
     }
 
-    /// An error where a binding is lost, or a file stays open.
+    /// An error where a binding is lost, or anything is left behind.
     pub(super) fn nothing_is_lost(&self) -> Result<()> {
-        let files = self.leaks.iter().filter(|leak| leak.contains("open files"));
         ensure!(
-            self.bindings_lost == 0 && files.count() == 0,
+            self.bindings_lost == 0 && self.leaks.is_empty(),
             "seed {}: bindings lost: {:?}; leaks: {:?}",
             self.seed,
             self.lost,

@@ -12,16 +12,17 @@ use crate::service::Program;
 use crate::two_concentrators::{TwoConcentrators, Which};
 use crate::wait;
 
-/// For timers of ended calls, of which C is the longest (185 s), and for connections of phones that are no more.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// For timers of ended calls, of which C with what follows it is the longest (185 s, then 32 s for the CANCEL and 32 s for
+/// the ACK), and for connections of phones that are no more.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Of one program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Holding {
     pub(super) files: u64,
     pub(super) resident_bytes: u64,
-    /// Requests, transactions and calls of a concentrator, sessions of a relay.
-    pub(super) in_progress: u64,
+    /// Requests, transactions and calls of a concentrator, sessions of a relay: what of it is not 0.
+    pub(super) in_progress: BTreeMap<&'static str, u64>,
 }
 
 /// Of all programs.
@@ -37,7 +38,7 @@ impl Inventory {
         wait::until("nothing to be in progress", PATIENCE, || {
             std::thread::sleep(Duration::from_millis(500));
             let now = Self::take(rig)?;
-            let idle = now.0.values().all(|held| held.in_progress == 0);
+            let idle = now.0.values().all(|held| held.in_progress.is_empty());
             same = if idle && now.files() == last.files() {
                 same + 1
             } else {
@@ -68,8 +69,10 @@ impl Inventory {
             let Some(then) = before.0.get(name) else {
                 continue;
             };
-            if now.in_progress > then.in_progress {
-                leaks.push(format!("{name}: {} in progress", now.in_progress));
+            for (what, count) in &now.in_progress {
+                if *count > then.in_progress.get(what).copied().unwrap_or(0) {
+                    leaks.push(format!("{name}: {count} {what}"));
+                }
             }
             if now.files > then.files {
                 leaks.push(format!(
@@ -105,21 +108,32 @@ impl Inventory {
 
 /// The gauges that must be 0 when nothing is going on.
 const CONCENTRATOR: &[&str] = &[
-    "sipcast_concentrator_state{kind=\"requests_in_progress\"}",
-    "sipcast_concentrator_state{kind=\"relayed_calls\"}",
-    "sipcast_concentrator_state{kind=\"waiting_for_relay\"}",
-    "sipcast_concentrator_state{kind=\"waiting_for_return\"}",
-    "sipcast_concentrator_state{kind=\"registers_held\"}",
+    "requests_in_progress",
+    "relayed_calls",
+    "remembered_calls",
+    "waiting_for_relay",
+    "waiting_for_return",
+    "registers_held",
 ];
 const RELAY: &[&str] = &["sipcast_relay_sessions"];
 
 impl Holding {
-    fn of(program: &Program, namespace: &Namespace, gauges: &[&str]) -> Result<Self> {
+    fn of(
+        program: &Program,
+        namespace: &Namespace,
+        gauges: &'static [&'static str],
+    ) -> Result<Self> {
         let metrics = program.metrics(namespace)?;
-        let mut in_progress = 0;
+        let mut in_progress = BTreeMap::new();
         for gauge in gauges {
-            let sample = metrics.iter().find(|(name, _)| name == gauge);
-            in_progress += sample.with_context(|| format!("there is no {gauge}"))?.1 as u64;
+            let kind = format!("sipcast_concentrator_state{{kind=\"{gauge}\"}}");
+            let sample = metrics
+                .iter()
+                .find(|(name, _)| name == gauge || **name == kind);
+            let count = sample.with_context(|| format!("there is no {gauge}"))?.1 as u64;
+            if count > 0 {
+                in_progress.insert(*gauge, count);
+            }
         }
         // The connection of that question is over, too.
         std::thread::sleep(Duration::from_millis(50));
@@ -138,10 +152,13 @@ mod tests {
 
     #[test]
     fn a_leak_is_what_there_is_more_than_before() {
-        let holding = |files, in_progress| Holding {
+        let holding = |files, calls| Holding {
             files,
             resident_bytes: 1,
-            in_progress,
+            in_progress: (calls > 0)
+                .then_some(("calls", calls))
+                .into_iter()
+                .collect(),
         };
         let before = Inventory(BTreeMap::from([
             ("a", holding(10, 0)),
@@ -153,7 +170,7 @@ mod tests {
         ]));
         assert_eq!(
             after.leaks(&before),
-            ["a: 11 open files, 10 before", "b: 2 in progress"]
+            ["a: 11 open files, 10 before", "b: 2 calls"]
         );
         assert!(before.leaks(&before).is_empty());
     }

@@ -62,7 +62,7 @@ pub(super) struct Calls {
 }
 
 impl Load {
-    pub(super) fn start(rig: &TwoConcentrators, plan: Plan, folder: &Path) -> Result<Self> {
+    pub(super) fn start(rig: &TwoConcentrators, plan: &Plan, folder: &Path) -> Result<Self> {
         let (ua1, ua2) = (&rig.net.ua1, &rig.net.ua2);
         let callee = phone::lasting_callee(ua2, RING_MS, REGISTER_MS, folder)?;
         let habits = Habits {
@@ -87,7 +87,7 @@ impl Load {
             phones,
             users,
             begun,
-            plan,
+            plan: plan.clone(),
             folder: folder.to_owned(),
         })
     }

@@ -50,6 +50,7 @@ impl Network {
             (&net.phones.namespace, "direct", "10.0.8.1/24"),
             (&net.proxy, "direct", "10.0.8.2/24"),
         )?;
+        link::receive_by_thread(&net.phones.namespace, "direct")?;
         // Answers come by another link than the requests took.
         for setting in ["all", "edge", "direct"] {
             let key = format!("net.ipv4.conf.{setting}.rp_filter");

@@ -132,8 +132,7 @@ INLINE __u32 entropy(const struct packet *packet, __u32 ports)
 }
 
 // The outer source, of those that there are.
-INLINE const struct address *choose_source(__u32 flow, const struct settings *set)
+INLINE __u32 choose_source(__u32 flow, const struct settings *set)
 {
-    __u32 place = (flow >> 16) * set->source_count >> 16;
-    return &set->sources[place & (MAX_SOURCES - 1)];
+    return (flow >> 16) * set->source_count >> 16 & (MAX_SOURCES - 1);
 }

@@ -7,9 +7,9 @@
 // and so to the TUN device and the program: options, ICMP, too long for the tunnel, a neighbour that is
 // not resolved. So this program may come and go at any time.
 //
-// It writes to no map but its counters and the limits' buckets. Written without the headers of libbpf:
-// only clang and the kernel's own are needed. tunnel-io's `xdp.rs` loads it, and `xdp/tables.rs` must
-// agree with the maps.
+// It writes to no map but its counters, the limits' buckets and the ways that it has found. Written without
+// the headers of libbpf: only clang and the kernel's own are needed. tunnel-io's `xdp.rs` loads it, and
+// `xdp/tables.rs` must agree with the maps.
 
 // In this order: each knows those before it.
 #include "tables.h"
@@ -17,6 +17,7 @@
 #include "outcome.h"
 #include "read.h"
 #include "choose.h"
+#include "way.h"
 #include "write.h"
 
 // The generic cell rate algorithm, as in limits.rs: `next` is when the source would be on time again. Two
@@ -112,37 +113,6 @@ INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
     return OUTCOMES;
 }
 
-INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                      const struct trip *trip, struct bpf_fib_lookup *way)
-{
-    const struct address *from = trip->from;
-    const struct candidate *to = trip->to;
-    way->l4_protocol = (__u8)set->outer_protocol;
-    way->tot_len = packet->length + outer_length(set);
-    way->ifindex = packet->device;
-    if (set->is_outer_ipv6) {
-        way->family = FAMILY_IPV6;
-        way->flowinfo = __builtin_bswap32((__u32)set->outer_tos << 20);
-        __builtin_memcpy(way->ipv6_src, from, sizeof(*from));
-        __builtin_memcpy(way->ipv6_dst, &to->address, sizeof(to->address));
-    } else {
-        way->family = FAMILY_IPV4;
-        way->tos = set->outer_tos;
-        way->ipv4_src = from->words[3];
-        way->ipv4_dst = to->address.words[3];
-    }
-    switch (bpf_fib_lookup(ctx, way, sizeof(*way), 0)) {
-    case BPF_FIB_LKUP_RET_SUCCESS:
-        return OUTCOMES;
-    case BPF_FIB_LKUP_RET_NO_NEIGH:
-        return PASS_NO_NEIGHBOUR;
-    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-        return PASS_TOO_BIG;
-    default:
-        return PASS_NO_ROUTE;
-    }
-}
-
 INLINE const struct settings *current_settings(void)
 {
     __u32 zero = 0;
@@ -166,17 +136,16 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
         return outcome;
     struct trip trip = {.to = choose(packet, set)};
     trip.flow = entropy(packet, read_ports(ctx, packet));
-    trip.from = choose_source(trip.flow, set);
-    struct bpf_fib_lookup way = {};
+    trip.source = choose_source(trip.flow, set);
+    struct way *way = 0;
     outcome = find_way(ctx, packet, set, &trip, &way);
     if (outcome != OUTCOMES)
         return outcome;
-    __u32 device = way.ifindex;
-    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
-    if (!departure)
+    // The verifier has forgotten.
+    if (!way)
         return PASS_NO_ROUTE;
-    *interface = departure->interface;
-    return encapsulate(ctx, packet, set, &trip, departure, &way);
+    *interface = way->departure.interface;
+    return encapsulate(ctx, packet, set, &trip, way);
 }
 
 SEC("xdp.frags")

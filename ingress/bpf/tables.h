@@ -74,10 +74,13 @@ struct settings {
     __u32 source_count;
     // That of GRE or UDP. Read and not worked out, for the verifier's sake.
     __u32 outer_protocol;
+    // Of these settings and of the devices.
+    __u32 generation;
+    __u32 unused;
 };
 
 _Static_assert(sizeof(struct settings) ==
-                   64 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12 + MAX_SOURCES * 16 + 8,
+                   64 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12 + MAX_SOURCES * 16 + 16,
                "no padding");
 
 struct {

@@ -1,16 +1,5 @@
 // Puts a packet that has been read into the tunnel: mark, GRE, outer header, Ethernet.
 
-// Of what comes between the outer header and the packet. Without a branch, for the verifier's sake.
-INLINE __u32 shim_length(const struct settings *set)
-{
-    return GRE + (set->is_gre_udp & 1) * UDP_HEADER;
-}
-
-INLINE __u32 outer_length(const struct settings *set)
-{
-    return IPV4 + (set->is_outer_ipv6 & 1) * (IPV6 - IPV4) + shim_length(set);
-}
-
 // RFC 1624 section 3, equation 3, for the mark and the hop at once. The ECN bits stay.
 INLINE void stamp_ipv4(__u8 *ip, __u8 mark_tos)
 {
@@ -86,19 +75,11 @@ INLINE void write_gre(__u8 *gre, const struct packet *packet, const struct setti
     *(__u32 *)(gre + 4) = set->tunnel_key;
 }
 
-// Where a packet goes, and as what.
-struct trip {
-    const struct candidate *to;
-    const struct address *from;
-    // Its entropy, where that matters.
-    __u32 flow;
-};
-
 INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                         const struct trip *trip, const struct departure *departure,
-                         const struct bpf_fib_lookup *way)
+                         const struct trip *trip, const struct way *way)
 {
-    const struct address *from = trip->from;
+    const struct departure *departure = &way->departure;
+    const struct address *from = &set->sources[trip->source & (MAX_SOURCES - 1)];
     const struct candidate *to = trip->to;
     __u32 whole = packet->link_header + packet->length;
     // Octets after the packet fill up a short frame; the kernel would cut them off, too.
@@ -109,7 +90,8 @@ INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const 
     int grown = (int)(ETHERNET + TAG * tags + outer_length(set)) - (int)packet->link_header;
     if (bpf_xdp_adjust_head(ctx, -grown))
         return PASS_NO_ROOM;
-    __u8 *outer = write_ethernet(ctx, departure, way, set->is_outer_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
+    __u8 *outer = write_ethernet(ctx, departure, way->to, way->from,
+                                 set->is_outer_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
     const void *end = (void *)(long)ctx->data_end;
     if (!outer)
         return DROP_BROKEN;

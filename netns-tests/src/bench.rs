@@ -113,6 +113,11 @@ const BENCHES: &[Bench] = &[
         run: ingress::run,
     },
     Bench {
+        name: "ingress/socket",
+        about: "the same with frames from a socket over veth, which copies each for XDP",
+        run: ingress::run_socket,
+    },
+    Bench {
         name: "ingress-tun",
         about: "CPU of sipcast-ingress per packet on the TUN path; no peer yet",
         run: ingress_tun::run,

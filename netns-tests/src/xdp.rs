@@ -61,12 +61,17 @@ pub(crate) fn let_pass(namespace: &Namespace, device: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Takes away the XDP program on this device, whose owner goes on, as an operator would.
-pub(crate) fn take_away(namespace: &Namespace, device: &str) -> Result<()> {
+/// The number of the XDP program on this device.
+pub(crate) fn program_on(namespace: &Namespace, device: &str) -> Result<u64> {
     let shown = namespace.run(&format!("ip -j link show dev {device}"))?;
     let shown: Value = serde_json::from_str(&shown)?;
     let program = shown.pointer("/0/xdp/prog/id").and_then(Value::as_u64);
-    let program = program.with_context(|| format!("no XDP program on {device}: {shown}"))?;
+    program.with_context(|| format!("no XDP program on {device}: {shown}"))
+}
+
+/// Takes away the XDP program on this device, whose owner goes on, as an operator would.
+pub(crate) fn take_away(namespace: &Namespace, device: &str) -> Result<()> {
+    let program = program_on(namespace, device)?;
     // Links are the whole machine's, and others may have some.
     let links: Vec<Value> = serde_json::from_str(&command::run("bpftool -j link show")?)?;
     let of_program = |link: &&Value| link.get("prog_id").and_then(Value::as_u64) == Some(program);

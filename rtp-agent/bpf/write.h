@@ -72,7 +72,8 @@ INLINE __u32 write_packet(struct xdp_md *ctx, const struct packet *packet, const
                 (int)(packet->link_header + ip_header(packet->is_ipv6));
     if (grown && bpf_xdp_adjust_head(ctx, -grown))
         return PASS_NO_ROOM;
-    __u8 *ip = write_ethernet(ctx, departure, way, entry->is_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
+    __u8 *ip = write_ethernet(ctx, departure, way->dmac, way->smac,
+                              entry->is_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
     const void *end = (void *)(long)ctx->data_end;
     if (!ip)
         return DROP_BROKEN;

@@ -75,14 +75,14 @@ INLINE __u32 read_ethernet(struct xdp_md *ctx, __u32 *device, __u32 *link_header
 }
 
 // Ethernet header with the tags of the device that it leaves by. 0: no room.
-INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departure,
-                            const struct bpf_fib_lookup *way, __u16 type)
+INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departure, const __u8 *to,
+                            const __u8 *from, __u16 type)
 {
     void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
     if (data + ETHERNET > end)
         return 0;
-    __builtin_memcpy(data, way->dmac, 6);
-    __builtin_memcpy(data + 6, way->smac, 6);
+    __builtin_memcpy(data, to, 6);
+    __builtin_memcpy(data + 6, from, 6);
     __u16 *at = data + ETHERNET;
 #pragma unroll
     for (int tag = 0; tag < 2; tag++) {

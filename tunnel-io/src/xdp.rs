@@ -105,8 +105,11 @@ pub struct Xdp {
     loaded: Loaded,
     settings: Array<MapData, RawSettings>,
     active: Array<MapData, u32>,
-    /// Which of the two settings is good.
+    /// Which of the two settings is good, and what it has.
     slot: u32,
+    current: Option<Settings>,
+    /// Of the settings and the devices.
+    generation: u32,
     rules_ipv4: LpmTrie<MapData, [u8; 4], u32>,
     rules_ipv6: LpmTrie<MapData, [u8; 16], u32>,
     services: HashMap<MapData, [u8; 16], u32>,
@@ -127,6 +130,8 @@ impl Xdp {
             settings: loaded.map("settings")?,
             active: loaded.map("active")?,
             slot: 0,
+            current: None,
+            generation: 0,
             rules_ipv4: loaded.map("rules_ipv4")?,
             rules_ipv6: loaded.map("rules_ipv6")?,
             services: loaded.map("services")?,
@@ -187,17 +192,28 @@ impl Xdp {
         if !(1..=MAX_SOURCES).contains(&settings.sources.len()) {
             return Err(XdpError::Mismatch("no outer source, or too many"));
         }
+        self.generation = self.generation.wrapping_add(1);
         let slot = 1 - self.slot;
-        self.settings.set(slot, RawSettings::from(settings), 0)?;
+        let raw = RawSettings::new(settings, self.generation);
+        self.settings.set(slot, raw, 0)?;
         self.active.set(0, slot, 0)?;
         self.slot = slot;
+        self.current = Some(settings.clone());
         Ok(())
     }
 
     /// The devices of this machine as they are now. Packets come and go by the interfaces that are named,
     /// tagged for a VLAN (or one in another) or not.
     pub fn set_links(&mut self, links: &[Link], interfaces: &[String]) -> Result<(), XdpError> {
-        self.loaded.set_links(links, interfaces)
+        let is_new = self.loaded.set_links(links, interfaces)?;
+        // Ways that the program has found lead to the devices of before.
+        match self.current.take() {
+            Some(settings) if is_new => self.set_settings(&settings),
+            current => {
+                self.current = current;
+                Ok(())
+            }
+        }
     }
 
     /// What became of all packets so far, in the order of [`Outcome::ALL`].

@@ -23,8 +23,8 @@ impl Devices {
         })
     }
 
-    /// As they are now. Packets come and go by the interfaces that are named.
-    pub(super) fn set(&mut self, links: &[Link], interfaces: &[String]) -> Result<(), XdpError> {
+    /// As they are now; true when they were others before. Packets come and go by the interfaces that are named.
+    pub(super) fn set(&mut self, links: &[Link], interfaces: &[String]) -> Result<bool, XdpError> {
         let (mut arrivals, mut departures) = (StdHashMap::new(), StdHashMap::new());
         for link in links {
             let Some((interface, tags)) = tags_of(link, links) else {
@@ -48,8 +48,10 @@ impl Devices {
             };
             departures.insert(link.index, departure);
         }
+        let is_new = self.arrivals.content != arrivals || self.departures.content != departures;
         self.arrivals.set(arrivals)?;
-        self.departures.set(departures)
+        self.departures.set(departures)?;
+        Ok(is_new)
     }
 }
 

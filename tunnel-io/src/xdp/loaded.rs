@@ -84,12 +84,12 @@ impl Loaded {
         link.xdp_program == Some(self.id)
     }
 
-    /// The devices of this machine as they are now.
+    /// The devices of this machine as they are now; true when they were others before.
     pub(super) fn set_links(
         &mut self,
         links: &[Link],
         interfaces: &[String],
-    ) -> Result<(), XdpError> {
+    ) -> Result<bool, XdpError> {
         self.devices.set(links, interfaces)
     }
 

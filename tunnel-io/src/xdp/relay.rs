@@ -84,7 +84,7 @@ impl RelayXdp {
     /// The devices of this machine as they are now. Packets come and go by the interfaces that are named,
     /// tagged for a VLAN (or one in another) or not.
     pub fn set_links(&mut self, links: &[Link], interfaces: &[String]) -> Result<(), XdpError> {
-        self.loaded.set_links(links, interfaces)
+        self.loaded.set_links(links, interfaces).map(drop)
     }
 
     /// From now on the program relays what fits this key, and goes on with the figures of the stream. The

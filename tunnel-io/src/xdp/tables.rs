@@ -232,16 +232,19 @@ pub(super) struct RawSettings {
     sources: [[u8; 16]; MAX_SOURCES],
     source_count: u32,
     outer_protocol: u32,
+    generation: u32,
+    unused: u32,
 }
 
 const _: () = assert!(std::mem::offset_of!(RawSettings, candidates) == 64);
 const _: () = assert!(
     size_of::<RawSettings>()
-        == 64 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12 + MAX_SOURCES * 16 + 8
+        == 64 + MAX_CANDIDATES * 24 + LOGARITHMS * 4 + 12 + MAX_SOURCES * 16 + 16
 );
 
-impl From<&Settings> for RawSettings {
-    fn from(settings: &Settings) -> Self {
+impl RawSettings {
+    /// What the program has found out with another `generation` holds no longer.
+    pub(super) fn new(settings: &Settings, generation: u32) -> Self {
         let mut candidates = [RawCandidate::default(); MAX_CANDIDATES];
         let mut count = 0;
         for (raw, candidate) in candidates.iter_mut().zip(&settings.candidates) {
@@ -292,6 +295,8 @@ impl From<&Settings> for RawSettings {
                 Encapsulation::GreUdp => wire::ip::protocol::UDP,
             }
             .into(),
+            generation,
+            unused: 0,
         }
     }
 }

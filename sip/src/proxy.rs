@@ -425,6 +425,9 @@ impl Proxy {
             self.refuse_statelessly(&request, hop, fault.status, fault.reason);
             return;
         }
+        if self.challenge_at_once(&request, hop, now) {
+            return;
+        }
         match self.transactions.handle_request(&request, hop, now) {
             Incoming::New(id) | Incoming::Cancel { cancel: id, .. }
                 if self.must_shed(&request, hop) =>

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Proxy;
+use super::{Proxy, validate};
 use crate::cookie::Keys;
 use crate::digest::{Credentials, Digest, Malformed, Users, Verdict, is_user};
 use crate::hop::{ConnectionId, Hop, Transmit, Transport};
@@ -323,6 +323,31 @@ impl Proxy {
         false
     }
 
+    /// Challenges the first REGISTER of a phone, as most are, before anything is set up for it; false for any
+    /// other request. "Stateless UASs are used primarily when handling unauthenticated requests for which
+    /// a challenge response is issued" (RFC 3261 section 8.2.7).
+    pub(super) fn challenge_at_once(&mut self, request: &Message, hop: &Hop, now: Instant) -> bool {
+        let plain = request.method() == Method::Register
+            && request.header(HeaderName::Authorization).is_none()
+            && request.header(HeaderName::Route).is_none()
+            && request.uri().is_ok_and(|uri| uri.user.is_none());
+        if self.authentication.is_none()
+            || !plain
+            || !matches!(self.claim(request, false, hop), Claim::Registrant)
+            || validate::forwardable(request).is_err()
+        {
+            return false;
+        }
+        if self.must_shed(request, hop) {
+            self.refuse_for_now(request, hop);
+            return true;
+        }
+        self.counters.authentication.challenged += 1;
+        let response = self.challenge(request, false, now);
+        self.send_to_stranger(request, hop, response);
+        true
+    }
+
     /// True where nobody authenticates, and nothing but an address that anybody can write says where
     /// a request comes from. It is refused without a transaction: the answer to an INVITE would be
     /// sent eleven times to whoever has that address (RFC 3261 section 17.2.1).
@@ -342,6 +367,10 @@ impl Proxy {
         response: Bytes,
     ) {
         self.transactions.abandon_server(id);
+        self.send_to_stranger(request, hop, response);
+    }
+
+    fn send_to_stranger(&mut self, request: &Message, hop: &Hop, response: Bytes) {
         let forgeable = hop.flow.transport == Transport::Udp;
         if forgeable && response.len() > MAX_GROWTH * request.bytes().len() {
             self.counters.authentication.unanswered += 1;
@@ -544,7 +573,7 @@ impl Proxy {
     /// True where the `uri` of credentials is the Request-URI, or names one of our hosts: a proxy
     /// on the way may have changed the Request-URI.
     fn is_about(&self, uri: &[u8], request_uri: &[u8]) -> bool {
-        same_uri(uri, request_uri) || Uri::parse(uri).is_ok_and(|uri| self.is_ours(&uri))
+        Uri::parse(uri).is_ok_and(|uri| self.is_ours(&uri)) || same_uri(uri, request_uri)
     }
 
     /// Seconds since 1970.

@@ -21,7 +21,7 @@ const RETRY_AFTER_S: u32 = 5;
 const RETRY_SPREAD_S: u32 = 10;
 
 impl Proxy {
-    /// True where a request that has made a transaction must not be taken, whoever sent it, and
+    /// True where a request that makes a transaction, or would, must not be taken, whoever sent it, and
     /// whoever else is served.
     pub(super) fn must_shed(&mut self, request: &Message, hop: &Hop) -> bool {
         if (self.overloaded || self.is_nearly_full()) && begins_something(request) {

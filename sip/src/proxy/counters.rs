@@ -31,6 +31,8 @@ pub struct Counters {
     pub stateless_acks: u64,
     /// INVITEs whose answer another concentrator has passed on, as their ACK shows.
     pub answered_elsewhere: u64,
+    /// INVITEs that were still in progress when another concentrator had ended their call.
+    pub ended_elsewhere: u64,
     /// Requests that waited for a user agent whose connection went with another concentrator.
     pub waited_for_return: u64,
     /// Those of them whose user agent did not come back in time, answered 480.

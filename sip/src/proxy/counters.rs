@@ -35,9 +35,9 @@ pub struct Counters {
     pub ended_elsewhere: u64,
     /// Requests that waited for a user agent whose connection went with another concentrator.
     pub waited_for_return: u64,
-    /// Those of them whose user agent did not come back in time, answered 480.
+    /// Those, and requests that were under way, whose user agent did not come back in time, answered 480.
     pub not_returned: u64,
-    /// Requests under way to such a connection that were sent again over the next one.
+    /// Requests under way to a connection that is gone, or seemed so, that were sent again over the next one.
     pub sent_after_return: u64,
     /// CANCELs from elsewhere than their INVITE, refused.
     pub foreign_cancels: u64,

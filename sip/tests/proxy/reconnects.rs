@@ -230,3 +230,17 @@ fn an_invite_whose_call_has_ended_elsewhere_waits_no_longer() {
     assert_eq!(core.proxy.counters().ended_elsewhere, 1);
     core.assert_all_forgotten();
 }
+
+#[test]
+fn a_200_that_comes_again_after_the_bye_makes_no_call_to_be_ended() {
+    let mut core = core();
+    core.proxy.remember_dialogs(10);
+    core.register(BOB, "sip:bob@192.168.1.2:5060", "bob");
+    let (ok, to_bob) = core.call();
+    assert_eq!(core.proxy.remembered(), 1);
+    let sent = core.receive(ALICE, &in_dialog("BYE", 2, &ok, true));
+    core.receive(BOB, &bob_answers(&find(&sent, BOB), 200));
+    assert_eq!(core.proxy.remembered(), 0);
+    core.receive(BOB, &bob_answers(&to_bob, 200));
+    assert_eq!(core.proxy.remembered(), 0);
+}

@@ -510,6 +510,10 @@ impl Media for Calls {
         self.give_back(session, now);
     }
 
+    fn holds(&self, session: SessionRef) -> bool {
+        self.is_relayed(session)
+    }
+
     /// The relay's own limits end it if no media flow, and say so.
     fn unsettled(&mut self, _: SessionRef, _: Instant) {}
 }

@@ -315,6 +315,9 @@ impl Proxy {
 
     /// A transport could not deliver to this flow.
     pub fn handle_transport_error(&mut self, flow: &Flow, media: &mut dyn Media, now: Instant) {
+        if let Some(connection) = flow.connection {
+            self.connection_lost(connection, now);
+        }
         self.transactions.handle_transport_error(flow, now);
         self.drain(media, now);
     }
@@ -327,6 +330,7 @@ impl Proxy {
         media: &mut dyn Media,
         now: Instant,
     ) {
+        self.connection_lost(connection, now);
         self.registrar.connection_closed(connection);
         if let Some(state) = &mut self.authentication {
             state.connection_closed(connection);

@@ -91,6 +91,7 @@ impl Transactions {
         }
         let hash = self.servers.hash(&key);
         if let Some(id) = self.servers.find_hashed(&key, hash) {
+            self.follow(id, hop.flow);
             self.repeat_response(id);
             return Incoming::Retransmission;
         }
@@ -134,6 +135,19 @@ impl Transactions {
         match acknowledged {
             Some(Acknowledged::Here) => Incoming::AckAbsorbed,
             Some(Acknowledged::EndToEnd) | None => Incoming::AckEndToEnd,
+        }
+    }
+
+    /// Who has lost its connection repeats its request over the next one: what is said to it goes there.
+    fn follow(&mut self, id: SlotId, flow: Flow) {
+        let moved = self.servers.get(id).is_some_and(|entry| {
+            let old = entry.flow;
+            let same_host = old.peer.ip() == flow.peer.ip() && old.transport == flow.transport;
+            let both = old.connection.is_some() && flow.connection.is_some();
+            both && old.connection != flow.connection && (entry.adrift || same_host)
+        });
+        if moved {
+            self.servers.set_flow(id, flow);
         }
     }
 
@@ -206,6 +220,7 @@ impl Transactions {
         }
         let key = ClientKey::of(request)?;
         let client = Client::new(request, flow.transport.is_reliable(), self.timers, now);
+        self.make_way(&key);
         let id = self.clients.insert(key, flow, client, charged)?;
         if let Some(source) = charged {
             self.sources.add(source);
@@ -213,6 +228,18 @@ impl Transactions {
         let bytes = request.bytes().clone();
         self.transmits.push_back(Transmit { flow, bytes });
         Some(ClientId(id))
+    }
+
+    /// A request that is repeated over another connection, when the transaction that it was repeated in is
+    /// over, has the branch that it had before: what has its final response under that branch is done.
+    fn make_way(&mut self, key: &ClientKey) {
+        let answered = self.clients.find(key).filter(|id| {
+            let entry = self.clients.get(*id);
+            entry.is_some_and(|entry| !entry.machine.is_pending())
+        });
+        if let Some(id) = answered {
+            self.end_client(id, Event::ClientEnded);
+        }
     }
 
     /// A response has come.
@@ -264,6 +291,41 @@ impl Transactions {
         let clients = self.clients.on_connection(connection);
         let servers = self.servers.on_connection(connection);
         self.end_all(clients, servers);
+    }
+
+    /// Requests on a connection that have no final response.
+    pub fn pending_on(&self, connection: ConnectionId) -> Vec<ClientId> {
+        let mut ids = self.clients.on_connection(connection);
+        ids.retain(|id| {
+            let entry = self.clients.get(*id);
+            entry.is_some_and(|entry| entry.machine.is_pending())
+        });
+        ids.into_iter().map(ClientId).collect()
+    }
+
+    /// Lets a request outlive its connection, until [`move_client`](Self::move_client) gives it another or
+    /// it is given up.
+    pub fn keep_client(&mut self, id: ClientId) {
+        self.clients.set_adrift(id.0);
+    }
+
+    /// What is sent in the transaction goes there from now on.
+    pub fn move_client(&mut self, id: ClientId, flow: Flow) {
+        self.clients.set_flow(id.0, flow);
+    }
+
+    /// Lets what came by a connection outlive it, until the request comes again by another or it is given up.
+    pub fn keep_servers(&mut self, connection: ConnectionId) -> Vec<ServerId> {
+        let ids = self.servers.on_connection(connection);
+        for id in &ids {
+            self.servers.set_adrift(*id);
+        }
+        ids.into_iter().map(ServerId).collect()
+    }
+
+    /// True where a request's connection is gone, and it has not come by another since.
+    pub fn is_adrift(&self, id: ServerId) -> bool {
+        self.servers.get(id.0).is_some_and(|entry| entry.adrift)
     }
 
     /// True where a request that came by this connection, or went out by it, has no final answer yet.

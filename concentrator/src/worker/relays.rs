@@ -126,7 +126,8 @@ impl Worker {
                 End::Lost => self.proxy.forget_call(call),
                 End::Told(_) if !self.tells_why(session) => {}
                 End::Told(_) | End::Unheard => {
-                    self.proxy.forget_call(call);
+                    self.proxy
+                        .handle_ended_elsewhere(call, &mut self.calls, now);
                     if let Some(cdr) = &mut self.cdr {
                         cdr.ended_elsewhere(call, now);
                     }

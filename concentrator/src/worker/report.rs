@@ -164,6 +164,7 @@ fn sip_totals(proxy: &Proxy) -> Totals {
         ("stateless_cancel", sip.stateless_cancels),
         ("stateless_ack", sip.stateless_acks),
         ("answered_elsewhere", sip.answered_elsewhere),
+        ("ended_elsewhere", sip.ended_elsewhere),
         ("waited_for_return", sip.waited_for_return),
         ("not_returned", sip.not_returned),
         ("sent_after_return", sip.sent_after_return),

@@ -31,11 +31,13 @@ pub struct Counters {
     pub stateless_acks: u64,
     /// INVITEs whose answer another concentrator has passed on, as their ACK shows.
     pub answered_elsewhere: u64,
+    /// INVITEs that were still in progress when another concentrator had ended their call.
+    pub ended_elsewhere: u64,
     /// Requests that waited for a user agent whose connection went with another concentrator.
     pub waited_for_return: u64,
-    /// Those of them whose user agent did not come back in time, answered 480.
+    /// Those, and requests that were under way, whose user agent did not come back in time, answered 480.
     pub not_returned: u64,
-    /// Requests under way to such a connection that were sent again over the next one.
+    /// Requests under way to a connection that is gone, or seemed so, that were sent again over the next one.
     pub sent_after_return: u64,
     /// CANCELs from elsewhere than their INVITE, refused.
     pub foreign_cancels: u64,

@@ -176,6 +176,7 @@ impl Proxy {
         let patience = target.next_hop.map(|rules| rules.timeout);
         self.start_patience(client, &request, patience, now);
         let progress = Progress::Calling { cancel: false };
+        self.note_sent(client, target.name, &flow, now);
         Ok(Branch {
             client,
             request,

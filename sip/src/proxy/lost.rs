@@ -51,6 +51,40 @@ impl Proxy {
         self.drain(media, now);
     }
 
+    /// A relay says that this session is over, which another core has ended: its INVITE has been answered or
+    /// given up there, and waits here for nothing.
+    pub fn handle_ended_elsewhere(
+        &mut self,
+        session: SessionRef,
+        media: &mut dyn Media,
+        now: Instant,
+    ) {
+        self.forget_call(session);
+        let mut over = Vec::new();
+        for (&server, context) in self.contexts.iter_mut() {
+            if !context.invite || context.dialog.is_some() || context.decided {
+                continue;
+            }
+            let mut branches = context.branches.iter_mut();
+            let found = branches.find(|branch| {
+                branch.progress != Progress::Done && branch.own_session() == Some(session)
+            });
+            if let Some(branch) = found {
+                branch.progress = Progress::Done;
+                context.decided = true;
+                over.push((server, branch.client));
+            }
+        }
+        for (server, client) in over {
+            self.counters.ended_elsewhere += 1;
+            self.stop_timer_c(client);
+            self.transactions.abandon(client);
+            // Other branches are cancelled with it.
+            self.transactions.abandon_server(server);
+        }
+        self.drain(media, now);
+    }
+
     /// The failure of a target that was cancelled for its relay: "the server is temporarily unable to
     /// process the request" (21.5.4). One of its own stays.
     pub(super) fn as_lost(&self, server: ServerId, response: Message) -> Message {

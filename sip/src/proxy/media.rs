@@ -191,6 +191,11 @@ pub trait Media {
     /// call is known, [`Media::hung_up`], which follows, sees to both.
     fn hung_up_far(&mut self, _session: SessionRef, _now: Instant) {}
 
+    /// False for a session that another core has made, and for one that is over.
+    fn holds(&self, _session: SessionRef) -> bool {
+        true
+    }
+
     /// The branch failed or the call is over: nothing will need the session again. A core that
     /// passes on copies of one response without state says so, and [`Media::answered`], for each.
     fn ended(&mut self, session: SessionRef, now: Instant);

@@ -42,6 +42,12 @@ pub(super) struct Peers {
     handed_over: bool,
 }
 
+impl Peers {
+    pub(super) fn is_alive(&self, owner: Owner) -> bool {
+        self.alive.contains(&owner)
+    }
+}
+
 impl Proxy {
     /// These other concentrators can be reached now.
     pub fn set_peers(&mut self, alive: impl IntoIterator<Item = Owner>, now: Instant) {

@@ -224,7 +224,10 @@ impl Proxy {
             }
         }
         if invite && new_call {
-            self.remember_dialog(server, index, response);
+            // A 200 that is repeated may come after the BYE.
+            if session.is_some_and(|session| media.holds(session)) {
+                self.remember_dialog(server, index, response);
+            }
             self.journal_answerer(server, hop, session);
             if let (true, Some(session)) = (media_lost, session) {
                 self.end_after_ack(session, now);

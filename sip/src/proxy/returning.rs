@@ -5,14 +5,17 @@
 //! request that is for such a connection alone waits, at most [`PATIENCE`]; it has its 100. When the user
 //! agent has registered the request goes there, else it is answered 480.
 //!
-//! What was on its way to that connection when its concentrator was lost, and had no answer yet, goes to
-//! the new one as well, in the same transaction: a branch is made of what names the user agent and not of its
-//! address ([`super::forward::branch_of`]), so one that got both takes the second for a retransmission.
+//! What is on its way to a connection goes to the next one as well, in the same transaction, where its user agent
+//! has registered by another: when the concentrator of the first is lost, when nothing can be sent on it, and
+//! when nothing has been heard for [`SILENCE`], since a concentrator that was cut off itself does not know which of
+//! its connections are dead. A branch is made of what names the user agent and not of its address
+//! ([`super::forward::branch_of`]), so one that got both takes the second for a retransmission.
 //!
-//! Only connections of other concentrators wait: of one of our own that closed we know that its binding went
-//! with it.
+//! The same for callers: what came by a connection that is gone waits for its request to come again by the next, which
+//! its answers then go by ([`crate::transaction`]). A caller that does not come back is one who has hung up, and one
+//! that has registered elsewhere has repeated its request there.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::forward::Outbound;
@@ -20,12 +23,14 @@ use super::media::{Media, Party};
 use super::route::Routed;
 use super::{Progress, Proxy, Target};
 use crate::cookie::{DialogCookie, Owner};
-use crate::hop::{ConnectionId, Hop, Transmit};
+use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method};
 use crate::transaction::{ClientId, ServerId};
 
 /// How long a request waits. A phone that has lost its connection has come back by then.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// A request on a connection that has no answer for so long may have gone nowhere.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody has come back.
 const LOOK: Duration = Duration::from_millis(100);
 /// Requests that may wait at a time; the next one fails at once.
@@ -42,12 +47,32 @@ struct Waiting {
     deadline: Instant,
 }
 
+/// A request that was sent on a connection which is lost, or may be.
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    deadline: Instant,
+    /// Nothing can be sent there, so nothing but a return can bring an answer.
+    adrift: bool,
+}
+
+/// Who has sent a request, and by what.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    name: u64,
+    flow: Flow,
+    deadline: Instant,
+}
+
 /// Who and what waits.
 #[derive(Debug, Default)]
 pub(super) struct Returning {
     requests: BTreeMap<ServerId, Waiting>,
-    /// Requests that were under way to a connection that is lost.
-    under_way: BTreeMap<ClientId, Instant>,
+    /// Requests that were under way to a connection that is lost, or may be.
+    under_way: BTreeMap<ClientId, UnderWay>,
+    /// What was sent on connections within [`SILENCE`].
+    sent: VecDeque<(Instant, ClientId)>,
+    /// Requests whose connection is gone.
+    callers: BTreeMap<ServerId, Caller>,
     look_at: Option<Instant>,
 }
 
@@ -57,7 +82,10 @@ impl Returning {
     }
 
     fn look_again(&mut self, now: Instant) {
-        let nobody = self.requests.is_empty() && self.under_way.is_empty();
+        let nobody = self.requests.is_empty()
+            && self.under_way.is_empty()
+            && self.sent.is_empty()
+            && self.callers.is_empty();
         self.look_at = (!nobody).then(|| now + LOOK);
     }
 }
@@ -115,18 +143,78 @@ impl Proxy {
 
     /// Other concentrators are gone, and their connections with them.
     pub(super) fn connections_lost(&mut self, owners: &HashSet<Owner>, now: Instant) {
-        let deadline = now + PATIENCE;
+        let lost = UnderWay {
+            deadline: now + PATIENCE,
+            adrift: false,
+        };
         for context in self.contexts.values() {
             for branch in &context.branches {
                 let owner = branch.flow.connection.map(ConnectionId::owner);
                 let silent = matches!(branch.progress, Progress::Calling { .. });
                 if silent && branch.name != 0 && owner.is_some_and(|owner| owners.contains(&owner))
                 {
-                    self.returning.under_way.insert(branch.client, deadline);
+                    self.returning.under_way.insert(branch.client, lost);
                 }
             }
         }
         self.returning.look_again(now);
+    }
+
+    /// A copy of a request has been sent.
+    pub(super) fn note_sent(&mut self, client: ClientId, name: u64, flow: &Flow, now: Instant) {
+        if self.config.clustered && name != 0 && flow.connection.is_some() {
+            self.returning.sent.push_back((now + SILENCE, client));
+            if self.returning.look_at.is_none() {
+                self.returning.look_again(now);
+            }
+        }
+    }
+
+    /// A connection is gone, or nothing can be sent on it: what waits on it waits for who had it.
+    pub(super) fn connection_lost(&mut self, connection: ConnectionId, now: Instant) {
+        if !self.config.clustered {
+            return;
+        }
+        let deadline = now + PATIENCE;
+        for client in self.transactions.pending_on(connection) {
+            if self.may_return(client) {
+                self.transactions.keep_client(client);
+                let adrift = UnderWay {
+                    deadline,
+                    adrift: true,
+                };
+                self.returning.under_way.insert(client, adrift);
+            }
+        }
+        for server in self.transactions.keep_servers(connection) {
+            let flow = self.transactions.server_flow(server);
+            if let Some(flow) = flow {
+                let context = self.contexts.get(&server);
+                let contact = context.and_then(|context| context.request.contacts().next()?.ok());
+                let contact = contact.map(|contact| contact.uri).unwrap_or_default();
+                let name = self.registrar.name_of(&flow, contact);
+                let caller = Caller {
+                    name: name.unwrap_or(0),
+                    flow,
+                    deadline,
+                };
+                self.returning.callers.insert(server, caller);
+            }
+        }
+        self.returning.look_again(now);
+    }
+
+    /// True where the target of a request is a user agent that can come back, and there is nobody else to try.
+    fn may_return(&self, client: ClientId) -> bool {
+        let found = self.by_client.get(&client).and_then(|(server, index)| {
+            let context = self.contexts.get(server)?;
+            Some((context, context.branches.get(*index)?))
+        });
+        found.is_some_and(|(context, branch)| {
+            let rest = context.rest.as_ref();
+            let last = rest.is_none_or(|rest| rest.groups.is_empty());
+            last && branch.name != 0 && !branch.by_path && !context.orphan
+        })
     }
 
     /// Sends to those who have come back, and gives up those who have not.
@@ -138,10 +226,21 @@ impl Proxy {
         for id in waiting {
             self.look_for(id, media, now);
         }
+        while let Some(&(at, client)) = self.returning.sent.front()
+            && at <= now
+        {
+            self.returning.sent.pop_front();
+            let silent = UnderWay {
+                deadline: now + PATIENCE,
+                adrift: false,
+            };
+            self.returning.under_way.entry(client).or_insert(silent);
+        }
         let clients: Vec<ClientId> = self.returning.under_way.keys().copied().collect();
         for client in clients {
-            self.send_to_returned(client, now);
+            self.send_to_returned(client, media, now);
         }
+        self.end_those_left(media, now);
         self.returning.look_again(now);
     }
 
@@ -186,28 +285,89 @@ impl Proxy {
     }
 
     /// The request of a branch goes to where its user agent is now, in its transaction.
-    fn send_to_returned(&mut self, client: ClientId, now: Instant) {
-        let deadline = self.returning.under_way.get(&client).copied();
+    fn send_to_returned(&mut self, client: ClientId, media: &mut dyn Media, now: Instant) {
+        let Some(under_way) = self.returning.under_way.get(&client).copied() else {
+            return;
+        };
         let branch = self
             .by_client
             .get(&client)
             .and_then(|(server, index)| self.contexts.get_mut(server)?.branches.get_mut(*index));
-        let silent = branch.filter(|branch| matches!(branch.progress, Progress::Calling { .. }));
-        let Some(branch) = silent else {
+        let waits = branch.filter(|branch| match branch.progress {
+            Progress::Calling { .. } => true,
+            Progress::Proceeding { .. } => under_way.adrift,
+            Progress::Done => false,
+        });
+        let Some(branch) = waits else {
             self.returning.under_way.remove(&client);
             return;
         };
         let moved = self.registrar.moved(branch.name, &branch.flow);
-        let flow = moved.filter(|flow| flow.transport == branch.flow.transport);
-        if let Some(flow) = flow {
+        let moved = moved.filter(|flow| flow.transport == branch.flow.transport);
+        let there = moved.filter(|flow| {
+            let owner = flow.connection.map(ConnectionId::owner);
+            owner.is_none_or(|owner| owner == self.config.owner || self.peers.is_alive(owner))
+        });
+        if let Some(flow) = there {
             branch.flow = flow;
             let bytes = branch.request.bytes().clone();
+            self.transactions.move_client(client, flow);
             self.transmits.push_back(Transmit { flow, bytes });
             self.counters.sent_after_return += 1;
             self.returning.under_way.remove(&client);
-        } else if deadline.is_none_or(|deadline| deadline <= now) {
-            // Its transaction's timer tells the caller.
+        } else if under_way.deadline <= now {
             self.returning.under_way.remove(&client);
+            // Of one that is not adrift its transaction's timer tells the caller.
+            if under_way.adrift {
+                self.counters.not_returned += 1;
+                self.branch_failed(client, 480, "Temporarily Unavailable", media, now);
+                self.transactions.abandon(client);
+            }
+        }
+    }
+
+    /// Ends the requests of callers that have not come back.
+    fn end_those_left(&mut self, media: &mut dyn Media, now: Instant) {
+        let waiting: Vec<(ServerId, Caller)> = self
+            .returning
+            .callers
+            .iter()
+            .map(|(server, caller)| (*server, *caller))
+            .collect();
+        for (server, caller) in waiting {
+            if !self.transactions.is_adrift(server) {
+                self.returning.callers.remove(&server);
+            } else if caller.deadline <= now {
+                self.returning.callers.remove(&server);
+                if self.registrar.moved(caller.name, &caller.flow).is_some() {
+                    self.leave_to_others(server, media, now);
+                }
+                self.transactions.abandon_server(server);
+            }
+        }
+    }
+
+    /// Lets go of a request that its sender has repeated to another concentrator: a CANCEL from here would
+    /// end it there as well.
+    fn leave_to_others(&mut self, server: ServerId, media: &mut dyn Media, now: Instant) {
+        let Some(context) = self.contexts.get_mut(&server) else {
+            return;
+        };
+        let new_call = context.dialog.is_none();
+        let mut left = Vec::new();
+        for branch in &mut context.branches {
+            if branch.progress != Progress::Done {
+                branch.progress = Progress::Done;
+                left.push((branch.client, branch.own_session()));
+            }
+        }
+        context.decided = true;
+        for (client, session) in left {
+            self.stop_timer_c(client);
+            self.transactions.abandon(client);
+            if let (Some(session), true) = (session, new_call) {
+                media.ended(session, now);
+            }
         }
     }
 }

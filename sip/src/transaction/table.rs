@@ -34,6 +34,8 @@ pub(crate) struct Entry<K, M> {
     pub(crate) machine: M,
     /// Whose request made it, where that is counted.
     pub(crate) charged: Option<IpAddr>,
+    /// Its connection is gone, and it waits for another.
+    pub(crate) adrift: bool,
     hash: u64,
 }
 
@@ -122,6 +124,7 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
             flow,
             machine,
             charged,
+            adrift: false,
             hash,
         })?;
         let named = Named { hash, id };
@@ -158,7 +161,34 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
             named.remove();
         }
         self.deadlines.set(id.slot, None);
-        if let Some(connection) = entry.flow.connection
+        self.leave_connection(id, &entry.flow);
+        Some(entry)
+    }
+
+    /// Lets one outlive its connection: what ends that one no longer ends it.
+    pub(crate) fn set_adrift(&mut self, id: SlotId) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.adrift = true;
+            let flow = entry.flow;
+            self.leave_connection(id, &flow);
+        }
+    }
+
+    /// Gives one another flow.
+    pub(crate) fn set_flow(&mut self, id: SlotId, flow: Flow) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        entry.adrift = false;
+        let old = std::mem::replace(&mut entry.flow, flow);
+        self.leave_connection(id, &old);
+        if let Some(connection) = flow.connection {
+            self.by_connection.entry(connection).or_default().insert(id);
+        }
+    }
+
+    fn leave_connection(&mut self, id: SlotId, flow: &Flow) {
+        if let Some(connection) = flow.connection
             && let Some(ids) = self.by_connection.get_mut(&connection)
         {
             ids.remove(&id);
@@ -166,7 +196,6 @@ impl<K: Hash + Eq, M: Machine> Table<K, M> {
                 self.by_connection.remove(&connection);
             }
         }
-        Some(entry)
     }
 
     /// Sets the deadlines of new transactions.
@@ -274,6 +303,20 @@ mod tests {
         assert!(table.deadlines.is_empty());
         table.settle();
         assert!(table.deadlines.is_empty() && table.fresh.is_empty());
+    }
+
+    #[test]
+    fn one_outlives_its_connection_and_gets_another() {
+        let mut table = Table::new(10);
+        let id = table.insert("one", on_connection(1), Idle, None).unwrap();
+        table.set_adrift(id);
+        assert!(table.on_flow(&on_connection(1)).is_empty());
+        assert!(table.get(id).unwrap().adrift);
+        table.set_flow(id, on_connection(2));
+        assert_eq!(table.on_flow(&on_connection(2)), [id]);
+        assert!(!table.get(id).unwrap().adrift);
+        table.remove(id);
+        assert!(table.by_connection.is_empty());
     }
 
     #[test]

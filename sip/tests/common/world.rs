@@ -150,6 +150,10 @@ impl Media for RecordingMedia {
         self.log.push(format!("far {}", session.session));
     }
 
+    fn holds(&self, session: SessionRef) -> bool {
+        self.open.contains(&session.session)
+    }
+
     fn unsettled(&mut self, session: SessionRef, _: Instant) {
         self.unanswered.remove(&session.session);
         self.in_doubt.insert(session.session);

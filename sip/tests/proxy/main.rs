@@ -9,6 +9,7 @@ mod order;
 mod overload;
 #[path = "../common/phones.rs"]
 mod phones;
+mod reconnects;
 mod refusals;
 mod relay_wait;
 mod reveal;

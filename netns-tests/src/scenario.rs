@@ -30,6 +30,7 @@ mod digest;
 mod dispatch;
 mod fragmented_invite;
 mod gre_udp;
+mod gre_udp6;
 mod hostile_packets;
 pub(crate) mod internet;
 mod ipv6;
@@ -112,6 +113,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "gre-udp",
         about: "the tunnel in UDP (RFC 8086): a call, an INVITE in fragments, a port for each flow",
         run: gre_udp::run,
+    },
+    Scenario {
+        name: "gre-udp6",
+        about: "the same over IPv6, where the outer datagram has a checksum",
+        run: gre_udp6::run,
     },
     Scenario {
         name: "return-path",

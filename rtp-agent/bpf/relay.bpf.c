@@ -6,7 +6,7 @@
 // the kernel untouched, and so to the program: another source or SSRC, RTCP, STUN, DTLS, fragments, options,
 // too long for the way out. So this program may come and go at any time.
 //
-// It writes to no map but its counters and the streams' figures. tunnel-io's `xdp/relay.rs` loads it, and
+// It writes to no map but its counters, the streams' figures, and what it remembers for itself. tunnel-io's `xdp/relay.rs` loads it, and
 // `xdp/relay_tables.rs` must agree with the maps.
 
 // In this order: each knows those before it.
@@ -15,39 +15,8 @@
 #include "outcome.h"
 #include "read.h"
 #include "stream.h"
+#include "way.h"
 #include "write.h"
-
-// Of every network namespace. A packet of the program's own would begin its way there.
-#define LOOPBACK 1
-
-INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const struct entry *entry,
-                      struct bpf_fib_lookup *way)
-{
-    way->l4_protocol = UDP;
-    way->sport = entry->source_port;
-    way->dport = entry->destination_port;
-    way->tot_len = packet->payload_length + UDP_HEADER + ip_header(entry->is_ipv6);
-    way->ifindex = LOOPBACK;
-    if (entry->is_ipv6) {
-        way->family = FAMILY_IPV6;
-        __builtin_memcpy(way->ipv6_src, &entry->source, sizeof(entry->source));
-        __builtin_memcpy(way->ipv6_dst, &entry->destination, sizeof(entry->destination));
-    } else {
-        way->family = FAMILY_IPV4;
-        way->ipv4_src = entry->source.words[3];
-        way->ipv4_dst = entry->destination.words[3];
-    }
-    switch (bpf_fib_lookup(ctx, way, sizeof(*way), 0)) {
-    case BPF_FIB_LKUP_RET_SUCCESS:
-        return OUTCOMES;
-    case BPF_FIB_LKUP_RET_NO_NEIGH:
-        return PASS_NO_NEIGHBOUR;
-    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-        return PASS_TOO_BIG;
-    default:
-        return PASS_NO_ROUTE;
-    }
-}
 
 // What the program is to see.
 INLINE __u32 oddity(const struct packet *packet, const struct entry *entry,
@@ -78,16 +47,12 @@ INLINE __u32 relay_packet(struct xdp_md *ctx, struct packet *packet, const struc
     __u64 now = bpf_ktime_get_ns();
     if (is_flood(stream, now))
         return DROP_FLOOD;
-    struct bpf_fib_lookup way = {};
-    outcome = find_way(ctx, packet, entry, &way);
+    const struct way *way = 0;
+    outcome = find_way(ctx, packet, entry, now, &way);
     if (outcome != OUTCOMES)
         return outcome;
-    __u32 device = way.ifindex;
-    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
-    if (!departure)
-        return PASS_NO_ROUTE;
-    *interface = departure->interface;
-    outcome = write_packet(ctx, packet, entry, departure, &way);
+    *interface = way->departure.interface;
+    outcome = write_packet(ctx, packet, entry, way);
     if (outcome <= FORWARD_ACROSS)
         record(stream, packet, now);
     return outcome;

@@ -61,6 +61,8 @@ struct entry {
     __u32 ssrc;
     // Which of `streams`.
     __u32 stream;
+    // No other entry has it, of those before either.
+    __u32 number;
 };
 
 struct {
@@ -98,7 +100,7 @@ struct stream {
     __u8 unused;
 };
 
-_Static_assert(sizeof(struct key) == 36 && sizeof(struct entry) == 48, "no padding");
+_Static_assert(sizeof(struct key) == 36 && sizeof(struct entry) == 52, "no padding");
 _Static_assert(sizeof(struct stream) == 13 * 8 + 6 * 4, "no padding");
 
 // By half of the local port.

@@ -1,5 +1,5 @@
 // Ethernet with up to two VLAN tags, in and out, and the devices that have them. tunnel-io's
-// `xdp/devices.rs` fills the maps. After kernel.h and an `enum outcome` with PASS_NOT_IP, PASS_NOT_FOR_US
+// `xdp/devices.rs` fills the maps, but for `recent`: where frames came to before, so that not each is searched for. After kernel.h and an `enum outcome` with PASS_NOT_IP, PASS_NOT_FOR_US
 // and OUTCOMES.
 
 // A device of the kernel by the interface and the VLAN tags of a frame.
@@ -36,6 +36,60 @@ struct {
     __type(value, struct departure);
 } departures SEC(".maps");
 
+// What has been found in these two maps with another generation holds no longer.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+} generation SEC(".maps");
+
+// The last arrivals on this CPU. Nothing with generation 0, which is never one.
+struct recent {
+    __u32 generation;
+    struct arrival arrival;
+    struct device device;
+};
+#define RECENT 16
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, RECENT);
+    __type(key, __u32);
+    __type(value, struct recent);
+} recent SEC(".maps");
+
+// Of the devices; 0 before there are any.
+INLINE __u32 devices_generation(void)
+{
+    __u32 zero = 0;
+    const __u32 *now = bpf_map_lookup_elem(&generation, &zero);
+    return now ? *now : 0;
+}
+
+INLINE int is_same_arrival(const struct arrival *one, const struct arrival *other)
+{
+    const __u32 *words = (const __u32 *)one, *others = (const __u32 *)other;
+    return words[0] == others[0] && words[1] == others[1] && words[2] == others[2];
+}
+
+INLINE const struct device *find_device(const struct arrival *arrival)
+{
+    __u32 now = devices_generation();
+    __u32 place = (arrival->interface ^ arrival->tags[0].id >> 8) & (RECENT - 1);
+    struct recent *last = bpf_map_lookup_elem(&recent, &place);
+    if (!last)
+        return 0;
+    if (now && last->generation == now && is_same_arrival(&last->arrival, arrival))
+        return &last->device;
+    const struct device *device = bpf_map_lookup_elem(&arrivals, arrival);
+    if (!device)
+        return 0;
+    last->arrival = *arrival;
+    last->device = *device;
+    last->generation = now;
+    return &last->device;
+}
+
 INLINE int is_tagged(__u16 type)
 {
     return type == TYPE_VLAN || type == TYPE_SERVICE_VLAN;
@@ -65,7 +119,7 @@ INLINE __u32 read_ethernet(struct xdp_md *ctx, __u32 *device, __u32 *link_header
     }
     if (found != TYPE_IPV4 && found != TYPE_IPV6)
         return PASS_NOT_IP;
-    const struct device *found_at = bpf_map_lookup_elem(&arrivals, &arrival);
+    const struct device *found_at = find_device(&arrival);
     if (!found_at || to[0] != found_at->mac[0] || to[1] != found_at->mac[1] ||
         to[2] != found_at->mac[2])
         return PASS_NOT_FOR_US;

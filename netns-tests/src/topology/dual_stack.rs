@@ -1,5 +1,5 @@
 //! IPv6 for `two-edges`: every wire gets a prefix, the service an address, and no NAT is in the way.
-//! The tunnel's outer header stays IPv4.
+//! The tunnel's outer header stays IPv4 where a scenario does not say otherwise.
 //!
 //! ```text
 //!    ua1 2001:db8:1::10                                       ua2 2001:db8:2::10
@@ -25,6 +25,9 @@ pub(crate) const UA2: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x1
 /// Unicast addresses of the edges.
 pub(crate) const EDGE1: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xe1, 0, 0, 0, 0, 2);
 pub(crate) const EDGE2: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xe2, 0, 0, 0, 0, 2);
+
+/// The concentrator's own.
+pub(crate) const CONCENTRATOR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 2);
 
 /// Adds it to a network that has been built.
 pub(crate) fn add(net: &TwoEdges) -> Result<()> {
@@ -100,6 +103,10 @@ fn routes(net: &TwoEdges) -> Result<()> {
         (&net.r1, "2001:db8:e2::/64", "2001:db8:12::2"),
         (&net.r2, "2001:db8:1::/64", "2001:db8:12::1"),
         (&net.r2, "2001:db8:e1::/64", "2001:db8:12::1"),
+        (&net.r1, "2001:db8:9::/64", "2001:db8:91::1"),
+        (&net.r2, "2001:db8:9::/64", "2001:db8:92::1"),
+        (&net.core, "2001:db8:e1::/64", "2001:db8:91::2"),
+        (&net.core, "2001:db8:e2::/64", "2001:db8:92::2"),
         (&net.core, "2001:db8:1::/64", "2001:db8:91::2"),
         (&net.core, "2001:db8:2::/64", "2001:db8:92::2"),
     ] {

@@ -13,6 +13,7 @@ mod fixtures;
 mod frames;
 mod network;
 mod reference;
+mod ways;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -3,16 +3,17 @@
 use std::collections::HashMap as StdHashMap;
 use std::hash::Hash;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use aya::{Ebpf, Pod};
 
 use super::{XdpError, take};
 use crate::links::Link;
 
-/// Both maps.
+/// Both maps, and what makes the program forget what it has found in them.
 pub(super) struct Devices {
     arrivals: Mirror<Arrival, Device>,
     departures: Mirror<u32, Departure>,
+    generation: Array<MapData, u32>,
 }
 
 impl Devices {
@@ -20,6 +21,7 @@ impl Devices {
         Ok(Self {
             arrivals: Mirror::new(take(program, "arrivals")?),
             departures: Mirror::new(take(program, "departures")?),
+            generation: take(program, "generation")?,
         })
     }
 
@@ -51,6 +53,11 @@ impl Devices {
         let is_new = self.arrivals.content != arrivals || self.departures.content != departures;
         self.arrivals.set(arrivals)?;
         self.departures.set(departures)?;
+        if is_new {
+            // Last, so that nothing old is remembered as new. 0 is no generation.
+            let generation = self.generation.get(&0, 0)?.wrapping_add(1).max(1);
+            self.generation.set(0, generation, 0)?;
+        }
         Ok(is_new)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use aya::EbpfLoader;
@@ -20,6 +21,9 @@ use crate::system::{self, SystemError};
 
 /// The program counts a stream's packets in windows of 2^27 ns.
 const WINDOW_NS: u64 = 1 << 27;
+
+/// Streams whose ways out a CPU keeps at most, a power of 2; each is some 48 octets.
+const MOST_WAYS: u32 = 8_192;
 
 /// Which packets the program looks at.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +42,8 @@ pub struct RelayXdp {
     entries: HashMap<MapData, RawKey, RawEntry>,
     streams: Array<MapData, Stream>,
     first_port: u16,
+    /// Of the next entry.
+    number: NonZeroU32,
 }
 
 impl std::fmt::Debug for RelayXdp {
@@ -54,19 +60,24 @@ impl RelayXdp {
         let limit = u64::from(plan.stream_limit) * WINDOW_NS / 1_000_000_000;
         let limit = u32::try_from(limit).unwrap_or(u32::MAX).max(1);
         let pairs = (last_port.saturating_sub(first_port) / 2) + 1;
+        let ways = pairs.next_power_of_two().min(MOST_WAYS);
+        let way_mask = ways - 1;
         let mut loader = EbpfLoader::new();
         loader
             .override_global("first_port", &first_port, true)
             .override_global("last_port", &last_port, true)
             .override_global("window_limit", &limit, true)
             .override_global("largest_payload", &plan.largest_payload, true)
+            .override_global("way_mask", &way_mask, true)
             .map_max_entries("entries", pairs)
-            .map_max_entries("streams", pairs);
+            .map_max_entries("streams", pairs)
+            .map_max_entries("ways", ways);
         let mut loaded = Loaded::load(&mut loader, object, "relay")?;
         Ok(Self {
             entries: loaded.map("entries")?,
             streams: loaded.map("streams")?,
             first_port: first,
+            number: NonZeroU32::MIN,
             loaded,
         })
     }
@@ -92,7 +103,8 @@ impl RelayXdp {
     pub fn insert(&mut self, key: &Key, entry: &Entry, stream: &Stream) -> Result<(), XdpError> {
         let place = self.place_of(key)?;
         self.streams.set(place, *stream, 0)?;
-        let raw = RawEntry::new(key, entry, place);
+        let raw = RawEntry::new(key, entry, place, self.number);
+        self.number = self.number.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.entries.insert(RawKey::from(key), raw, 0)?;
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Words that are compared with octets of packets are in the order in which those come.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
 use aya::Pod;
 
@@ -204,9 +205,10 @@ pub(super) struct RawEntry {
     hop_limit: u8,
     ssrc: [u8; 4],
     stream: u32,
+    number: u32,
 }
 
-const _: () = assert!(size_of::<RawKey>() == 36 && size_of::<RawEntry>() == 48);
+const _: () = assert!(size_of::<RawKey>() == 36 && size_of::<RawEntry>() == 52);
 const _: () = assert!(size_of::<Stream>() == 13 * 8 + 6 * 4);
 
 impl From<&Key> for RawKey {
@@ -221,8 +223,9 @@ impl From<&Key> for RawKey {
 }
 
 impl RawEntry {
-    /// Whose figures are at this place of the streams.
-    pub(super) fn new(key: &Key, entry: &Entry, stream: u32) -> Self {
+    /// Whose figures are at this place of the streams. What the program has found out for an entry of another
+    /// number is not for this one.
+    pub(super) fn new(key: &Key, entry: &Entry, stream: u32, number: NonZeroU32) -> Self {
         Self {
             source: octets(entry.source.ip()),
             destination: octets(entry.destination.ip()),
@@ -233,6 +236,7 @@ impl RawEntry {
             hop_limit: entry.hop_limit,
             ssrc: entry.ssrc.to_be_bytes(),
             stream,
+            number: number.get(),
         }
     }
 }

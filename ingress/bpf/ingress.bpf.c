@@ -107,8 +107,8 @@ INLINE __u32 oddity(const struct packet *packet, const struct settings *set)
         return PASS_SOURCE;
     if (packet->length > set->mtu)
         return PASS_TOO_BIG;
-    // RFC 8086 section 5.2 wants one over IPv6, and it takes the whole packet to make it.
-    if (set->is_gre_udp && set->is_outer_ipv6)
+    // It takes the whole packet to make one.
+    if (set->is_gre_udp && set->is_outer_ipv6 && packet->length > MOST_SUMMED)
         return PASS_UDP_CHECKSUM;
     return OUTCOMES;
 }

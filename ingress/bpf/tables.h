@@ -5,6 +5,10 @@
 
 #define GRE 8
 #define UDP_HEADER 8
+// A checksum over a whole packet is made in pieces of this length, and of so many.
+#define CHUNK 64
+#define MOST_CHUNKS 64
+#define MOST_SUMMED 4000
 #define GRE_UDP_PORT HTONS(4754)
 #define FIRST_ENTROPY_PORT 49152
 #define MAX_CANDIDATES 16

@@ -61,6 +61,15 @@ const IPV4_IN_UDP: &str = "
     PORT 1292 0033 0000 20000800 a1b2c3d4
     45960023 12340000 3e117dc4 c0000207 c6336401 9c4013c4 000f0000 4f505449 4f4e53";
 
+/// The same over IPv6.
+const IPV4_IN_UDP_OVER_IPV6: &str = "
+    02000000 01010200 00000102 86dd
+    66LABEL 0033 11 40 fd000001 00000000 00000000 00000002 fd000009 00000000 00000000 00000002
+    PORT 1292 0033 SUM 20000800 a1b2c3d4
+    45960023 12340000 3e117dc4 c0000207 c6336401 9c4013c4 000f0000 4f505449 4f4e53";
+/// Its checksum if the port were 0.
+const WITHOUT_PORT: u16 = 0x6f63;
+
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: String = hex.split_whitespace().collect();
     let pairs = digits.as_bytes().chunks(2);
@@ -132,12 +141,33 @@ fn in_udp_each_flow_has_a_port_of_its_own() {
 }
 
 #[test]
-fn the_checksum_of_udp_over_ipv6_is_the_kernels() {
+fn udp_over_ipv6_has_a_checksum() {
     in_own_namespace(|| {
         let more = "encapsulation = \"gre-udp\"";
         let rig = Rig::new(&config("udp-ipv6", "fd00:1::2", "\"fd00:9::2\"", more));
-        check(&rig, &bytes(IPV4), Outcome::UdpChecksum, None);
-        check(&rig, &bytes(IPV6), Outcome::UdpChecksum, None);
+        let (_, out, _) = rig.xdp.run(&bytes(IPV4), rig.edge).unwrap();
+        let port = u16::from_be_bytes([out[54], out[55]]);
+        // What the port adds to the rest is taken from its complement.
+        let sum = wire::checksum::update(WITHOUT_PORT, 0, port);
+        let label: String = out[15..18]
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect();
+        let expected = IPV4_IN_UDP_OVER_IPV6
+            .replace("LABEL", &label)
+            .replace("PORT", &format!("{port:04x}"))
+            .replace("SUM", &format!("{sum:04x}"));
+        check(&rig, &bytes(IPV4), Outcome::ForwardBack, Some(&expected));
+        // Of all lengths, all pieces that the sum is made of.
+        for length in 0..=200 {
+            let mut frame = changed(&[(3, 28 + length as u8)]);
+            frame.resize(14 + 28, 0);
+            frame.extend((0..length).map(|octet| octet as u8 ^ 0xa5));
+            let (_, out, _) = rig.xdp.run(&frame, rig.edge).unwrap();
+            let (from, to) = ("fd00:1::2".parse().unwrap(), "fd00:9::2".parse().unwrap());
+            let sum = wire::checksum::transport(from, to, 17, &out[54..]);
+            assert_eq!((out.len(), sum), (14 + 40 + 16 + 28 + length, 0));
+        }
     });
 }
 

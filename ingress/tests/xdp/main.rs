@@ -107,6 +107,9 @@ fn differ(
 const OVER_IPV4: &str = "\"10.0.9.2\", { address = \"10.0.9.3\", weight = 50 }, \
     { address = \"10.0.8.2\", weight = 217 }";
 
+const OVER_IPV6: &str = "\"fd00:9::2\", { address = \"fd00:9::3\", weight = 50 }, \
+    { address = \"fd00:8::2\", weight = 217 }";
+
 #[test]
 fn it_does_what_the_forwarder_does_over_ipv4() {
     differ("ipv4", "10.0.1.2", OVER_IPV4, "");
@@ -114,12 +117,7 @@ fn it_does_what_the_forwarder_does_over_ipv4() {
 
 #[test]
 fn it_does_what_the_forwarder_does_over_ipv6() {
-    differ(
-        "ipv6",
-        "fd00:1::2",
-        "\"fd00:9::2\", { address = \"fd00:9::3\", weight = 50 }, { address = \"fd00:8::2\", weight = 217 }",
-        "",
-    );
+    differ("ipv6", "fd00:1::2", OVER_IPV6, "");
 }
 
 #[test]
@@ -128,6 +126,16 @@ fn it_does_what_the_forwarder_does_with_gre_in_udp() {
         "gre-udp",
         "10.0.1.2",
         OVER_IPV4,
+        "encapsulation = \"gre-udp\"",
+    );
+}
+
+#[test]
+fn it_does_what_the_forwarder_does_with_gre_in_udp_over_ipv6() {
+    differ(
+        "gre-udp6",
+        "fd00:1::2",
+        OVER_IPV6,
         "encapsulation = \"gre-udp\"",
     );
 }

@@ -111,6 +111,16 @@ fn outer_ipv6(
     let IpAddr::V6(to) = to else {
         panic!("mixed");
     };
+    let mut payload = payload.to_vec();
+    let protocol = match rig.settings.encapsulation {
+        Encapsulation::Gre => 47,
+        Encapsulation::GreUdp => {
+            let (udp, rest) = payload.split_first_chunk::<8>().unwrap();
+            let sum = wire::checksum::udp_in_parts(from.into(), to.into(), *udp, rest);
+            payload[6..8].copy_from_slice(&sum.to_be_bytes());
+            17
+        }
+    };
     let octets = match user_agent {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
@@ -121,10 +131,10 @@ fn outer_ipv6(
     let first = 6 << 28 | u32::from(rig.settings.outer_dscp) << 22 | label;
     let mut header = first.to_be_bytes().to_vec();
     header.extend((payload.len() as u16).to_be_bytes());
-    header.extend([47, rig.settings.outer_hop_limit]);
+    header.extend([protocol, rig.settings.outer_hop_limit]);
     header.extend(from.octets());
     header.extend(to.octets());
-    header.extend(payload);
+    header.extend(&payload);
     header
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -97,7 +97,7 @@ fn judge_call(record: &CallRecord) -> Result<()> {
 }
 
 /// What the concentrator sees of the tunnel: how many packets.
-fn judge_outer(capture: &PathBuf) -> Result<usize> {
+fn judge_outer(capture: &Path) -> Result<usize> {
     let plain = tshark::rows(capture, "ipv6.nxt==47||ip.proto==47", &["frame.number"])?;
     ensure!(plain.is_empty(), "there is plain GRE too: {plain:?}");
     let mut packets = 0;
@@ -114,7 +114,7 @@ fn judge_outer(capture: &PathBuf) -> Result<usize> {
 }
 
 /// Each flow of the edge has one port, and no two the same.
-fn judge_edge(capture: &PathBuf, edge: Ipv6Addr, key: u32) -> Result<usize> {
+fn judge_edge(capture: &Path, edge: Ipv6Addr, key: u32) -> Result<usize> {
     let filter = format!(
         "ipv6.src=={edge}&&ipv6.dst=={CONCENTRATOR}&&udp.dstport==4754&&gre.key=={key:#x}&&ip.src"
     );

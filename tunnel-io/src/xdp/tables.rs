@@ -57,7 +57,7 @@ pub enum Outcome {
     NoNeighbour,
     /// The driver has left no room in front of the packet.
     NoRoom,
-    /// The outer header needs a UDP checksum, which is over the whole packet.
+    /// The outer header needs a UDP checksum over more octets than the program adds up.
     UdpChecksum,
 }
 

@@ -191,6 +191,19 @@ impl Agent {
         self.link.as_ref().is_some_and(|link| link.greeted)
     }
 
+    /// It has done what it was asked for; false where it was not.
+    fn has_done(&mut self, request: u64) -> bool {
+        let Some(request) = self.requests.remove(&request) else {
+            return false;
+        };
+        if let ToAgent::Bind { session, .. } = request.message
+            && let Some(session) = self.sessions.get_mut(&session)
+        {
+            session.bound = true;
+        }
+        true
+    }
+
     /// A request for a change of this session has no answer yet.
     fn asks_about(&self, session: u64) -> bool {
         let mut requests = self.requests.values();
@@ -368,18 +381,10 @@ impl RelayPool {
             FromAgent::Done { request } if agent.stock_request == Some(request) => {
                 self.stock_agreed(&name, now);
             }
-            FromAgent::Done { request } => match agent.requests.remove(&request) {
-                Some(Request {
-                    message: ToAgent::Bind { session, .. },
-                    ..
-                }) => {
-                    if let Some(session) = agent.sessions.get_mut(&session) {
-                        session.bound = true;
-                    }
-                }
-                Some(_) => {}
-                None => self.counters.stray += 1,
-            },
+            FromAgent::Done { request } => {
+                let known = agent.has_done(request);
+                self.counters.stray += u64::from(!known);
+            }
             FromAgent::Failed { request, code, .. } => {
                 self.handle_failed(&name, request, code, now)
             }

@@ -164,7 +164,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<()> {
             false => None,
         };
         if let Some(received) = received_now {
-            worker.handle_tunnel(received, &mut tunnel);
+            worker.handle_gathered(received, &mut tunnel, &mut peer_inputs);
         } else {
             tokio::select! {
                 biased;

@@ -158,6 +158,34 @@ impl Process {
         Ok(total)
     }
 
+    /// The same as [`Self::cpu_time`] of the threads that it has now, to the nanosecond: of the time of a program that
+    /// does little, ticks show nothing.
+    pub(crate) fn exact_cpu_time(&self) -> Result<Duration> {
+        let of_task = |text: &str| text.split(' ').next()?.parse().ok();
+        let ns = self.sum_of_tasks("schedstat", &of_task)?;
+        Ok(Duration::from_nanos(ns))
+    }
+
+    /// How often its threads have waited for something (voluntary context switches).
+    pub(crate) fn times_waited(&self) -> Result<u64> {
+        self.sum_of_tasks("status", &|text| {
+            let mut lines = text.lines();
+            let times = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            times.trim().parse().ok()
+        })
+    }
+
+    /// What a file says of each thread, added up.
+    fn sum_of_tasks(&self, file: &str, of_task: &dyn Fn(&str) -> Option<u64>) -> Result<u64> {
+        let mut sum = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let path = task?.path().join(file);
+            let text = fs::read_to_string(&path)?;
+            sum += of_task(&text).with_context(|| path.display().to_string())?;
+        }
+        Ok(sum)
+    }
+
     /// Bytes of memory that it has resident now (VmRSS).
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

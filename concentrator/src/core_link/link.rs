@@ -433,7 +433,7 @@ async fn write_bytes(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Re
     }
 }
 
-/// What waits, as much as there is in one write, and a heartbeat when nothing does.
+/// What waits, as much as there is in one write, and a heartbeat when nothing has been written for so long.
 async fn write_all(
     mut writer: impl AsyncWrite + Unpin,
     mut outgoing: mpsc::Receiver<CoreMessage>,
@@ -459,6 +459,7 @@ async fn write_all(
         if let Err(ended) = write_bytes(&mut writer, &bytes).await {
             return ended;
         }
+        beat.reset();
     }
 }
 

@@ -399,14 +399,7 @@ impl RelayPool {
                     RelayEvent::MediaTimeout(session, silence)
                 });
             }
-            FromAgent::Ended { session, stats } => {
-                self.report(&name, session, |session| {
-                    RelayEvent::Ended(session, Box::new(stats))
-                });
-                if let Some(agent) = self.agents.get_mut(&name) {
-                    agent.sessions.remove(&session);
-                }
-            }
+            FromAgent::Ended { session, stats } => self.handle_ended(&name, session, stats),
             FromAgent::Heartbeat { seq } => {
                 self.commands
                     .push_back(Command::Send(link, ToAgent::HeartbeatAck { seq }));
@@ -416,6 +409,15 @@ impl RelayPool {
                 agent.draining = true;
                 agent.leases.clear();
             }
+        }
+    }
+
+    fn handle_ended(&mut self, name: &str, session: u64, stats: SessionStatistics) {
+        self.report(name, session, |session| {
+            RelayEvent::Ended(session, Box::new(stats))
+        });
+        if let Some(agent) = self.agents.get_mut(name) {
+            agent.sessions.remove(&session);
         }
     }
 

@@ -1,9 +1,9 @@
 //! When it pays to let packets gather: waking for each of them costs more than to handle it.
 //!
-//! As the interrupts of a network card are moderated, so is the worker: while packets come in quick
-//! succession it sleeps between two reads, deaf to all, and then reads what has come. It sleeps as
-//! long as it takes until [`ENOUGH`] of them are there, by how many came since the last read: with
-//! more of them a wake-up costs each one little. A lone packet is read at once. The price is at most
+//! As the interrupts of a network card are moderated, so is the worker: while packets, or messages of other
+//! concentrators, come in quick succession it sleeps between two reads, deaf to all, and then reads what has
+//! come. It sleeps as long as it takes until [`ENOUGH`] of them are there, by how many came since the last
+//! read: with more of them a wake-up costs each one little. A lone packet is read at once. The price is at most
 //! [`LONGEST`] for a message, of the 500 ms that SIP reckons with for a round trip (T1, RFC 3261
 //! section 17.1.1.1).
 

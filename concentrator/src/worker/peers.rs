@@ -5,21 +5,41 @@ use tracing::{info, warn};
 
 use super::{BATCH, Worker, now};
 use crate::core_link::{Asked, PeerInput};
+use crate::decapsulator::TunnelEnd;
 
 impl Worker {
-    /// One input, and what has gathered behind it, before the next flush.
+    /// One input, and what has gathered behind it, before the next flush. The next ones gather as packets in
+    /// the tunnel do.
     pub(super) fn handle_peers(
         &mut self,
         first: PeerInput,
         inputs: &mut mpsc::Receiver<PeerInput>,
     ) {
         self.handle_peer(first);
-        for _ in 0..BATCH {
+        let handled = 1 + self.handle_peers_waiting(inputs);
+        self.pause = self.gathering.observe(handled, handled > BATCH, now());
+    }
+
+    /// What has gathered: in the tunnel, and of what others say.
+    pub(super) fn handle_gathered(
+        &mut self,
+        received: usize,
+        tunnel: &mut TunnelEnd,
+        inputs: &mut mpsc::Receiver<PeerInput>,
+    ) {
+        self.handle_tunnel(received, tunnel);
+        self.handle_peers_waiting(inputs);
+    }
+
+    /// What has come; how many there were.
+    fn handle_peers_waiting(&mut self, inputs: &mut mpsc::Receiver<PeerInput>) -> usize {
+        for handled in 0..BATCH {
             let Ok(input) = inputs.try_recv() else {
-                return;
+                return handled;
             };
             self.handle_peer(input);
         }
+        BATCH
     }
 
     fn handle_peer(&mut self, input: PeerInput) {

@@ -5,11 +5,14 @@
 //! link: with n concentrators (n - 1) / n of the calls. What a call costs in all must not grow beyond that one hop,
 //! and each concentrator has a share of the calls; so what the busiest one spends on a call of all says up to which
 //! rate its worker, one thread, has time left. No peer.
+//!
+//! What a concentrator spends without any calls is measured before, for as long, and printed beside. It is no part of
+//! what a call costs, but each concentrator more spends it, so figures of all CPU are told with it and without.
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -44,6 +47,10 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
 struct Round {
     /// Microseconds of CPU for each call of all, by concentrator.
     us: Vec<f64>,
+    /// The same less what they spend without calls in that time.
+    us_of_calls: Vec<f64>,
+    /// How often the threads of each have waited for something, for each call of all.
+    waits: Vec<f64>,
     /// Calls by concentrator, by the counter of each.
     calls: Vec<u64>,
     handed_over: u64,
@@ -59,56 +66,86 @@ fn with(concentrators: usize, folder: &Path) -> Result<Vec<Outcome>> {
     load::register_callee(&phones, SERVICE)?;
     let _callee = load::callee(&phones, SERVICE, folder)?;
     let callers: Vec<Ipv4Addr> = (1..=CALLERS).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();
+    let idle = idle(&rig.nodes)?;
+    eprintln!("bench concentrators: {concentrators}, no calls: {idle:.0?} us of CPU a second");
     let mut outcomes = Vec::new();
     for rate in RATES {
         let folder = folder.join(rate.to_string());
-        let rounds = rounds(&rig.nodes, &phones, &callers, rate, &folder)?;
-        outcomes.push(outcome(concentrators, rate, rounds)?);
+        let rounds = rounds(&rig.nodes, &phones, &callers, (rate, &idle), &folder)?;
+        outcomes.push(outcome(concentrators, rate, &idle, rounds)?);
     }
     Ok(outcomes)
+}
+
+/// Microseconds of CPU that each concentrator spends in a second without calls.
+fn idle(nodes: &[Node]) -> Result<Vec<f64>> {
+    let before = of_nodes(nodes, &cpu)?;
+    let since = Instant::now();
+    std::thread::sleep(Duration::from_secs(u64::from(SECONDS)));
+    let seconds = since.elapsed().as_secs_f64();
+    let spent = grown(of_nodes(nodes, &cpu)?, &before);
+    Ok(spent.iter().map(|us| *us as f64 / seconds).collect())
+}
+
+fn of_nodes(nodes: &[Node], what: &dyn Fn(&Node) -> Result<u64>) -> Result<Vec<u64>> {
+    nodes.iter().map(what).collect()
+}
+
+fn grown(after: Vec<u64>, before: &[u64]) -> Vec<u64> {
+    let pairs = after.iter().zip(before);
+    pairs.map(|(after, before)| after - before).collect()
+}
+
+fn cpu(node: &Node) -> Result<u64> {
+    let spent = node.program.process.exact_cpu_time()?;
+    Ok(u64::try_from(spent.as_micros())?)
 }
 
 fn rounds(
     nodes: &[Node],
     phones: &Phones,
     callers: &[Ipv4Addr],
-    rate: u32,
+    (rate, idle): (u32, &[f64]),
     folder: &Path,
 ) -> Result<Vec<Round>> {
     let count = rate * SECONDS;
     let mut rounds = Vec::new();
     for number in 0..=ROUNDS {
-        let of_nodes = |what: &dyn Fn(&Node) -> Result<u64>| -> Result<Vec<u64>> {
-            nodes.iter().map(what).collect()
-        };
-        let cpu = |node: &Node| -> Result<u64> {
-            Ok(u64::try_from(node.program.process.cpu_time()?.as_micros())?)
-        };
+        let of_nodes = |what: &dyn Fn(&Node) -> Result<u64>| of_nodes(nodes, what);
+        let waits = |node: &Node| node.program.process.times_waited();
         let calls = |node: &Node| node.events("call");
         let handed = |node: &Node| {
             node.sample("sipcast_concentrator_core_link_total{event=\"handed_over\"}")
         };
-        let before = (of_nodes(&cpu)?, of_nodes(&calls)?, of_nodes(&handed)?);
+        let before = (of_nodes(&calls)?, of_nodes(&handed)?, of_nodes(&waits)?);
+        let (spent, since) = (of_nodes(&cpu)?, Instant::now());
         let place = folder.join(format!("round-{number}"));
         fs::create_dir_all(&place)?;
         let seen = load::calls_from(phones, SERVICE, (rate, count), callers, &place)?;
-        let after = of_nodes(&cpu)?;
+        let (after, seconds) = (of_nodes(&cpu)?, since.elapsed().as_secs_f64());
+        let waits = grown(of_nodes(&waits)?, &before.2);
         // The pages lag behind a little.
         std::thread::sleep(Duration::from_millis(600));
-        let grown = |after: Vec<u64>, before: &[u64]| -> Vec<u64> {
-            after.iter().zip(before).map(|(a, b)| a - b).collect()
-        };
-        let us = grown(after, &before.0);
+        let us = grown(after, &spent);
+        let a_call = |of_all: f64| of_all / f64::from(count);
+        let of_calls = us.iter().zip(idle);
         let round = Round {
-            us: us.iter().map(|us| *us as f64 / f64::from(count)).collect(),
-            calls: grown(of_nodes(&calls)?, &before.1),
-            handed_over: grown(of_nodes(&handed)?, &before.2).iter().sum(),
+            us: us.iter().map(|us| a_call(*us as f64)).collect(),
+            us_of_calls: of_calls
+                .map(|(us, idle)| a_call(*us as f64 - idle * seconds))
+                .collect(),
+            waits: waits.iter().map(|waits| a_call(*waits as f64)).collect(),
+            calls: grown(of_nodes(&calls)?, &before.0),
+            handed_over: grown(of_nodes(&handed)?, &before.1).iter().sum(),
             failed: seen.failed(),
         };
         eprintln!(
-            "bench concentrators: {}, {rate} calls/s: {:.0?} us a call, calls {:?}, {} messages over the core, {} failed",
+            "bench concentrators: {}, {rate} calls/s: {:.0?} us a call, {:.0?} less what is spent without, {:.1?} waits \
+             a call, calls {:?}, {} messages over the core, {} failed",
             nodes.len(),
             round.us,
+            round.us_of_calls,
+            round.waits,
             round.calls,
             round.handed_over,
             round.failed
@@ -121,7 +158,12 @@ fn rounds(
     Ok(rounds)
 }
 
-fn outcome(concentrators: usize, rate: u32, mut rounds: Vec<Round>) -> Result<Outcome> {
+fn outcome(
+    concentrators: usize,
+    rate: u32,
+    idle: &[f64],
+    mut rounds: Vec<Round>,
+) -> Result<Outcome> {
     let sum = |round: &Round| round.us.iter().sum::<f64>();
     rounds.sort_by(|a, b| sum(a).total_cmp(&sum(b)));
     let count = f64::from(rate * SECONDS);
@@ -135,6 +177,9 @@ fn outcome(concentrators: usize, rate: u32, mut rounds: Vec<Round>) -> Result<Ou
         "concentrators": concentrators,
         "calls_per_s": rate,
         "us_cpu_by_concentrator": middle.us,
+        "us_cpu_a_second_without_calls": idle,
+        "us_cpu_per_call_less_that": middle.us_of_calls.iter().sum::<f64>(),
+        "waits_per_call": middle.waits.iter().sum::<f64>(),
         "calls_by_concentrator": middle.calls,
         "us_cpu_of_busiest": busiest,
         "calls_per_s_that_fill_a_core_of_the_busiest": 1e6 / busiest,

@@ -5,11 +5,6 @@ use std::process::ExitCode;
 use admin::run::{Threads, program};
 use clap::Parser;
 
-// A transaction lasts for 32 s, so that the heap grows by megabytes a second under load: with the system's
-// allocator the pages of it, given back and taken again, were a tenth of what a REGISTER costs.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// SIP proxy and registrar of an anycast address, behind the tunnels of its edges.
 ///
 /// It takes packets out of the edges' GRE tunnels, is the SIP server of the service addresses,

@@ -144,7 +144,7 @@ INLINE __u32 handle(struct xdp_md *ctx, struct packet *packet, __u32 *interface)
     // The verifier has forgotten.
     if (!way)
         return PASS_NO_ROUTE;
-    *interface = way->departure.interface;
+    *interface = way->next.departure.interface;
     return encapsulate(ctx, packet, set, &trip, way);
 }
 

@@ -27,11 +27,7 @@ struct way {
     __u64 asked;
     __u32 generation;
     __u32 device;
-    struct departure departure;
-    // The longest packet.
-    __u32 mtu;
-    __u8 to[6];
-    __u8 from[6];
+    struct next_hop next;
 };
 
 struct {
@@ -41,34 +37,24 @@ struct {
     __type(value, struct way);
 } ways SEC(".maps");
 
-INLINE __u32 ask_kernel(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
-                        const struct trip *trip, struct bpf_fib_lookup *answer)
+INLINE void put_question(const struct packet *packet, const struct settings *set,
+                         const struct trip *trip, struct bpf_fib_lookup *question)
 {
     const struct address *from = &set->sources[trip->source & (MAX_SOURCES - 1)];
     const struct candidate *to = trip->to;
-    answer->l4_protocol = (__u8)set->outer_protocol;
-    answer->tot_len = packet->length + outer_length(set);
-    answer->ifindex = packet->device;
+    question->l4_protocol = (__u8)set->outer_protocol;
+    question->tot_len = packet->length + outer_length(set);
+    question->ifindex = packet->device;
     if (set->is_outer_ipv6) {
-        answer->family = FAMILY_IPV6;
-        answer->flowinfo = __builtin_bswap32((__u32)set->outer_tos << 20);
-        __builtin_memcpy(answer->ipv6_src, from, sizeof(*from));
-        __builtin_memcpy(answer->ipv6_dst, &to->address, sizeof(to->address));
+        question->family = FAMILY_IPV6;
+        question->flowinfo = __builtin_bswap32((__u32)set->outer_tos << 20);
+        __builtin_memcpy(question->ipv6_src, from, sizeof(*from));
+        __builtin_memcpy(question->ipv6_dst, &to->address, sizeof(to->address));
     } else {
-        answer->family = FAMILY_IPV4;
-        answer->tos = set->outer_tos;
-        answer->ipv4_src = from->words[3];
-        answer->ipv4_dst = to->address.words[3];
-    }
-    switch (bpf_fib_lookup(ctx, answer, sizeof(*answer), 0)) {
-    case BPF_FIB_LKUP_RET_SUCCESS:
-        return OUTCOMES;
-    case BPF_FIB_LKUP_RET_NO_NEIGH:
-        return PASS_NO_NEIGHBOUR;
-    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-        return PASS_TOO_BIG;
-    default:
-        return PASS_NO_ROUTE;
+        question->family = FAMILY_IPV4;
+        question->tos = set->outer_tos;
+        question->ipv4_src = from->words[3];
+        question->ipv4_dst = to->address.words[3];
     }
 }
 
@@ -82,20 +68,13 @@ INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const str
         return PASS_NO_ROUTE;
     __u64 now = bpf_jiffies64();
     if (way->asked == now && way->generation == set->generation && way->device == packet->device &&
-        packet->length + outer_length(set) <= way->mtu)
+        packet->length + outer_length(set) <= way->next.mtu)
         return OUTCOMES;
-    struct bpf_fib_lookup answer = {};
-    __u32 outcome = ask_kernel(ctx, packet, set, trip, &answer);
+    struct bpf_fib_lookup question = {};
+    put_question(packet, set, trip, &question);
+    __u32 outcome = find_next_hop(ctx, &question, &way->next);
     if (outcome != OUTCOMES)
         return outcome;
-    __u32 device = answer.ifindex;
-    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
-    if (!departure)
-        return PASS_NO_ROUTE;
-    way->departure = *departure;
-    way->mtu = answer.mtu_result;
-    __builtin_memcpy(way->to, answer.dmac, 6);
-    __builtin_memcpy(way->from, answer.smac, 6);
     way->generation = set->generation;
     way->device = packet->device;
     way->asked = now;

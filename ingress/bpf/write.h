@@ -114,7 +114,7 @@ INLINE void write_gre(__u8 *gre, const struct packet *packet, const struct setti
 INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const struct settings *set,
                          const struct trip *trip, const struct way *way)
 {
-    const struct departure *departure = &way->departure;
+    const struct departure *departure = &way->next.departure;
     const struct address *from = &set->sources[trip->source & (MAX_SOURCES - 1)];
     const struct candidate *to = trip->to;
     __u32 whole = packet->link_header + packet->length;
@@ -126,8 +126,7 @@ INLINE __u32 encapsulate(struct xdp_md *ctx, const struct packet *packet, const 
     int grown = (int)(ETHERNET + TAG * tags + outer_length(set)) - (int)packet->link_header;
     if (bpf_xdp_adjust_head(ctx, -grown))
         return PASS_NO_ROOM;
-    __u8 *outer = write_ethernet(ctx, departure, way->to, way->from,
-                                 set->is_outer_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
+    __u8 *outer = write_ethernet(ctx, &way->next, set->is_outer_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
     const void *end = (void *)(long)ctx->data_end;
     if (!outer)
         return DROP_BROKEN;

@@ -51,7 +51,7 @@ INLINE __u32 relay_packet(struct xdp_md *ctx, struct packet *packet, const struc
     outcome = find_way(ctx, packet, entry, now, &way);
     if (outcome != OUTCOMES)
         return outcome;
-    *interface = way->departure.interface;
+    *interface = way->next.departure.interface;
     outcome = write_packet(ctx, packet, entry, way);
     if (outcome <= FORWARD_ACROSS)
         record(stream, packet, now);

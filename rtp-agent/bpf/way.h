@@ -17,11 +17,7 @@ struct way {
     __u64 asked_ns;
     __u32 entry;
     __u32 generation;
-    struct departure departure;
-    // The longest packet.
-    __u32 mtu;
-    __u8 to[6];
-    __u8 from[6];
+    struct next_hop next;
 };
 
 // By the stream's place. Streams that share one on the same CPU ask more often.
@@ -37,32 +33,22 @@ INLINE __u32 ip_header(__u8 is_ipv6)
     return is_ipv6 ? IPV6 : IPV4;
 }
 
-INLINE __u32 ask_kernel(struct xdp_md *ctx, const struct entry *entry, __u32 length,
-                        struct bpf_fib_lookup *answer)
+INLINE void put_question(const struct entry *entry, __u32 length,
+                         struct bpf_fib_lookup *question)
 {
-    answer->l4_protocol = UDP;
-    answer->sport = entry->source_port;
-    answer->dport = entry->destination_port;
-    answer->tot_len = length;
-    answer->ifindex = LOOPBACK;
+    question->l4_protocol = UDP;
+    question->sport = entry->source_port;
+    question->dport = entry->destination_port;
+    question->tot_len = length;
+    question->ifindex = LOOPBACK;
     if (entry->is_ipv6) {
-        answer->family = FAMILY_IPV6;
-        __builtin_memcpy(answer->ipv6_src, &entry->source, sizeof(entry->source));
-        __builtin_memcpy(answer->ipv6_dst, &entry->destination, sizeof(entry->destination));
+        question->family = FAMILY_IPV6;
+        __builtin_memcpy(question->ipv6_src, &entry->source, sizeof(entry->source));
+        __builtin_memcpy(question->ipv6_dst, &entry->destination, sizeof(entry->destination));
     } else {
-        answer->family = FAMILY_IPV4;
-        answer->ipv4_src = entry->source.words[3];
-        answer->ipv4_dst = entry->destination.words[3];
-    }
-    switch (bpf_fib_lookup(ctx, answer, sizeof(*answer), 0)) {
-    case BPF_FIB_LKUP_RET_SUCCESS:
-        return OUTCOMES;
-    case BPF_FIB_LKUP_RET_NO_NEIGH:
-        return PASS_NO_NEIGHBOUR;
-    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-        return PASS_TOO_BIG;
-    default:
-        return PASS_NO_ROUTE;
+        question->family = FAMILY_IPV4;
+        question->ipv4_src = entry->source.words[3];
+        question->ipv4_dst = entry->destination.words[3];
     }
 }
 
@@ -78,20 +64,13 @@ INLINE __u32 find_way(struct xdp_md *ctx, const struct packet *packet, const str
     __u32 length = packet->payload_length + UDP_HEADER + ip_header(entry->is_ipv6);
     __u32 generation = devices_generation();
     if (way->entry == entry->number && now - way->asked_ns < WAY_NS &&
-        way->generation == generation && length <= way->mtu)
+        way->generation == generation && length <= way->next.mtu)
         return OUTCOMES;
-    struct bpf_fib_lookup answer = {};
-    __u32 outcome = ask_kernel(ctx, entry, length, &answer);
+    struct bpf_fib_lookup question = {};
+    put_question(entry, length, &question);
+    __u32 outcome = find_next_hop(ctx, &question, &way->next);
     if (outcome != OUTCOMES)
         return outcome;
-    __u32 device = answer.ifindex;
-    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
-    if (!departure)
-        return PASS_NO_ROUTE;
-    way->departure = *departure;
-    way->mtu = answer.mtu_result;
-    __builtin_memcpy(way->to, answer.dmac, 6);
-    __builtin_memcpy(way->from, answer.smac, 6);
     way->entry = entry->number;
     way->generation = generation;
     way->asked_ns = now;

@@ -57,7 +57,7 @@ INLINE void write_udp(__u8 *udp, const struct entry *entry, const struct packet 
 INLINE __u32 write_packet(struct xdp_md *ctx, const struct packet *packet, const struct entry *entry,
                           const struct way *way)
 {
-    const struct departure *departure = &way->departure;
+    const struct departure *departure = &way->next.departure;
     __u32 whole = packet->link_header + packet->length;
     // Octets after the packet fill up a short frame; the kernel would cut them off, too.
     if ((__u32)(ctx->data_end - ctx->data) > whole &&
@@ -68,8 +68,7 @@ INLINE __u32 write_packet(struct xdp_md *ctx, const struct packet *packet, const
                 (int)(packet->link_header + ip_header(packet->is_ipv6));
     if (grown && bpf_xdp_adjust_head(ctx, -grown))
         return PASS_NO_ROOM;
-    __u8 *ip = write_ethernet(ctx, departure, way->to, way->from,
-                              entry->is_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
+    __u8 *ip = write_ethernet(ctx, &way->next, entry->is_ipv6 ? TYPE_IPV6 : TYPE_IPV4);
     const void *end = (void *)(long)ctx->data_end;
     if (!ip)
         return DROP_BROKEN;

@@ -128,15 +128,49 @@ INLINE __u32 read_ethernet(struct xdp_md *ctx, __u32 *device, __u32 *link_header
     return OUTCOMES;
 }
 
-// Ethernet header with the tags of the device that it leaves by. 0: no room.
-INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct departure *departure, const __u8 *to,
-                            const __u8 *from, __u16 type)
+// Where a packet goes next.
+struct next_hop {
+    struct departure departure;
+    // The longest packet.
+    __u32 mtu;
+    __u8 to[6];
+    __u8 from[6];
+};
+
+// Asks the kernel's tables. After an `enum outcome` with PASS_NO_NEIGHBOUR, PASS_TOO_BIG and PASS_NO_ROUTE, too.
+INLINE __u32 find_next_hop(struct xdp_md *ctx, struct bpf_fib_lookup *question,
+                           struct next_hop *next)
 {
+    switch (bpf_fib_lookup(ctx, question, sizeof(*question), 0)) {
+    case BPF_FIB_LKUP_RET_SUCCESS:
+        break;
+    case BPF_FIB_LKUP_RET_NO_NEIGH:
+        return PASS_NO_NEIGHBOUR;
+    case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+        return PASS_TOO_BIG;
+    default:
+        return PASS_NO_ROUTE;
+    }
+    __u32 device = question->ifindex;
+    const struct departure *departure = bpf_map_lookup_elem(&departures, &device);
+    if (!departure)
+        return PASS_NO_ROUTE;
+    next->departure = *departure;
+    next->mtu = question->mtu_result;
+    __builtin_memcpy(next->to, question->dmac, 6);
+    __builtin_memcpy(next->from, question->smac, 6);
+    return OUTCOMES;
+}
+
+// Ethernet header with the tags of the device that it leaves by. 0: no room.
+INLINE __u8 *write_ethernet(struct xdp_md *ctx, const struct next_hop *next, __u16 type)
+{
+    const struct departure *departure = &next->departure;
     void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
     if (data + ETHERNET > end)
         return 0;
-    __builtin_memcpy(data, to, 6);
-    __builtin_memcpy(data + 6, from, 6);
+    __builtin_memcpy(data, next->to, 6);
+    __builtin_memcpy(data + 6, next->from, 6);
     __u16 *at = data + ETHERNET;
 #pragma unroll
     for (int tag = 0; tag < 2; tag++) {

@@ -8,18 +8,40 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use super::calls;
-use crate::call::{self, Middle, Plan};
+use crate::call::{self, CallRecord, Middle, Plan};
 use crate::frame::{GRE, Packet};
 use crate::phone::{Script, Transport};
 use crate::service::{KEY1, Service};
 use crate::topology::two_edges::{CONCENTRATOR, EDGE1, TwoEdges};
 use crate::tshark;
 
-const SECONDS: u32 = 4;
+pub(super) const SECONDS: u32 = 4;
 /// Makes the INVITE three fragments.
 const PADDING: usize = 3_560;
 
 pub(super) fn run(folder: &Path) -> Result<String> {
+    place_calls(folder, &|_| Ok(()), in_udp, &|record| {
+        calls::judge(record)?;
+        let packets = judge_outer(&record.seen.concentrator)?;
+        let decoded = record.files.last().context("no capture")?;
+        let filter = format!("ip.src=={EDGE1}&&udp.dstport==4754&&gre.key=={KEY1:#x}");
+        let decoded = tshark::rows(decoded, &filter, &["udp.srcport"])?.len();
+        ensure!(
+            decoded == packets,
+            "{packets} packets of edge 1, tshark decodes {decoded}"
+        );
+        Ok(packets)
+    })
+}
+
+/// The calls, each in a network of its own, with the programs' configs edited; `judge` says how many packets
+/// the tunnel had.
+pub(super) fn place_calls(
+    folder: &Path,
+    prepare: &dyn Fn(&TwoEdges) -> Result<()>,
+    edit: fn(String) -> String,
+    judge: &dyn Fn(&CallRecord) -> Result<usize>,
+) -> Result<String> {
     tshark::require()?;
     let mut shown = Vec::new();
     for (name, transport, padding) in [
@@ -29,7 +51,8 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     ] {
         let folder = folder.join(name);
         let net = TwoEdges::build()?;
-        let mut service = Service::start_edited(&net, &folder, "", in_udp)?;
+        prepare(&net)?;
+        let mut service = Service::start_edited(&net, &folder, "", edit)?;
         let plan = Plan {
             transport,
             script: Script::Plain,
@@ -38,15 +61,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
             middle: Middle::Flip,
         };
         let record = call::place(&net, &mut service, plan, &folder, &|_| {})?;
-        calls::judge(&record).with_context(|| format!("the call {name:?}"))?;
-        let packets = judge_outer(&record.seen.concentrator).context(name)?;
-        let decoded = record.files.last().context("no capture")?;
-        let filter = format!("ip.src=={EDGE1}&&udp.dstport==4754&&gre.key=={KEY1:#x}");
-        let decoded = tshark::rows(decoded, &filter, &["udp.srcport"])?.len();
-        ensure!(
-            decoded == packets,
-            "{name}: {packets} packets of edge 1, tshark decodes {decoded}"
-        );
+        let packets = judge(&record).with_context(|| format!("the call {name:?}"))?;
         let checked = tshark::check_checksums(&record.files)?;
         shown.push(format!(
             "{name}: {packets} packets, {checked} right checksums"
@@ -56,7 +71,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
 }
 
 /// The programs' configs with GRE in UDP, which leaves 8 bytes less.
-fn in_udp(config: String) -> String {
+pub(super) fn in_udp(config: String) -> String {
     const UDP: &str = "encapsulation = \"gre-udp\"\n";
     let config = config.replace("mtu = 1472", "mtu = 1464");
     if config.contains("[announcement]") {

@@ -8,52 +8,23 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::audio;
-use crate::call::{self, CallRecord, Middle, Plan};
-use crate::phone::{Script, Transport};
-use crate::service::{KEY1, KEY2, Service};
+use super::gre_udp;
+use crate::call::CallRecord;
+use crate::service::{KEY1, KEY2};
 use crate::topology::dual_stack::{self, CONCENTRATOR};
-use crate::topology::two_edges::{self, TwoEdges};
-use crate::{tshark, verdict};
-
-const SECONDS: u32 = 4;
-/// Makes the INVITE three fragments.
-const PADDING: usize = 3_560;
+use crate::topology::two_edges;
+use crate::{audio, tshark, verdict};
 
 pub(super) fn run(folder: &Path) -> Result<String> {
-    tshark::require()?;
-    let mut shown = Vec::new();
-    for (name, transport, padding) in [
-        ("udp", Transport::Udp, 0),
-        ("tcp", Transport::Tcp, 0),
-        ("fragments", Transport::Udp, PADDING),
-    ] {
-        let folder = folder.join(name);
-        let net = TwoEdges::build()?;
-        dual_stack::add(&net)?;
-        let mut service = Service::start_edited(&net, &folder, "", over_ipv6)?;
-        let plan = Plan {
-            transport,
-            script: Script::Plain,
-            seconds: SECONDS,
-            padding,
-            middle: Middle::Flip,
-        };
-        let record = call::place(&net, &mut service, plan, &folder, &|_| {})?;
-        judge_call(&record).with_context(|| format!("{name}: {}", record.complaints))?;
-        let packets = judge_outer(record.files.last().context("no capture")?).context(name)?;
-        let checked = tshark::check_checksums(&record.files)?;
-        shown.push(format!(
-            "{name}: {packets} packets, {checked} right checksums"
-        ));
-    }
-    Ok(shown.join("; "))
+    gre_udp::place_calls(folder, &dual_stack::add, over_ipv6, &|record| {
+        judge_call(record).context(record.complaints.clone())?;
+        judge_outer(record.files.last().context("no capture")?)
+    })
 }
 
-/// The programs' configs with IPv6 outside and GRE in UDP, which leave 28 bytes less than GRE over IPv4.
+/// The programs' configs with GRE in UDP and IPv6 outside, which has 20 bytes more than IPv4.
 fn over_ipv6(config: String) -> String {
-    const UDP: &str = "encapsulation = \"gre-udp\"\n";
-    let mut config = config.replace("mtu = 1472", "mtu = 1444");
+    let mut config = gre_udp::in_udp(config).replace("mtu = 1464", "mtu = 1444");
     for key in ["concentrators = [", "listen = "] {
         config = config.replace(
             &format!("{key}\"{}\"", two_edges::CONCENTRATOR),
@@ -68,10 +39,7 @@ fn over_ipv6(config: String) -> String {
             .replace(&format!("source = \"{v4}\""), &format!("source = \"{v6}\""))
             .replace(&format!("[\"{v4}/32\"]"), &format!("[\"{v6}/128\"]"));
     }
-    if config.contains("[announcement]") {
-        return config.replace("[tunnel]\n", &format!("[tunnel]\n{UDP}"));
-    }
-    config.replace("fallback = ", &format!("{UDP}fallback = "))
+    config
 }
 
 /// The phones' end of it; [`verdict::criteria`] reads tunnels over IPv4 only.
@@ -84,7 +52,7 @@ fn judge_call(record: &CallRecord) -> Result<()> {
         "during the call {during}; after it {after}"
     );
     let figures = verdict::figures(record);
-    let expected = (SECONDS * audio::PACKETS_PER_SECOND) as usize;
+    let expected = (gre_udp::SECONDS * audio::PACKETS_PER_SECOND) as usize;
     for way in [&figures.to_callee, &figures.to_caller] {
         ensure!(
             way.sent == expected && way.received == expected,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sip::message::{HeaderName, Message};
 use sip::proxy::routing::{Audience, Destination, Network, Route};
 
+use crate::phones::{counters, guarded, register};
 use crate::world::{ALICE, BOB, World, answer, find, in_dialog, invite, parse, request, summary};
 
 fn retry_after_s(response: &Message) -> u32 {
@@ -17,6 +18,27 @@ fn retry_after_s(response: &Message) -> u32 {
         .expect("text")
         .parse()
         .expect("number")
+}
+
+/// A first REGISTER is challenged ahead of everything else, but not ahead of this, nor of what is wrong with it.
+#[test]
+fn a_first_register_is_refused_before_it_is_challenged() {
+    let mut world = guarded();
+    let sent = world.receive(
+        ALICE,
+        &register("alice", "z9hG4bK1", "Proxy-Require: x\r\n"),
+    );
+    assert_eq!(summary(&sent), ["420 -> alice"]);
+    world.proxy.set_overloaded(true);
+    let sent = world.receive(ALICE, &register("alice", "z9hG4bK2", ""));
+    assert_eq!(summary(&sent), ["503 -> alice"]);
+    assert_eq!(world.proxy.counters().shed, 1);
+    assert_eq!(counters(&world).challenged, 0);
+    world.proxy.set_overloaded(false);
+    let sent = world.receive(ALICE, &register("alice", "z9hG4bK3", ""));
+    assert_eq!(summary(&sent), ["401 -> alice"]);
+    assert_eq!(counters(&world).challenged, 1);
+    world.assert_all_forgotten();
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod bindings;
 mod cluster;
 mod concentrators;
 mod control_delay;
-mod cpu_time;
+mod driver;
 mod failover;
 mod flood;
 mod idle_time;
@@ -134,8 +134,13 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "relay/xdp",
-        about: "CPU of the whole machine per packet relayed by XDP",
+        about: "CPU of the whole machine per packet relayed by XDP; frames come as from a card's driver",
         run: relay::run_xdp,
+    },
+    Bench {
+        name: "relay/xdp-socket",
+        about: "the same with packets of sockets, and their delay",
+        run: relay::run_xdp_socket,
     },
     Bench {
         name: "relay/sessions",

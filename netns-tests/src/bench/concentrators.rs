@@ -1,10 +1,15 @@
-//! CPU per call of one, two and three concentrators that share the phones out, at the same rate of calls.
+//! CPU per call of one, two and three concentrators that share the phones out: with as many calls for each of them,
+//! and with as many in all.
 //!
 //! SIPp calls SIPp over UDP, without media. The callers have [`CALLERS`] addresses, so the ingress spreads them; the
 //! callee has one, so its answers come to one concentrator, and those of calls that another one has go over the core
 //! link: with n concentrators (n - 1) / n of the calls. What a call costs in all must not grow beyond that one hop,
 //! and each concentrator has a share of the calls; so what the busiest one spends on a call of all says up to which
 //! rate its worker, one thread, has time left. No peer.
+//!
+//! Work comes in batches, and small ones are dearer. So whether a call costs more than that hop is told by the runs with as
+//! many calls for each: by the second one a message over the core costs so much, so by the third one a call should cost
+//! `us_cpu_per_call_by_the_hop`. As many calls in all show what it costs to spread a load that is small for them.
 //!
 //! What a concentrator spends without any calls is measured before, for as long, and printed beside. It is no part of
 //! what a call costs, but each concentrator more spends it, so figures of all CPU are told with it and without.
@@ -15,15 +20,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cluster::rig::{Node, Rig};
 use super::load::{self, Phones};
 use super::{Conditions, Outcome};
 use crate::topology::two_edges::SERVICE;
 
-/// All together, however many concentrators there are.
-const RATES: [u32; 2] = [500, 1_500];
+/// Calls a second for each.
+const EACH: u32 = 500;
+/// Of all together, however many there are.
+const ALL: u32 = 1_500;
 const SECONDS: u32 = 8;
 const ROUNDS: usize = 2;
 /// Addresses that call.
@@ -40,7 +47,44 @@ pub(super) fn run(folder: &Path) -> Result<Vec<Outcome>> {
         fs::create_dir_all(&folder)?;
         outcomes.extend(with(concentrators, &folder)?);
     }
+    judge_hop(&mut outcomes);
     Ok(outcomes)
+}
+
+/// EACH for each of them, and ALL.
+fn rates(concentrators: usize) -> Vec<u32> {
+    let mut rates = vec![EACH * concentrators as u32, ALL];
+    rates.dedup();
+    rates
+}
+
+/// Beside the figure with most concentrators: what it would be if more of them cost nothing but the hop.
+fn judge_hop(outcomes: &mut [Outcome]) {
+    let number = |outcome: &Outcome, name: &str| outcome.beside.get(name).and_then(Value::as_f64);
+    let of_each = |concentrators: f64| {
+        let found = outcomes.iter().find(|outcome| {
+            number(outcome, "concentrators") == Some(concentrators)
+                && number(outcome, "calls_per_s") == Some(concentrators * f64::from(EACH))
+        });
+        let messages = number(found?, "messages_over_the_core_per_call")?;
+        Some((found?.ours, messages))
+    };
+    let (Some((one, _)), Some((two, messages)), Some((three, more))) =
+        (of_each(1.0), of_each(2.0), of_each(3.0))
+    else {
+        return;
+    };
+    let a_message = (two - one) / messages;
+    let by_the_hop = one + a_message * more;
+    eprintln!(
+        "bench concentrators: {EACH} calls/s for each: {one:.0}, {two:.0}, {three:.0} us a call; a message over the core is \
+         {a_message:.1}, so three would have {by_the_hop:.0}"
+    );
+    if let Some(last) = outcomes.last_mut() {
+        let more = json!({ "us_cpu_per_message_over_the_core": a_message, "us_cpu_per_call_by_the_hop": by_the_hop });
+        last.beside
+            .extend(more.as_object().cloned().unwrap_or_default());
+    }
 }
 
 /// A run of calls.
@@ -69,7 +113,7 @@ fn with(concentrators: usize, folder: &Path) -> Result<Vec<Outcome>> {
     let idle = idle(&rig.nodes)?;
     eprintln!("bench concentrators: {concentrators}, no calls: {idle:.0?} us of CPU a second");
     let mut outcomes = Vec::new();
-    for rate in RATES {
+    for rate in rates(concentrators) {
         let folder = folder.join(rate.to_string());
         let rounds = rounds(&rig.nodes, &phones, &callers, (rate, &idle), &folder)?;
         outcomes.push(outcome(concentrators, rate, &idle, rounds)?);

@@ -1,5 +1,5 @@
-//! What each CPU was idle, to the nanosecond: for benches whose runs are too short for the ticks of
-//! `/proc/stat`.
+//! What each CPU was idle, to the nanosecond: what the kernel does in soft interrupts is charged to whoever
+//! runs at that moment, or to nobody, so a bench of such work counts all that the machine does.
 //!
 //! `/proc/timer_list` has for each CPU the sum of its idle time (a kernel with CONFIG_NO_HZ), but without what it
 //! is idle at that moment. So each CPU's is read by a thread on that CPU, which is then not idle. What is
@@ -8,10 +8,17 @@
 
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+
+/// How long the machine is looked at without packets.
+const LOOK: Duration = Duration::from_millis(300);
+/// Cores that may be busy then; a moment with more is waited out a few times.
+const MOST_AT_REST: f64 = 0.1;
+const LOOKS: usize = 10;
 
 /// Of all CPUs.
 #[derive(Debug, Clone)]
@@ -46,6 +53,28 @@ impl IdleTime {
         let first = self.0.first().zip(before.0.first());
         first.map_or(0, |(now, before)| now.now_ns - before.now_ns)
     }
+
+    /// The part of what all CPUs together could have worked since that they have.
+    pub(super) fn share_since(&self, before: &Self) -> f64 {
+        let whole = self.since(before) as f64 * self.0.len() as f64;
+        self.busy_since(before) as f64 / whole.max(1.0)
+    }
+}
+
+/// The cores that the machine uses without packets, and the end of that time.
+pub(super) fn at_rest() -> Result<(f64, IdleTime)> {
+    let mut least = f64::INFINITY;
+    for _ in 0..LOOKS {
+        let before = IdleTime::now()?;
+        thread::sleep(LOOK);
+        let end = IdleTime::now()?;
+        let busy = end.busy_since(&before) as f64 / end.since(&before) as f64;
+        if busy < MOST_AT_REST {
+            return Ok((busy, end));
+        }
+        least = least.min(busy);
+    }
+    bail!("something else uses {least:.2} cores or more; this needs a quiet machine")
 }
 
 /// Reads what this CPU has been idle, on it.

@@ -3,7 +3,7 @@
 //!
 //! A generator at r1 sends datagrams of some thousand sources to the service address; what comes back is
 //! counted and dropped at r1, at the first place where that can be. Frames come as from a network card's driver
-//! ([`driver`]): in pages and in batches. In a second series (`ingress/socket`) they come from a raw socket ([`socket`]), and
+//! ([`super::driver`]): in pages and in batches. In a second series (`ingress/socket`) they come from a raw socket ([`socket`]), and
 //! veth copies each into a page wherever XDP is to have it, which no card does.
 //!
 //! CPU is that of the whole machine: all that its CPUs were not idle ([`super::idle_time`]), soft interrupts
@@ -15,7 +15,7 @@
 //!
 //! So nothing else may run on the machine: where it is busy without packets the bench ends.
 
-mod driver;
+mod flood;
 mod program;
 mod socket;
 
@@ -24,10 +24,11 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::idle_time::IdleTime;
+use super::driver::Attached;
+use super::idle_time::{IdleTime, at_rest};
 use super::{Conditions, Outcome};
 use crate::service::{KEY1, MARK1, Program, ingress_config, start_program};
 use crate::topology::two_edges::{EDGE1, SERVICE, TwoEdges};
@@ -37,11 +38,6 @@ use crate::{wait, xdp};
 const SIZES: [usize; 4] = [64, 200, 600, 1_400];
 const SOURCES: [u32; 2] = [1, 10_000];
 const PACKETS: u32 = 65_536;
-/// How long the machine is looked at without packets, before each run.
-const IDLE: Duration = Duration::from_millis(300);
-/// Cores that may be busy then; a moment with more is waited out a few times.
-const MOST_IDLE: f64 = 0.1;
-const LOOKS: usize = 10;
 /// Of all ways and cases, one after the other; medians count.
 const ROUNDS: usize = 3;
 const RATE: u32 = 80_000;
@@ -208,7 +204,7 @@ fn measure(net: &TwoEdges, wire: Wire, way: Way, folder: &Path) -> Result<Vec<Co
     let ends = Ends::new(net, wire, way)?;
     match (way, wire) {
         (Way::Drops | Way::DropsBeside, Wire::Driver) => {
-            dropping = Some(driver::Attached::new("drop", &net.edge1, "eth0")?);
+            dropping = Some(Attached::new("drop", &net.edge1, "eth0", SERVICE)?);
         }
         (Way::Drops | Way::DropsBeside, Wire::Socket) => socket::drop_at_edge(net)?,
         (Way::Routes, _) => net.edge1.run(&format!("ip route add {to_r1}")).map(drop)?,
@@ -239,7 +235,7 @@ struct Ends<'a> {
     wire: Wire,
     way: Way,
     /// What counts at r1; skbs are counted by nftables.
-    sink: Option<driver::Attached>,
+    sink: Option<Attached>,
 }
 
 impl<'a> Ends<'a> {
@@ -247,7 +243,7 @@ impl<'a> Ends<'a> {
         let mut sink = None;
         match (wire, way) {
             (Wire::Driver, Way::Xdp) => {
-                sink = Some(driver::Attached::new("sink", &net.r1, "edge")?);
+                sink = Some(Attached::new("sink", &net.r1, "edge", SERVICE)?);
             }
             (Wire::Driver, Way::Routes | Way::Tun) => {
                 // Without a program, this is what makes the end take frames in pages.
@@ -305,12 +301,12 @@ impl<'a> Ends<'a> {
 }
 
 fn once(net: &TwoEdges, ends: &Ends<'_>, size: usize, sources: u32) -> Result<Cost> {
-    let mut generator = None;
-    if ends.wire == Wire::Driver {
-        generator = Some(driver::Generator::new(net, size, sources)?);
-    }
+    let mut generator = match ends.wire {
+        Wire::Driver => Some(flood::generator(net, size, sources)?),
+        Wire::Socket => None,
+    };
     let mut flood = |packets| match &mut generator {
-        Some(generator) => generator.flood(packets),
+        Some(generator) => generator.send(packets),
         None => socket::flood(net, size, sources, packets),
     };
     // For the caches, of the kernel's neighbours too.
@@ -341,22 +337,6 @@ fn once(net: &TwoEdges, ends: &Ends<'_>, size: usize, sources: u32) -> Result<Co
         duration,
         program_ns,
     })
-}
-
-/// The cores that the machine uses without packets, and the end of that time.
-fn at_rest() -> Result<(f64, IdleTime)> {
-    let mut least = f64::INFINITY;
-    for _ in 0..LOOKS {
-        let before = IdleTime::now()?;
-        thread::sleep(IDLE);
-        let end = IdleTime::now()?;
-        let busy = end.busy_since(&before) as f64 / end.since(&before) as f64;
-        if busy < MOST_IDLE {
-            return Ok((busy, end));
-        }
-        least = least.min(busy);
-    }
-    bail!("something else uses {least:.2} cores or more; this needs a quiet machine")
 }
 
 fn start(net: &TwoEdges, mode: &str, folder: &Path) -> Result<Program> {

@@ -30,6 +30,7 @@ mod ng;
 mod servers;
 mod streams;
 mod xdp;
+mod xdp_socket;
 
 use network::Network;
 use servers::{Kind, Memory, Server};
@@ -76,6 +77,11 @@ pub(super) fn run_cost(folder: &Path) -> Result<Vec<Outcome>> {
 /// CPU a packet by XDP.
 pub(super) fn run_xdp(folder: &Path) -> Result<Vec<Outcome>> {
     Bench::new(folder)?.fast_path()
+}
+
+/// The same with packets of sockets.
+pub(super) fn run_xdp_socket(folder: &Path) -> Result<Vec<Outcome>> {
+    Bench::new(folder)?.fast_path_by_socket()
 }
 
 /// Memory of very many sessions.

@@ -25,8 +25,10 @@ const TALK_MS: u32 = 1_500;
 /// How often the called phone registers, over UDP.
 const REGISTER_MS: u32 = 5_000;
 const PAIRS: u32 = 10;
-/// Users that register, one each so long.
+/// Users that register, one each so long at least.
 const USERS_EVERY: Duration = Duration::from_secs(1);
+/// So many at most: with the phones no more than `/status` shows.
+const MOST_USERS: u32 = 900;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// SIPp repeats an INVITE for 32 s and a BYE for as long.
 const LAST_CALL: Duration = Duration::from_secs(120);
@@ -76,7 +78,8 @@ impl Load {
         for pair in 0..PAIRS {
             rig.wait_for_user(&format!("{}@", callee_name(pair)))?;
         }
-        let users = Users::start(ua1)?;
+        let period = Duration::from_secs(u64::from(plan.seconds)) / MOST_USERS;
+        let users = Users::start(ua1, period.max(USERS_EVERY))?;
         let calls = plan.calls_per_s * plan.seconds;
         let begun = SystemTime::now();
         let caller = phone::lasting_caller(ua1, calls, plan.calls_per_s, TALK_MS, folder)?;
@@ -231,7 +234,7 @@ pub(super) fn bindings_lost(
     Ok(lost)
 }
 
-/// One user after the other registers, over UDP, and repeats its REGISTER until it is answered.
+/// One user after the other registers, one each period, over UDP, and repeats its REGISTER until it is answered.
 struct Users {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<BTreeSet<String>>>,
@@ -239,7 +242,7 @@ struct Users {
 }
 
 impl Users {
-    fn start(namespace: &Namespace) -> Result<Self> {
+    fn start(namespace: &Namespace, period: Duration) -> Result<Self> {
         let socket = namespace.inside(|| {
             let socket = UdpSocket::bind((PHONE, 5070))?;
             socket.set_read_timeout(Some(Duration::from_millis(500)))?;
@@ -247,7 +250,7 @@ impl Users {
         })?;
         let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::default());
         let (stopped, known) = (Arc::clone(&stop), Arc::clone(&acknowledged));
-        let thread = thread::spawn(move || register_all(&socket, &stopped, &known));
+        let thread = thread::spawn(move || register_all(&socket, period, &stopped, &known));
         Ok(Self {
             stop,
             acknowledged,
@@ -272,6 +275,7 @@ impl Users {
 
 fn register_all(
     socket: &UdpSocket,
+    period: Duration,
     stop: &AtomicBool,
     acknowledged: &Mutex<BTreeSet<String>>,
 ) -> Result<()> {
@@ -299,7 +303,7 @@ fn register_all(
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        thread::sleep(USERS_EVERY.saturating_sub(since.elapsed()));
+        thread::sleep(period.saturating_sub(since.elapsed()));
     }
     Ok(())
 }

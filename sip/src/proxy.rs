@@ -309,6 +309,7 @@ impl Proxy {
         self.fire_dns_deadlines(media, now);
         self.fire_media_deadlines(media, now);
         self.fire_returning(media, now);
+        self.follow_rebound(now);
         self.fire_probes(now);
         self.drain(media, now);
     }
@@ -372,6 +373,7 @@ impl Proxy {
             self.groups.poll_timeout().map(|at| (at, "probe")),
             self.next_held(),
             self.returning.poll_timeout(),
+            self.next_rebound(),
         ]
         .into_iter()
         .flatten()

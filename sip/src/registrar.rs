@@ -520,6 +520,16 @@ impl Registrar {
         newest.map(|binding| binding.flow)
     }
 
+    /// Since when there are flows for [`Self::take_left`].
+    pub(crate) const fn left_since(&self) -> Option<Instant> {
+        self.bindings.left_since()
+    }
+
+    /// The flows of datagrams that user agents have registered away from since this was asked.
+    pub(crate) fn take_left(&mut self) -> Vec<Flow> {
+        self.bindings.take_left()
+    }
+
     /// User agents that have a name.
     pub fn names(&self) -> usize {
         self.bindings.names()

@@ -11,6 +11,9 @@
 //! its connections are dead. A branch is made of what names the user agent and not of its address
 //! ([`super::forward::branch_of`]), so one that got both takes the second for a retransmission.
 //!
+//! Over UDP a NAT that has forgotten a phone is noticed when the phone registers by another flow: what is under way to
+//! the one before is sent there as well, within [`LOOK`].
+//!
 //! The same for callers: what came by a connection that is gone waits for its request to come again by the next, which
 //! its answers then go by ([`crate::transaction`]). A caller that does not come back is one who has hung up, and one
 //! that has registered elsewhere has repeated its request there.
@@ -309,11 +312,9 @@ impl Proxy {
             owner.is_none_or(|owner| owner == self.config.owner || self.peers.is_alive(owner))
         });
         if let Some(flow) = there {
-            branch.flow = flow;
             let bytes = branch.request.bytes().clone();
-            self.transactions.move_client(client, flow);
-            self.transmits.push_back(Transmit { flow, bytes });
-            self.counters.sent_after_return += 1;
+            branch.flow = flow;
+            self.send_again(client, Transmit { flow, bytes });
             self.returning.under_way.remove(&client);
         } else if under_way.deadline <= now {
             self.returning.under_way.remove(&client);
@@ -323,6 +324,46 @@ impl Proxy {
                 self.branch_failed(client, 480, "Temporarily Unavailable", media, now);
                 self.transactions.abandon(client);
             }
+        }
+    }
+
+    fn send_again(&mut self, client: ClientId, transmit: Transmit) {
+        self.transactions.move_client(client, transmit.flow);
+        self.transmits.push_back(transmit);
+        self.counters.sent_after_return += 1;
+    }
+
+    /// When to look for what is under way to flows that were left. All contexts are looked through, so whoever
+    /// registers by another flow all the time must not have it done each time.
+    pub(super) fn next_rebound(&self) -> Option<(Instant, &'static str)> {
+        Some((self.registrar.left_since()? + LOOK, "rebound"))
+    }
+
+    /// Sends what is under way to flows that were left to where their user agents are now.
+    pub(super) fn follow_rebound(&mut self, now: Instant) {
+        if self.next_rebound().is_none_or(|(at, _)| at > now) {
+            return;
+        }
+        let left: HashSet<Flow> = self.registrar.take_left().into_iter().collect();
+        let mut again = Vec::new();
+        for context in self.contexts.values_mut() {
+            for branch in &mut context.branches {
+                let waits = branch.progress != Progress::Done && left.contains(&branch.flow);
+                if !waits || branch.name == 0 || branch.by_path {
+                    continue;
+                }
+                let moved = self.registrar.moved(branch.name, &branch.flow);
+                let transport = branch.flow.transport;
+                let Some(flow) = moved.filter(|flow| flow.transport == transport) else {
+                    continue;
+                };
+                branch.flow = flow;
+                let bytes = branch.request.bytes().clone();
+                again.push((branch.client, Transmit { flow, bytes }));
+            }
+        }
+        for (client, transmit) in again {
+            self.send_again(client, transmit);
         }
     }
 

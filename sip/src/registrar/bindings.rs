@@ -42,8 +42,19 @@ pub(super) struct Bindings {
     names: HashMap<u64, IdSet>,
     wheel: Option<Wheel>,
     census: Census,
+    left: Left,
     last_id: u64,
 }
+
+/// Flows of datagrams that user agents have registered away from, as when their NAT has forgotten them.
+#[derive(Debug, Default)]
+struct Left {
+    flows: Vec<Flow>,
+    since: Option<Instant>,
+}
+
+/// Flows that are kept until somebody asks for them; what is under way to the others waits for its timers.
+const MAX_LEFT: usize = 1_000;
 
 /// A connection is one flow whatever its addresses; datagrams have nothing but those.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,6 +180,10 @@ impl Bindings {
         let before = std::mem::replace(&mut entry.binding, binding);
         if before.flow != entry.binding.flow {
             let (old, new) = (before.flow, entry.binding.clone());
+            if old.connection.is_none() && self.left.flows.len() < MAX_LEFT {
+                self.left.flows.push(old);
+                self.left.since.get_or_insert(new.registered_at);
+            }
             let before = self.leave_flow(&old, id);
             self.join_flow(&new, id, before);
         }
@@ -190,6 +205,15 @@ impl Bindings {
         self.deadlines.remove(&(binding.expires_at, id));
         self.deadlines.insert((expires_at, id));
         (binding.registered_at, binding.expires_at) = (registered_at, expires_at);
+    }
+
+    /// When the first flow was left that nobody has asked for.
+    pub(super) const fn left_since(&self) -> Option<Instant> {
+        self.left.since
+    }
+
+    pub(super) fn take_left(&mut self) -> Vec<Flow> {
+        std::mem::take(&mut self.left).flows
     }
 
     pub(super) fn knows(&self, flow: &Flow) -> bool {

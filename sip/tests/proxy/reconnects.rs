@@ -100,6 +100,49 @@ fn what_is_under_way_to_a_connection_that_breaks_follows_the_phone() {
     }
 }
 
+/// A NAT that forgets: the phone's next REGISTER comes from another port.
+#[test]
+fn what_is_under_way_over_udp_follows_a_phone_whose_nat_has_forgotten_it() {
+    for heard in [false, true] {
+        let mut core = World::new();
+        let old = core.hop(BOB);
+        let mut new = core.hop(BOB);
+        new.flow.peer.set_port(old.flow.peer.port() + 7);
+        register(&mut core, "bob", &old, 1);
+        let sent = core.receive(ALICE, &invite("sip:bob@example.com"));
+        let first = to(&sent, &old).remove(0);
+        if heard {
+            let sent = core.receive_from(&old, &bob_answers(&first, 180));
+            assert_eq!(summary(&sent), ["180 -> alice"]);
+        }
+        register(&mut core, "bob", &new, 2);
+        let sent = core.advance(Duration::from_millis(200));
+        let again = to(&sent, &new);
+        assert_eq!(again.len(), 1, "heard: {heard}");
+        assert_eq!(branch(&again[0]), branch(&first));
+        assert_eq!(core.proxy.counters().sent_after_return, 1);
+        // A refresh is no move.
+        register(&mut core, "bob", &new, 3);
+        let sent = core.advance(Duration::from_millis(200));
+        assert_eq!(core.proxy.counters().sent_after_return, 1);
+        assert_eq!(to(&sent, &old).len(), 0);
+        let sent = core.receive_from(&new, &bob_answers(&again[0], 200));
+        assert_eq!(summary(&sent), ["200 -> alice"]);
+        let ok = parse(&sent[0]);
+        let sent = core.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
+        assert_eq!(to(&sent, &new).len(), 1);
+        // The same for a BYE.
+        let sent = core.receive(ALICE, &in_dialog("BYE", 2, &ok, true));
+        assert_eq!(to(&sent, &new).len(), 1);
+        register(&mut core, "bob", &old, 4);
+        let sent = core.advance(Duration::from_millis(200));
+        let bye = to(&sent, &old).remove(0);
+        let sent = core.receive_from(&old, &bob_answers(&bye, 200));
+        assert_eq!(summary(&sent), ["200 -> alice"]);
+        core.assert_all_forgotten();
+    }
+}
+
 /// One that was cut off has not heard that its connections are dead.
 #[test]
 fn a_request_that_nobody_answers_follows_a_phone_that_has_registered_elsewhere() {

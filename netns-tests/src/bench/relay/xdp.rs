@@ -1,8 +1,8 @@
 //! The same streams through our relay by XDP (native) and through rtpengine in user space, with all work of
 //! the machine counted: what the kernel does in soft interrupts is charged to no process of theirs.
 //!
-//! Packets come as from a network card's driver ([`crate::bench::driver`]): in pages and in batches, as many as come in 267 us. At
-//! the phones' end of the wire what the relay sends is counted and dropped, at the first place where that can be.
+//! Packets come as from a network card's driver ([`crate::bench::driver`]), in pages: [`AT_ONCE`] that have gathered, as cards
+//! let them, and in a second series each by itself. At the phones' end of the wire what the relay sends is counted and dropped, at the first place where that can be.
 //!
 //! CPU is all that the machine's CPUs were not idle ([`IdleTime`]), less what they use at rest with the same programs.
 //! From that is taken what it costs, by the same account, that the relay's end drops all packets as they come
@@ -30,13 +30,12 @@ use crate::{http, raw, rtpengine, wait};
 pub(super) const CALLS: usize = 300;
 const ROUNDS: usize = 3;
 /// 50 packets a second of both phones of each call.
-const PACE: Pace = Pace {
-    batch: 8,
-    rate: CALLS as u32 * 100,
-};
-const WARM_UP: u32 = 2 * PACE.rate;
+const RATE: u32 = CALLS as u32 * 100;
+/// Packets that a driver finds at once; 8 are those of 267 us.
+const AT_ONCE: [u32; 2] = [8, 1];
+const WARM_UP: u32 = 2 * RATE;
 /// About 5 s of them, in whole bursts.
-const PACKETS: u32 = 5 * PACE.rate / BURST * BURST;
+const PACKETS: u32 = 5 * RATE / BURST * BURST;
 /// The agent reads the counters of XDP once a second.
 const STATUS: Duration = Duration::from_millis(1_500);
 /// Where packets go that are dropped before.
@@ -82,12 +81,19 @@ impl Bench<'_> {
     /// The column of the fast path.
     pub(super) fn fast_path(&self) -> Result<Vec<Outcome>> {
         at_rest().context("before anything was started")?;
+        AT_ONCE
+            .map(|at_once| self.series(at_once))
+            .into_iter()
+            .collect()
+    }
+
+    fn series(&self, at_once: u32) -> Result<Outcome> {
         let mut rounds = Vec::new();
         for round in 1..=ROUNDS {
             let measure = |way| {
-                let cost = self.measure(way)?;
+                let cost = self.measure(way, at_once)?;
                 eprintln!(
-                    "bench relay/xdp: round {round} of {ROUNDS}, {CALLS} calls, {way:?}: {:.0} ns of all cores a packet, \
+                    "bench relay/xdp: round {round} of {ROUNDS}, {CALLS} calls, {at_once} at once, {way:?}: {:.0} ns of all cores a packet, \
                      {} of {PACKETS} came back",
                     cost.ns, cost.came_back
                 );
@@ -96,10 +102,10 @@ impl Bench<'_> {
             let [alone, peer, ours] = Way::ALL.map(measure);
             rounds.push([alone?, peer?, ours?]);
         }
-        Ok(vec![outcome(&rounds)])
+        Ok(outcome(&rounds, at_once))
     }
 
-    fn measure(&self, way: Way) -> Result<Cost> {
+    fn measure(&self, way: Way, at_once: u32) -> Result<Cost> {
         let ends = Ends::new(self, way)?;
         let mut server = match way {
             Way::Drops => None,
@@ -111,7 +117,7 @@ impl Bench<'_> {
             Some(server) => server.set_up(CALLS, ports)?.0,
             None => vec![NOWHERE; CALLS],
         };
-        let mut generator = self.calls(&sessions, ports)?;
+        let mut generator = self.calls(&sessions, ports, at_once)?;
         // Streams latch, caches get warm.
         generator.send(WARM_UP)?;
         let before = (ends.settled()?, ends.relayed_by_xdp()?);
@@ -149,7 +155,12 @@ impl Bench<'_> {
     }
 
     /// Packets of all phones of these sessions, out of the phones' end.
-    fn calls(&self, sessions: &[RelaySession], ports: PhonePorts) -> Result<Generator<'_>> {
+    fn calls(
+        &self,
+        sessions: &[RelaySession],
+        ports: PhonePorts,
+        at_once: u32,
+    ) -> Result<Generator<'_>> {
         let (_, to) = device(&self.net.relay, "phones")?;
         let (interface, from) = device(&self.net.phones, "relay")?;
         // The program puts in what differs, and the checksum.
@@ -166,7 +177,11 @@ impl Bench<'_> {
             .override_global("call_sum", &sum, true)
             .override_global("sources", &streams, true);
         let program = ("generate_calls", &mut loader);
-        let mut generator = Generator::new(&self.net.phones, program, frame, PACE)?;
+        let pace = Pace {
+            batch: at_once,
+            rate: RATE,
+        };
+        let mut generator = Generator::new(&self.net.phones, program, frame, pace)?;
         let map = generator.programs().map_mut("streams");
         let mut map = Array::<_, [u8; 12]>::try_from(map.context("no map of this name")?)?;
         for (number, session) in sessions.iter().enumerate() {
@@ -263,7 +278,7 @@ impl<'a> Ends<'a> {
     }
 }
 
-fn outcome(rounds: &[[Cost; 3]]) -> Outcome {
+fn outcome(rounds: &[[Cost; 3]], at_once: u32) -> Outcome {
     let of = |way: Way| {
         rounds
             .iter()
@@ -296,12 +311,12 @@ fn outcome(rounds: &[[Cost; 3]]) -> Outcome {
     let mut conditions = Conditions::of(
         sent,
         came_back(Way::Xdp),
-        Duration::from_secs(u64::from(PACKETS / PACE.rate)) * rounds.len() as u32,
+        Duration::from_secs(u64::from(PACKETS / RATE)) * rounds.len() as u32,
         PACKET,
     );
     conditions.more = json!({
         "calls": CALLS,
-        "packets_at_once": PACE.batch,
+        "packets_at_once": at_once,
         "ours_rounds": sorted(ours.clone()),
         "peer_rounds": sorted(peer.clone()),
         "ratios": figures,

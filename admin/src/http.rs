@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -58,7 +58,8 @@ struct Pages<S, H> {
 /// Binds the address and serves the pages from a task of their own.
 ///
 /// Call it before opening anything else, so that a taken port stops the start. `status` and
-/// `health` are called for each request; `status` may have to ask somebody first.
+/// `health` are called for each request; `status` may have to ask somebody first, and gets what stands behind `?`
+/// in its request.
 pub async fn serve<S, F, H>(
     listen: SocketAddr,
     registry: Arc<Registry>,
@@ -66,7 +67,7 @@ pub async fn serve<S, F, H>(
     health: H,
 ) -> Result<AdminServer, BindError>
 where
-    S: Fn() -> F + Send + Sync + 'static,
+    S: Fn(Option<String>) -> F + Send + Sync + 'static,
     F: Future<Output = serde_json::Value> + Send + 'static,
     H: Fn() -> Health + Send + Sync + 'static,
 {
@@ -112,12 +113,15 @@ async fn healthz<S, H: Fn() -> Health>(State(pages): State<Arc<Pages<S, H>>>) ->
     }
 }
 
-async fn status_page<S, F, H>(State(pages): State<Arc<Pages<S, H>>>) -> Response
+async fn status_page<S, F, H>(
+    State(pages): State<Arc<Pages<S, H>>>,
+    RawQuery(query): RawQuery,
+) -> Response
 where
-    S: Fn() -> F,
+    S: Fn(Option<String>) -> F,
     F: Future<Output = serde_json::Value>,
 {
-    Json((pages.status)().await).into_response()
+    Json((pages.status)(query).await).into_response()
 }
 
 #[cfg(test)]
@@ -143,7 +147,7 @@ mod tests {
         registry.register("sipcast_example", "An example", counter.clone());
         counter.inc_by(7);
         let listen = "127.0.0.1:0".parse().unwrap();
-        let status = || ready(serde_json::json!({ "mark": 1 }));
+        let status = |query| ready(serde_json::json!({ "mark": 1, "query": query }));
         serve(listen, Arc::new(registry), status, move || health.clone())
             .await
             .unwrap()
@@ -160,7 +164,9 @@ mod tests {
         assert!(health.starts_with("HTTP/1.1 200"));
         let status = page(server.address(), "/status").await;
         assert!(status.contains("application/json"));
-        assert!(status.ends_with("{\"mark\":1}"));
+        assert!(status.ends_with("{\"mark\":1,\"query\":null}"));
+        let status = page(server.address(), "/status?user=a@b.c").await;
+        assert!(status.ends_with("{\"mark\":1,\"query\":\"user=a@b.c\"}"));
     }
 
     #[tokio::test]
@@ -177,7 +183,7 @@ mod tests {
         let second = serve(
             first.address(),
             Arc::new(Registry::default()),
-            || ready(serde_json::Value::Null),
+            |_| ready(serde_json::Value::Null),
             || Health::Healthy,
         );
         let error = second.await.unwrap_err().to_string();

@@ -196,7 +196,7 @@ async fn serve_pages(
     let (config_of_page, status) = (Arc::clone(config), status.clone());
     let (metrics, flows) = (Arc::clone(metrics), Arc::clone(flows));
     let (standing, keys) = (standing.clone(), keys.clone());
-    let page = move || {
+    let page = move |query: Option<String>| {
         let status = status.clone();
         status.set("name", json!(config_of_page.name));
         let keys = Arc::clone(&keys.borrow());
@@ -207,7 +207,7 @@ async fn serve_pages(
             "flows",
             json!({ "known": counts.flows, "drifts": counts.drifts, "evicted": counts.evicted }),
         );
-        async move { status.page().await }
+        async move { status.page(query.as_deref()).await }
     };
     let cluster = cluster.map(Cluster::health);
     let health = move || cluster.as_ref().map_or(Health::Healthy, |health| health());

@@ -378,8 +378,11 @@ impl Worker {
         if let Some(cdr) = &self.cdr {
             status.set("cdr", cdr.status());
         }
+        let of_user = asked
+            .user
+            .map(|user| sightings::list_of(&user, self.proxy.registrar(), &self.names, clock));
         // Whoever asked may have gone.
-        let _ = asked.send(());
+        let _ = asked.done.send(of_user);
     }
 
     /// Carries away what the cores have produced.

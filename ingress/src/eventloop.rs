@@ -296,7 +296,7 @@ async fn serve_admin(
 ) -> anyhow::Result<admin::http::AdminServer> {
     let description = describe(config);
     let health_page = pages.paths.clone();
-    let status = move || {
+    let status = move |_| {
         let mut status = description.clone();
         status["tunnel"]["key"] = pages.key.load(Ordering::Relaxed).into();
         status["counters"] = metrics.status();

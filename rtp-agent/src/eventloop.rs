@@ -71,7 +71,7 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> anyhow::Result<()> {
         {
             let (pages, pair) = (pages.clone(), pair.clone());
             let ng = config.ng.is_on().then(|| ng.clone());
-            move || std::future::ready(status(&pages, ng.as_ref(), pair.as_ref()))
+            move |_| std::future::ready(status(&pages, ng.as_ref(), pair.as_ref()))
         },
         {
             let (is_controlled, pair) = (config.control.is_some(), pair.clone());

@@ -79,6 +79,22 @@ pub(super) fn list(registrar: &Registrar, names: &EdgeNames, clock: (Instant, Du
         .collect()
 }
 
+/// All bindings of one user.
+pub(super) fn list_of(
+    user: &AddressOfRecord,
+    registrar: &Registrar,
+    names: &EdgeNames,
+    clock: (Instant, Duration),
+) -> Value {
+    let bindings = registrar.lookup(user, clock.0).into_iter();
+    bindings
+        .map(|binding| {
+            let sighting = registrar.sighting(&binding.flow);
+            show(user, &binding, sighting, names, clock)
+        })
+        .collect()
+}
+
 fn show(
     aor: &AddressOfRecord,
     binding: &Binding,

@@ -27,7 +27,7 @@ const REGISTER_MS: u32 = 5_000;
 const PAIRS: u32 = 10;
 /// Users that register, one each so long at least.
 const USERS_EVERY: Duration = Duration::from_secs(1);
-/// So many at most: with the phones no more than `/status` shows.
+/// So many at most: with the phones no more than `/status` lists.
 const MOST_USERS: u32 = 900;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// SIPp repeats an INVITE for 32 s and a BYE for as long.

@@ -44,12 +44,14 @@ pub use error::{ContentLengthFault, HeadFault, ParseError, ValueError};
 pub use framer::{FrameError, Framer, StreamItem};
 pub use header_name::HeaderName;
 pub use host::Host;
+pub(crate) use host::same_name;
 pub use index::{MAX_FIELDS, MAX_MESSAGE};
 pub use method::Method;
 pub use name_addr::NameAddr;
 pub use params::Parameters;
 pub use respond::ResponseBuilder;
 pub use uri::Uri;
+pub(crate) use uri::is_sips;
 pub use via::Via;
 
 use index::{Index, StartLine};

@@ -30,13 +30,18 @@ impl<'a> Host<'a> {
         if text.contains(&b':') {
             return ipv6(text).map(Self::V6).ok_or(ValueError::Host);
         }
-        if NUMERIC.holds_all(text) {
-            return ipv4(text).map(Self::V4).ok_or(ValueError::Host);
+        Self::without_colon(text)
+    }
+
+    fn without_colon(text: &'a [u8]) -> Result<Self, ValueError> {
+        match text {
+            [] | [b'.', ..] => Err(ValueError::Host),
+            [b'0'..=b'9', ..] if NUMERIC.holds_all(text) => {
+                ipv4(text).map(Self::V4).ok_or(ValueError::Host)
+            }
+            _ if NAME.holds_all(text) => Ok(Self::Name(text)),
+            _ => Err(ValueError::Host),
         }
-        if NAME.holds_all(text) && text[0] != b'.' {
-            return Ok(Self::Name(text));
-        }
-        Err(ValueError::Host)
     }
 
     /// The address, if it is one.
@@ -64,10 +69,15 @@ impl<'a> Host<'a> {
     /// True if both mean the same host: names without regard to case.
     pub fn same_as(self, other: Host<'_>) -> bool {
         match (self, other) {
-            (Self::Name(a), Host::Name(b)) => a.eq_ignore_ascii_case(b),
+            (Self::Name(a), Host::Name(b)) => same_name(a, b),
             (a, b) => a.ip().is_some() && a.ip() == b.ip(),
         }
     }
+}
+
+/// Two domain names, most of which are written in the same case.
+pub(crate) fn same_name(a: &[u8], b: &[u8]) -> bool {
+    a == b || a.eq_ignore_ascii_case(b)
 }
 
 /// As it is written in a URI or Via.
@@ -126,9 +136,11 @@ fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
 
 /// Splits `host[:port]`.
 pub(super) fn host_and_port(text: &[u8]) -> Result<(Host<'_>, Option<u16>), ValueError> {
-    let host_end = match text.first() {
-        Some(b'[') => find(b']', text).ok_or(ValueError::Host)? + 1,
-        _ => find(b':', text).unwrap_or(text.len()),
+    let in_brackets = text.first() == Some(&b'[');
+    let host_end = if in_brackets {
+        find(b']', text).ok_or(ValueError::Host)? + 1
+    } else {
+        find(b':', text).unwrap_or(text.len())
     };
     let (host, rest) = text.split_at(host_end);
     if host.is_empty() {
@@ -139,7 +151,12 @@ pub(super) fn host_and_port(text: &[u8]) -> Result<(Host<'_>, Option<u16>), Valu
         Some((b':', digits)) => Some(port(digits)?),
         Some(_) => return Err(ValueError::Host),
     };
-    Ok((Host::parse(host)?, port))
+    let host = if in_brackets {
+        Host::parse(host)?
+    } else {
+        Host::without_colon(host)?
+    };
+    Ok((host, port))
 }
 
 /// A port, 1 to 65535.

@@ -30,9 +30,6 @@ pub struct Uri<'a> {
 impl<'a> Uri<'a> {
     /// Reads a URI without brackets around it.
     pub fn parse(text: &'a [u8]) -> Result<Self, ValueError> {
-        if !URI.holds_all(text) {
-            return Err(ValueError::Uri);
-        }
         let end = scheme_end(text).ok_or(ValueError::Uri)?;
         let uri = Self {
             scheme: &text[..end],
@@ -47,6 +44,9 @@ impl<'a> Uri<'a> {
         if uri.is_sip() {
             return uri.with_sip_parts();
         }
+        if !URI.holds_all(uri.opaque) {
+            return Err(ValueError::Uri);
+        }
         if uri.scheme.eq_ignore_ascii_case(b"tel") {
             let (number, params) = split_before(uri.opaque, b';');
             return Ok(Self {
@@ -59,24 +59,23 @@ impl<'a> Uri<'a> {
     }
 
     fn with_sip_parts(mut self) -> Result<Self, ValueError> {
-        // Neither parameters nor headers may hold an `@`, so the only one ends the user.
-        let rest = match find(b'@', self.opaque) {
-            None => self.opaque,
-            Some(at) => {
-                let (user, password) = split_before(&self.opaque[..at], b':');
-                if user.is_empty() || find(b'@', &self.opaque[at + 1..]).is_some() {
-                    return Err(ValueError::Uri);
-                }
-                self.user = Some(user);
-                self.password = password.get(1..);
-                &self.opaque[at + 1..]
+        let opaque = self.opaque;
+        let marks = Marks::of(opaque)?;
+        let mut host_start = 0;
+        if let Some(at) = marks.at {
+            let user_end = marks.password.unwrap_or(at);
+            if user_end == 0 {
+                return Err(ValueError::Uri);
             }
-        };
-        let (rest, headers) = split_before(rest, b'?');
-        let (host, params) = split_before(rest, b';');
-        self.headers = headers.get(1..);
-        self.params = Parameters::of_uri(params);
-        (self.host, self.port) = host_and_port(host)?;
+            self.user = Some(&opaque[..user_end]);
+            self.password = opaque[user_end..at].get(1..);
+            host_start = at + 1;
+        }
+        let headers_start = marks.headers.unwrap_or(opaque.len());
+        let params_start = marks.params.unwrap_or(headers_start);
+        self.headers = opaque[headers_start..].get(1..);
+        self.params = Parameters::of_uri(&opaque[params_start..headers_start]);
+        (self.host, self.port) = host_and_port(&opaque[host_start..params_start])?;
         Ok(self)
     }
 
@@ -106,8 +105,87 @@ impl<'a> Uri<'a> {
     }
 }
 
+/// What ends the parts of a sip URI, found in one pass: the message has some ten URIs to read.
+#[derive(Default)]
+struct Marks {
+    /// The colon before the password.
+    password: Option<usize>,
+    /// The end of user and password.
+    at: Option<usize>,
+    /// The first semicolon behind the host.
+    params: Option<usize>,
+    /// The question mark.
+    headers: Option<usize>,
+}
+
+impl Marks {
+    /// Of what follows the scheme; an error where something stands there that may not.
+    fn of(opaque: &[u8]) -> Result<Self, ValueError> {
+        let mut marks = Self::default();
+        let mut colon = None;
+        for (here, byte) in opaque.iter().enumerate() {
+            match MEANING[usize::from(*byte)] {
+                Meaning::Text => {}
+                Meaning::Alien => return Err(ValueError::Uri),
+                // Neither parameters nor headers may hold an `@`, so the only one ends the user.
+                Meaning::At if marks.at.is_some() => return Err(ValueError::Uri),
+                Meaning::At => {
+                    marks = Self {
+                        at: Some(here),
+                        password: colon,
+                        ..Self::default()
+                    };
+                }
+                Meaning::Colon => colon = colon.or(Some(here)),
+                Meaning::Semicolon if marks.headers.is_none() => {
+                    marks.params = marks.params.or(Some(here));
+                }
+                Meaning::Semicolon => {}
+                Meaning::Question => marks.headers = marks.headers.or(Some(here)),
+            }
+        }
+        Ok(marks)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Meaning {
+    Text,
+    Alien,
+    At,
+    Colon,
+    Semicolon,
+    Question,
+}
+
+static MEANING: [Meaning; 256] = {
+    let mut meanings = [Meaning::Alien; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        meanings[byte] = match byte as u8 {
+            b'@' => Meaning::At,
+            b':' => Meaning::Colon,
+            b';' => Meaning::Semicolon,
+            b'?' => Meaning::Question,
+            other if belongs_to_uri(other) => Meaning::Text,
+            _ => Meaning::Alien,
+        };
+        byte += 1;
+    }
+    meanings
+};
+
+/// True for a URI of this scheme, which may be unreadable otherwise.
+pub(crate) fn is_sips(uri: &[u8]) -> bool {
+    uri.get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"sips:"))
+}
+
 /// Where the scheme ends: at the colon (RFC 3986 section 3.1).
 pub(super) fn scheme_end(uri: &[u8]) -> Option<usize> {
+    if let [b's', b'i', b'p', b':', _, ..] = uri {
+        return Some(3);
+    }
     let end = SCHEME.prefix(uri);
     let starts_well = uri.first().is_some_and(u8::is_ascii_alphabetic);
     (starts_well && uri.get(end) == Some(&b':') && end + 1 < uri.len()).then_some(end)

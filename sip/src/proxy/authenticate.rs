@@ -573,7 +573,9 @@ impl Proxy {
     /// True where the `uri` of credentials is the Request-URI, or names one of our hosts: a proxy
     /// on the way may have changed the Request-URI.
     fn is_about(&self, uri: &[u8], request_uri: &[u8]) -> bool {
-        Uri::parse(uri).is_ok_and(|uri| self.is_ours(&uri)) || same_uri(uri, request_uri)
+        uri == request_uri
+            || Uri::parse(uri).is_ok_and(|uri| self.is_ours(&uri))
+            || same_uri(uri, request_uri)
     }
 
     /// Seconds since 1970.

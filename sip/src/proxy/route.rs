@@ -11,7 +11,7 @@ use super::routing::{Decision, Destination, Facts, Sender};
 use super::{Proxy, Target, sips};
 use crate::cookie::{CookieError, DialogCookie};
 use crate::hop::Hop;
-use crate::message::{HeaderName, Host, Message, Method, Uri};
+use crate::message::{HeaderName, Host, Message, Method, Uri, same_name};
 use crate::registrar::{AddressOfRecord, Binding};
 
 /// What becomes of a request.
@@ -153,7 +153,7 @@ impl Proxy {
                 .config
                 .domains
                 .iter()
-                .any(|domain| name.eq_ignore_ascii_case(domain.as_bytes())),
+                .any(|domain| same_name(name, domain.as_bytes())),
             Host::V4(address) => self.is_our_address(IpAddr::V4(*address), uri.port),
             Host::V6(address) => self.is_our_address(IpAddr::V6(*address), uri.port),
         }

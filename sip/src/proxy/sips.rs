@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::{Proxy, Target};
 use crate::hop::Hop;
-use crate::message::{Message, Uri};
+use crate::message::{Message, Uri, is_sips};
 use crate::registrar::Binding;
 use crate::transaction::ServerId;
 
@@ -23,12 +23,6 @@ use crate::transaction::ServerId;
 const NOT_ALLOWED: &str = "380 sipcast \"SIPS Not Allowed\"";
 /// That of one to a `sip:` request.
 const REQUIRED: &str = "381 sipcast \"SIPS Required\"";
-
-/// True for a URI of this scheme.
-pub(super) fn is_sips(uri: &[u8]) -> bool {
-    uri.get(..5)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"sips:"))
-}
 
 /// True where our Record-Route must be a `sips:` URI: "If the Request-URI contains a SIPS URI, or the
 /// topmost Route header field value (after the post processing of bullet 6) contains a SIPS URI"

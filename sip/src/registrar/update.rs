@@ -14,7 +14,7 @@ use super::contact::{Contact, Wish};
 use super::path::{Path, lists};
 use super::{Binding, Limits, Origin, Refusal};
 use crate::hop::Hop;
-use crate::message::{HeaderName, Message, Uri};
+use crate::message::{HeaderName, Message, is_sips};
 
 /// One binding's change.
 #[derive(Debug)]
@@ -203,7 +203,6 @@ fn check_schemes(request: &Message, path: &Path, wish: &Wish) -> Result<(), Refu
     let Wish::Update(contacts) = wish else {
         return Ok(());
     };
-    let is_sips = |uri: &[u8]| Uri::parse(uri).is_ok_and(|uri| uri.is_sips());
     let mut bound = contacts.iter().filter(|contact| contact.expires_s > 0);
     if !bound.clone().any(|contact| is_sips(&contact.uri)) {
         return Ok(());

@@ -208,10 +208,8 @@ impl Message {
     }
 
     fn fields(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-        let fields = self.index.fields.iter();
-        fields
-            .filter(move |field| field.name == name)
-            .map(|field| field.value.of(&self.bytes))
+        let fields = self.index.fields(name);
+        fields.map(|field| field.value.of(&self.bytes))
     }
 
     /// The values of all fields of that name, each whole, folding inside: for headers that are no
@@ -236,11 +234,7 @@ impl Message {
 
     /// How many fields have that name.
     pub fn count(&self, name: HeaderName) -> usize {
-        self.index
-            .fields
-            .iter()
-            .filter(|field| field.name == name)
-            .count()
+        self.index.fields(name).count()
     }
 
     /// The values of a list header, in order and across fields, unfolded; split at commas outside

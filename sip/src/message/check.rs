@@ -77,17 +77,13 @@ impl Message {
             Some(H::BareCr) => return Err(bad("Bare CR In Header")),
             Some(H::Unterminated) => return Err(bad("Header Section Not Ended")),
         }
-        let mut counts = [0_usize; HeaderName::COUNT];
-        for field in &self.index.fields {
-            counts[field.name as usize] += 1;
-        }
         for (name, reason) in MANDATORY {
-            if counts[name as usize] == 0 {
+            if !self.index.there.contains(name) {
                 return Err(bad(reason));
             }
         }
         for (name, reason) in SINGLE {
-            if counts[name as usize] > 1 {
+            if self.index.several.contains(name) {
                 return Err(bad(reason));
             }
         }

@@ -70,6 +70,22 @@ pub enum HeaderName {
 
 const LONGEST: usize = 20;
 
+/// Some of the headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct NameSet(u64);
+
+const _: () = assert!(HeaderName::COUNT <= 64, "a bit for each");
+
+impl NameSet {
+    pub(super) const fn contains(self, name: HeaderName) -> bool {
+        self.0 & 1 << name as u64 != 0
+    }
+
+    pub(super) const fn insert(&mut self, name: HeaderName) {
+        self.0 |= 1 << name as u64;
+    }
+}
+
 impl HeaderName {
     /// How many there are, [`HeaderName::Other`] included.
     pub(super) const COUNT: usize = Self::Other as usize + 1;

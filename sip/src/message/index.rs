@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::error::{ContentLengthFault, HeadFault, ParseError};
-use super::header_name::HeaderName;
+use super::header_name::{HeaderName, NameSet};
 use super::noted::{Noted, ViaSpans};
 use super::scan::{TOKEN, decimal, is_token, trim, trim_end, trim_start};
 
@@ -84,6 +84,10 @@ impl FieldSpan {
 pub(super) struct Index {
     pub(super) start: StartLine,
     pub(super) fields: SmallVec<[FieldSpan; TYPICAL_FIELDS]>,
+    /// The headers that are there.
+    pub(super) there: NameSet,
+    /// Those that are there in several fields.
+    pub(super) several: NameSet,
     /// Where the first field starts.
     pub(super) fields_start: u32,
     pub(super) body: Span,
@@ -101,6 +105,8 @@ impl Index {
         let mut index = Self {
             start,
             fields: SmallVec::new(),
+            there: NameSet::default(),
+            several: NameSet::default(),
             fields_start: first.end,
             body: Span::default(),
             head_fault: start_fault,
@@ -129,8 +135,22 @@ impl Index {
         Ok(index)
     }
 
-    fn first(&self, name: HeaderName) -> Option<&FieldSpan> {
-        self.fields.iter().find(|field| field.name == name)
+    /// The fields of that name.
+    pub(super) fn fields(&self, name: HeaderName) -> impl Iterator<Item = &FieldSpan> {
+        let some = if self.there.contains(name) {
+            self.fields.as_slice()
+        } else {
+            &[]
+        };
+        some.iter().filter(move |field| field.name == name)
+    }
+
+    fn push(&mut self, field: FieldSpan) {
+        if self.there.contains(field.name) {
+            self.several.insert(field.name);
+        }
+        self.there.insert(field.name);
+        self.fields.push(field);
     }
 
     /// The index of a status line and an empty line, 16 octets.
@@ -142,6 +162,8 @@ impl Index {
                 version_ok: true,
             },
             fields: SmallVec::new(),
+            there: NameSet::default(),
+            several: NameSet::default(),
             fields_start: 14,
             body: Span::new(16, 16),
             head_fault: None,
@@ -228,7 +250,7 @@ impl Index {
             value => value,
         };
         let known = plain || colon.is_some() && is_token(raw_name);
-        self.fields.push(FieldSpan {
+        self.push(FieldSpan {
             name: if known {
                 HeaderName::from_bytes(raw_name)
             } else {
@@ -243,9 +265,6 @@ impl Index {
 
     fn find_faults(&mut self, bytes: &[u8]) {
         let bad = |field: &FieldSpan| {
-            if field.name != HeaderName::Other {
-                return None;
-            }
             let line = field.line.of(bytes);
             match memchr::memchr(b':', line) {
                 None => Some(HeadFault::NoColon),
@@ -253,7 +272,8 @@ impl Index {
                 Some(_) => None,
             }
         };
-        self.head_fault = self.head_fault.or_else(|| self.fields.iter().find_map(bad));
+        let fault = || self.fields(HeaderName::Other).find_map(bad);
+        self.head_fault = self.head_fault.or_else(fault);
     }
 
     fn find_body(&mut self, bytes: &[u8], body_start: usize) {
@@ -270,11 +290,7 @@ impl Index {
     /// What Content-Length says, if it is there.
     pub(super) fn content_length(&self, bytes: &[u8]) -> Result<Option<usize>, ContentLengthFault> {
         let mut length = None;
-        for field in self
-            .fields
-            .iter()
-            .filter(|field| field.name == HeaderName::ContentLength)
-        {
+        for field in self.fields(HeaderName::ContentLength) {
             let value = content_length(field.value.of(bytes))?;
             if length.is_some_and(|length| length != value) {
                 return Err(ContentLengthFault::Conflicting);
@@ -319,6 +335,8 @@ impl<'m> IndexBuilder<'m> {
         let index = start.map(|(start, fields_start)| Index {
             start,
             fields: SmallVec::new(),
+            there: NameSet::default(),
+            several: NameSet::default(),
             fields_start,
             body: Span::default(),
             head_fault: None,
@@ -342,8 +360,8 @@ impl<'m> IndexBuilder<'m> {
             end: moved(span.end),
         };
         if Noted::is_about(field.name)
-            && !index.fields.iter().any(|other| other.name == field.name)
-            && self.old.first(field.name) == Some(&field)
+            && !index.there.contains(field.name)
+            && self.old.fields(field.name).next() == Some(&field)
         {
             index.noted.keep(field.name, &self.old.noted, |span| {
                 if span.is_empty() {
@@ -353,7 +371,7 @@ impl<'m> IndexBuilder<'m> {
                 }
             });
         }
-        index.fields.push(FieldSpan {
+        index.push(FieldSpan {
             name: field.name,
             name_end: moved(field.name_end),
             value: moved_span(field.value),

@@ -72,14 +72,13 @@ impl<'a> NameAddr<'a> {
         if scheme_end(uri).is_none() || !URI.holds_all(uri) {
             return Err(ValueError::Uri);
         }
-        let params = Parameters::of_header(rest)?;
-        let (tag, tag_again) = params.first("tag");
+        let (params, tag) = Parameters::of_header(rest, b"tag")?;
         Ok(Self {
             display,
             uri,
             params,
-            tag,
-            tag_again,
+            tag: tag.value,
+            tag_again: tag.again,
         })
     }
 

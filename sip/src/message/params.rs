@@ -10,18 +10,34 @@ use super::scan::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Parameters<'a>(&'a [u8]);
 
+/// The first parameter of some name.
+#[derive(Default)]
+pub(super) struct First<'a> {
+    /// Its value.
+    pub(super) value: Option<&'a [u8]>,
+    /// There is another of that name.
+    pub(super) again: bool,
+}
+
 impl<'a> Parameters<'a> {
-    /// Header parameters: nothing, or `;` and well-formed parameters (RFC 3261 section 25.1).
-    pub(super) fn of_header(raw: &'a [u8]) -> Result<Self, ValueError> {
+    /// Header parameters: nothing, or `;` and well-formed parameters (RFC 3261 section 25.1). With them
+    /// the value of the first one of this name, empty for a flag, and whether there is another.
+    pub(super) fn of_header(raw: &'a [u8], name: &[u8]) -> Result<(Self, First<'a>), ValueError> {
         let mut rest = trim(raw);
         let parameters = Self::of_uri(rest);
-        while let [first, after @ ..] = rest {
-            if *first != b';' {
+        let mut first = First::default();
+        while let [semicolon, after @ ..] = rest {
+            if *semicolon != b';' {
                 return Err(ValueError::Parameter);
             }
-            rest = trim_start(&after[parameter_end(trim_start(after), after)?..]);
+            let (found, value, behind) = parameter(trim_start(after))?;
+            if found.eq_ignore_ascii_case(name) {
+                first.again = first.value.is_some();
+                first.value = first.value.or(Some(value));
+            }
+            rest = trim_start(behind);
         }
-        Ok(parameters)
+        Ok((parameters, first))
     }
 
     /// URI parameters, whose bytes have been looked at: nothing, or `;` and parameters.
@@ -59,20 +75,12 @@ impl<'a> Parameters<'a> {
 
     /// The value of the first parameter of that name, in any case; empty for a flag.
     pub fn get(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        named(self.0, name.as_ref()).map(|(value, _)| value)
+        named(self.0, name.as_ref())
     }
 
     /// True if a parameter of that name is there.
     pub fn has(&self, name: impl AsRef<[u8]>) -> bool {
         self.get(name).is_some()
-    }
-
-    /// The value of the first parameter of that name, and whether there is another.
-    pub(super) fn first(&self, name: &str) -> (Option<&'a [u8]>, bool) {
-        match named(self.0, name.as_bytes()) {
-            Some((value, rest)) => (Some(value), named(rest, name.as_bytes()).is_some()),
-            None => (None, false),
-        }
     }
 
     /// As written, from behind the first semicolon.
@@ -81,15 +89,14 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// The value of the first parameter of that name, and what follows it.
-fn named<'a>(mut rest: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+/// The value of the first parameter of that name.
+fn named<'a>(mut rest: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     while !rest.is_empty() {
-        let after = rest.get(part_end(rest) + 1..).unwrap_or_default();
-        let part = &rest[..rest.len() - after.len()];
-        if let Some(value) = value_of(part.strip_suffix(b";").unwrap_or(part), name) {
-            return Some((value, after));
+        let end = part_end(rest);
+        if let Some(value) = value_of(&rest[..end], name) {
+            return Some(value);
         }
-        rest = after;
+        rest = rest.get(end + 1..).unwrap_or_default();
     }
     None
 }
@@ -127,18 +134,19 @@ const fn is_plain(byte: u8) -> bool {
 /// What neither ends a part nor hides its end.
 static PLAIN: ByteClass = byte_class!(is_plain);
 
-/// Where the parameter `text`, a tail of `whole`, ends within `whole`.
-fn parameter_end(text: &[u8], whole: &[u8]) -> Result<usize, ValueError> {
-    let name_end = TOKEN.prefix(text);
-    if name_end == 0 {
+/// Name and value of the parameter that `text` begins with, and what follows.
+fn parameter(text: &[u8]) -> Result<(&[u8], &[u8], &[u8]), ValueError> {
+    let (name, rest) = text.split_at(TOKEN.prefix(text));
+    if name.is_empty() {
         return Err(ValueError::Parameter);
     }
-    let rest = &text[name_end..];
-    let rest = match trim_start(rest).strip_prefix(b"=").map(trim_start) {
-        None => rest,
-        Some(value) => &value[value_end(value)?..],
-    };
-    Ok(whole.len() - rest.len())
+    match trim_start(rest).strip_prefix(b"=").map(trim_start) {
+        None => Ok((name, b"", rest)),
+        Some(value) => {
+            let (value, rest) = value.split_at(value_end(value)?);
+            Ok((name, value, rest))
+        }
+    }
 }
 
 const fn belongs_to_value(byte: u8) -> bool {

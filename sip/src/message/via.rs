@@ -65,14 +65,13 @@ impl<'a> Via<'a> {
         if near_port.is_some() && late_port.is_some() {
             return Err(ValueError::Port);
         }
-        let params = Parameters::of_header(rest)?;
-        let (branch, branch_again) = params.first("branch");
+        let (params, branch) = Parameters::of_header(rest, b"branch")?;
         Ok(Self {
             transport,
             host,
             port: near_port.or(late_port),
-            branch,
-            branch_again,
+            branch: branch.value,
+            branch_again: branch.again,
             params,
             sent_by,
         })

@@ -359,7 +359,7 @@ impl Message {
     }
 
     /// Starts a response to this request (RFC 3261 section 8.2.6).
-    pub fn respond(&self, status: u16, reason: &str) -> ResponseBuilder<'_> {
+    pub fn respond<'m>(&'m self, status: u16, reason: &'m str) -> ResponseBuilder<'m> {
         ResponseBuilder::new(self, status, reason)
     }
 }

@@ -470,7 +470,7 @@ impl Proxy {
     ) {
         if let Err(rejection) = validate::forwardable(&request) {
             self.counters.rejected += 1;
-            let response = rejection.response(&request, &self.to_tag(&request));
+            let response = rejection.response(&request, self.to_tag(&request));
             if self.authentication.is_some() || self.may_be_forged(hop) {
                 self.answer_stranger(id, &request, hop, response.0);
             } else {

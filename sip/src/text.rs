@@ -54,12 +54,18 @@ pub(crate) fn push_ip(out: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// Appends eight hexadecimal digits.
-pub(crate) fn push_hex(out: &mut String, number: u32) {
-    for shift in (0..8).rev() {
-        let digit = (number >> (4 * shift)) & 0xf;
-        out.push(char::from(b"0123456789abcdef"[digit as usize]));
+/// Eight hexadecimal digits.
+pub(crate) fn hex(number: u32) -> [u8; 8] {
+    let mut digits = [0; 8];
+    for (digit, shift) in digits.iter_mut().zip((0..8).rev()) {
+        *digit = b"0123456789abcdef"[(number >> (4 * shift)) as usize & 0xf];
     }
+    digits
+}
+
+/// Appends them.
+pub(crate) fn push_hex(out: &mut String, number: u32) {
+    out.extend(hex(number).map(char::from));
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! a dialog that others have made.
 
 use super::Message;
-use super::edit::{on_one_line, push_on_one_line};
+use super::edit::{is_one_line, make_one_line, on_one_line, push_on_one_line};
 use super::header_name::HeaderName;
 use super::scan::{ListValues, unfold};
 use crate::text::push_number;
@@ -87,15 +87,34 @@ fn hop_by_hop(method: &[u8], sent: &Message, to: &Message) -> Message {
 
 /// A field with its value on one line, as far as only line ends and NULs stand against that.
 pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    field_with(out, name, |out| out.extend_from_slice(value));
+}
+
+/// The same with a value that `write` appends.
+pub(super) fn field_with(out: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    push_on_one_line(out, value);
+    let start = out.len();
+    write(out);
+    make_one_line(&mut out[start..]);
     out.extend_from_slice(b"\r\n");
 }
 
 /// A field with a value of another message, less its folding.
 pub(super) fn copied_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    field(out, name, &unfold(value));
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    push_unfolded(out, value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a value of another message, less its folding; nearly none has any.
+pub(super) fn push_unfolded(out: &mut Vec<u8>, value: &[u8]) {
+    if is_one_line(value) {
+        out.extend_from_slice(value);
+    } else {
+        push_on_one_line(out, &unfold(value));
+    }
 }
 
 pub(super) fn copy_first(out: &mut Vec<u8>, from: &Message, name: HeaderName) {

@@ -353,6 +353,11 @@ pub(super) fn push_on_one_line(out: &mut Vec<u8>, value: &[u8]) {
     make_one_line(&mut out[start..]);
 }
 
+/// True without what [`make_one_line`] changes.
+pub(super) fn is_one_line(value: &[u8]) -> bool {
+    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+}
+
 pub(super) fn make_one_line(value: &mut [u8]) {
     for byte in value {
         let ends_line = matches!(byte, b'\r' | b'\n' | 0);

@@ -1,12 +1,15 @@
 //! Responses (RFC 3261 section 8.2.6): built from whatever the request has, however broken.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::edit::push_on_one_line;
 use super::header_name::HeaderName;
-use super::scan::unfold;
 use super::{Message, build};
 use crate::text::push_number;
+
+/// Those of our own responses have no more.
+type Tag = SmallVec<[u8; 16]>;
 
 /// A response in the making.
 #[must_use]
@@ -14,8 +17,8 @@ use crate::text::push_number;
 pub struct ResponseBuilder<'m> {
     request: &'m Message,
     status: u16,
-    reason: String,
-    to_tag: Option<String>,
+    reason: &'m str,
+    to_tag: Option<Tag>,
     fields: Vec<u8>,
     body: Vec<u8>,
 }
@@ -24,11 +27,11 @@ pub struct ResponseBuilder<'m> {
 const TYPICAL_FIELDS: usize = 256;
 
 impl<'m> ResponseBuilder<'m> {
-    pub(super) fn new(request: &'m Message, status: u16, reason: &str) -> Self {
+    pub(super) fn new(request: &'m Message, status: u16, reason: &'m str) -> Self {
         Self {
             request,
             status: status.clamp(100, 699),
-            reason: reason.to_owned(),
+            reason,
             to_tag: None,
             fields: Vec::new(),
             body: Vec::new(),
@@ -36,8 +39,8 @@ impl<'m> ResponseBuilder<'m> {
     }
 
     /// The tag to add to To where it has none yet; responses other than 100 need one.
-    pub fn to_tag(mut self, tag: impl Into<String>) -> Self {
-        self.to_tag = Some(tag.into());
+    pub fn to_tag(mut self, tag: impl AsRef<[u8]>) -> Self {
+        self.to_tag = Some(Tag::from_slice(tag.as_ref()));
         self
     }
 
@@ -47,12 +50,17 @@ impl<'m> ResponseBuilder<'m> {
     }
 
     /// The same with a value that need not be text.
-    pub(crate) fn header_of_bytes(mut self, name: &str, value: &[u8]) -> Self {
+    pub(crate) fn header_of_bytes(self, name: &str, value: &[u8]) -> Self {
+        self.header_with(name, |out| out.extend_from_slice(value))
+    }
+
+    /// The same with a value that `write` appends.
+    pub(crate) fn header_with(mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) -> Self {
         if !name.is_empty() {
             if self.fields.is_empty() {
                 self.fields.reserve(TYPICAL_FIELDS);
             }
-            build::field(&mut self.fields, name, value);
+            build::field_with(&mut self.fields, name, write);
         }
         self
     }
@@ -112,10 +120,10 @@ impl<'m> ResponseBuilder<'m> {
 
     fn write_to(&self, out: &mut Vec<u8>, to: &[u8]) {
         out.extend_from_slice(b"To: ");
-        push_on_one_line(out, &unfold(to));
+        build::push_unfolded(out, to);
         if let Some(tag) = self.to_tag.as_deref().filter(|_| !self.has_tag(to)) {
             out.extend_from_slice(b";tag=");
-            push_on_one_line(out, tag.as_bytes());
+            push_on_one_line(out, tag);
         }
         out.extend_from_slice(b"\r\n");
     }

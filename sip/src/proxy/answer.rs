@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Proxy, reveal};
 use crate::hop::{Hop, Transmit};
 use crate::message::{Message, Method, ResponseBuilder};
-use crate::text::push_hex;
+use crate::text::hex;
 use crate::transaction::ServerId;
 
 impl Proxy {
@@ -90,10 +90,8 @@ impl Proxy {
     }
 
     /// The To tag of our own answers: the same for a retransmission (RFC 3261 section 8.2.6.2).
-    pub(super) fn to_tag(&self, request: &Message) -> String {
-        let mut tag = String::with_capacity(8);
-        push_hex(&mut tag, self.answer_tag(request));
-        tag
+    pub(super) fn to_tag(&self, request: &Message) -> [u8; 8] {
+        hex(self.answer_tag(request))
     }
 
     pub(super) fn answer_tag(&self, request: &Message) -> u32 {

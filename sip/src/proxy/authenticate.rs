@@ -35,7 +35,7 @@ use crate::digest::{Credentials, Digest, Malformed, Users, Verdict, is_user};
 use crate::hop::{ConnectionId, Hop, Transmit, Transport};
 use crate::message::{Edit, HeaderName, Host, Message, Method, NameAddr, Uri};
 use crate::registrar::same_uri;
-use crate::text::push_hex;
+use crate::text::hex;
 use crate::transaction::ServerId;
 
 /// An answer over UDP to somebody unknown is at most so many times as long as the request with
@@ -386,7 +386,7 @@ impl Proxy {
     /// has a stateless UAS ignore it.
     pub(super) fn is_ack_of_refusal(&self, ack: &Message) -> bool {
         ack.header(HeaderName::Route).is_none()
-            && ack.to().ok().and_then(|to| to.tag()) == Some(self.to_tag(ack).as_bytes())
+            && ack.to().ok().and_then(|to| to.tag()) == Some(&self.to_tag(ack))
     }
 
     /// Takes the credentials that were for us out of a copy, and leaves those for others: "a
@@ -416,9 +416,7 @@ impl Proxy {
         // The tag of the answer tells requests of one second apart, and a retransmission gets the
         // same nonce again.
         let salt = self.answer_tag(request);
-        let mut tag = String::with_capacity(8);
-        push_hex(&mut tag, salt);
-        let mut response = request.respond(status, reason).to_tag(tag);
+        let mut response = request.respond(status, reason).to_tag(hex(salt));
         let now_s = self.seconds(now);
         let challenges = self
             .digest()

@@ -23,7 +23,7 @@ impl Rejection {
     }
 
     /// The response and its status code.
-    pub(super) fn response(&self, request: &Message, to_tag: &str) -> (Bytes, u16) {
+    pub(super) fn response(&self, request: &Message, to_tag: [u8; 8]) -> (Bytes, u16) {
         let mut response = request.respond(self.status, self.reason).to_tag(to_tag);
         if let Some(unsupported) = &self.unsupported {
             response = response.header("Unsupported", unsupported);

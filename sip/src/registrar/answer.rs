@@ -8,7 +8,7 @@ use super::bindings::Entry;
 use super::{AddressOfRecord, Binding, Limits, Registrar};
 use crate::hop::Hop;
 use crate::message::{HeaderName, Message, ResponseBuilder};
-use crate::text::{push_hex, push_number};
+use crate::text::{hex, push_number};
 
 /// Why a REGISTER is not answered 200.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +65,8 @@ impl Registrar {
         now: Instant,
     ) -> ResponseBuilder<'m> {
         let mut response = request.respond(200, "OK").to_tag(to_tag(request));
-        let mut contact = Vec::with_capacity(256);
         for Entry { binding, .. } in self.bindings.of(aor) {
-            contact.clear();
-            write_contact(&mut contact, binding, now);
-            response = response.header_of_bytes("Contact", &contact);
+            response = response.header_with("Contact", |out| write_contact(out, binding, now));
         }
         for value in request.values(HeaderName::Path) {
             response = response.header("Path", &String::from_utf8_lossy(&value));
@@ -88,23 +85,32 @@ impl Registrar {
 }
 
 /// A tag that a retransmission gets again; it makes no dialog, so nobody gains by guessing it.
-fn to_tag(request: &Message) -> String {
+fn to_tag(request: &Message) -> [u8; 16] {
     let mut hash = DefaultHasher::new();
     hash.write(request.call_id().unwrap_or_default());
     hash.write_u32(request.cseq().map_or(0, |(number, _)| number));
     let hash = hash.finish();
-    let mut tag = String::with_capacity(16);
-    push_hex(&mut tag, (hash >> 32) as u32);
-    push_hex(&mut tag, hash as u32);
+    let mut tag = [0; 16];
+    tag[..8].copy_from_slice(&hex((hash >> 32) as u32));
+    tag[8..].copy_from_slice(&hex(hash as u32));
     tag
+}
+
+/// Appends what others have written, which need not be UTF-8.
+fn push_text(out: &mut Vec<u8>, text: &[u8]) {
+    if text.is_ascii() {
+        out.extend_from_slice(text);
+    } else {
+        out.extend_from_slice(String::from_utf8_lossy(text).as_bytes());
+    }
 }
 
 /// `<uri>;parameters;expires=seconds`.
 fn write_contact(out: &mut Vec<u8>, binding: &Binding, now: Instant) {
     out.push(b'<');
-    out.extend_from_slice(String::from_utf8_lossy(&binding.contact_uri).as_bytes());
+    push_text(out, &binding.contact_uri);
     out.push(b'>');
-    out.extend_from_slice(String::from_utf8_lossy(&binding.parameters).as_bytes());
+    push_text(out, &binding.parameters);
     out.extend_from_slice(b";expires=");
     push_number(
         out,

@@ -79,12 +79,12 @@ impl Algorithm {
         }
     }
 
-    /// The hash of the parts, one behind the other, in lower-case hexadecimal digits.
-    fn hash(self, parts: &[&[u8]]) -> Hex {
+    /// The hash of the parts, one behind the other.
+    fn hash(self, parts: &[&[u8]]) -> Hash {
         match self {
-            Self::Md5 => Hex::of(&hashed::<Md5>(parts)),
-            Self::Sha256 => Hex::of(&hashed::<Sha256>(parts)),
-            Self::Sha512T256 => Hex::of(&hashed::<Sha512_256>(parts)),
+            Self::Md5 => Hash::of(&hashed::<Md5>(parts)),
+            Self::Sha256 => Hash::of(&hashed::<Sha256>(parts)),
+            Self::Sha512T256 => Hash::of(&hashed::<Sha512_256>(parts)),
         }
     }
 }
@@ -95,6 +95,45 @@ fn hashed<D: sha2::Digest>(parts: &[&[u8]]) -> sha2::digest::Output<D> {
         hash.update(part);
     }
     hash.finalize()
+}
+
+/// A hash of some algorithm; where it has not as many octets, the rest is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hash([u8; 32]);
+
+impl Hash {
+    fn of(octets: &[u8]) -> Self {
+        let mut hash = [0; 32];
+        for (to, octet) in hash.iter_mut().zip(octets) {
+            *to = *octet;
+        }
+        Self(hash)
+    }
+
+    /// `None` where the digits are not as many as the algorithm's, or no digits.
+    fn from_hex(digits: &[u8], algorithm: Algorithm) -> Option<Self> {
+        let mut hash = [0; 32];
+        read_hex(digits, hash.get_mut(..algorithm.hash_len())?)?;
+        Some(Self(hash))
+    }
+
+    fn hex(&self, algorithm: Algorithm) -> Hex {
+        Hex::of(&self.0[..algorithm.hash_len()])
+    }
+
+    /// In a time that does not tell where they differ.
+    fn same_as(&self, other: &Self) -> Choice {
+        let halves = |hash: &Self| {
+            let (chunks, _) = hash.0.as_chunks();
+            [0, 1].map(|half: usize| {
+                chunks
+                    .get(half)
+                    .map_or(0, |half| u128::from_ne_bytes(*half))
+            })
+        };
+        let (ours, theirs) = (halves(self), halves(other));
+        ours[0].ct_eq(&theirs[0]) & ours[1].ct_eq(&theirs[1])
+    }
 }
 
 /// A hash in hexadecimal digits, on the stack.
@@ -125,10 +164,11 @@ impl Hex {
 
 /// The `response` that a request with these credentials must have (RFC 7616 section 3.4.1, with
 /// `qop=auth`), for a user whose HA1 is that.
-fn response(ha1: &[u8], method: &[u8], credentials: &Credentials<'_>) -> Hex {
+fn response(ha1: &[u8], method: &[u8], credentials: &Credentials<'_>) -> Hash {
     let algorithm = credentials.algorithm;
     let ha1 = Hex::of(ha1);
     let ha2 = algorithm.hash(&[method, b":", &credentials.uri]);
+    let ha2 = ha2.hex(algorithm);
     algorithm.hash(&[
         ha1.as_bytes(),
         b":",
@@ -235,8 +275,7 @@ impl Digest {
         let exists = Choice::from(u8::from(known.is_some()));
         let ha1 = known.unwrap_or(&self.nobody[..algorithm.hash_len()]);
         let expected = response(ha1, method, credentials);
-        let given = credentials.response_in_lower_case();
-        if !bool::from(expected.as_bytes().ct_eq(&given) & exists) {
+        if !bool::from(expected.same_as(&credentials.response) & exists) {
             return Verdict::Wrong;
         }
         match self.nonces.standing(credentials.nonce, now_s) {
@@ -289,6 +328,17 @@ pub fn is_user(sip_user: &[u8], username: &[u8]) -> bool {
         rest = after;
     }
     name.next().is_none()
+}
+
+/// Fills `octets`; `None` where there are not twice as many digits.
+fn read_hex(digits: &[u8], octets: &mut [u8]) -> Option<()> {
+    if digits.len() != 2 * octets.len() {
+        return None;
+    }
+    for (octet, pair) in octets.iter_mut().zip(digits.chunks_exact(2)) {
+        *octet = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
+    }
+    Some(())
 }
 
 fn hex_digit(digit: u8) -> Option<u8> {

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::{Algorithm, hex_digit, unescaped};
+use super::{Algorithm, Hash, hex_digit, unescaped};
 use crate::message::scan::{TOKEN, is_lws, quoted_end, trim, trim_start};
 
 /// Names and client nonces that are longer are not ours and not looked up.
@@ -63,7 +63,7 @@ pub struct Credentials<'a> {
     pub nc: u32,
     pub(super) nc_text: &'a [u8],
     pub(super) cnonce: &'a [u8],
-    response: &'a [u8],
+    pub(super) response: Hash,
 }
 
 /// The parameters, each at most once; quoted ones without their quotes, escapes still inside.
@@ -92,11 +92,17 @@ impl<'a> Raw<'a> {
     }
 
     fn parameter(&mut self, name: &[u8]) -> Option<&mut Option<&'a [u8]>> {
+        // Nearly all write them in lower case.
         let mut lower = [0; LONGEST_NAME];
-        let lower = lower.get_mut(..name.len())?;
-        lower.copy_from_slice(name);
-        lower.make_ascii_lowercase();
-        match &*lower {
+        let lower = if name.iter().any(u8::is_ascii_uppercase) {
+            let lower = lower.get_mut(..name.len())?;
+            lower.copy_from_slice(name);
+            lower.make_ascii_lowercase();
+            lower
+        } else {
+            name
+        };
+        match lower {
             b"username" => Some(&mut self.username),
             b"realm" => Some(&mut self.realm),
             b"nonce" => Some(&mut self.nonce),
@@ -177,11 +183,8 @@ impl<'a> Credentials<'a> {
         };
         let nc_text = raw.nc.ok_or(Malformed::Missing)?;
         let response = raw.response.ok_or(Malformed::Missing)?;
-        let is_hash = response.len() == 2 * algorithm.hash_len()
-            && response.iter().all(u8::is_ascii_hexdigit);
-        if !is_hash {
-            return Err(Malformed::Number);
-        }
+        // "LHEX": yet some write it in capitals.
+        let response = Hash::from_hex(response, algorithm).ok_or(Malformed::Number)?;
         Ok(Self {
             username: unescaped(short(raw.username)?),
             nonce: short(raw.nonce)?,
@@ -192,13 +195,6 @@ impl<'a> Credentials<'a> {
             cnonce: short(raw.cnonce)?,
             response,
         })
-    }
-
-    /// "LHEX": yet some write it in capitals.
-    pub(super) fn response_in_lower_case(&self) -> impl std::ops::Deref<Target = [u8]> + use<> {
-        let mut response: smallvec::SmallVec<[u8; 64]> = self.response.into();
-        response.make_ascii_lowercase();
-        response
     }
 }
 

@@ -4,10 +4,11 @@
 //! A nonce is 24 characters of base64url: seconds since 1970 (4 octets), a salt (4), and the first
 //! 80 bits of a keyed hash of both and the realm (10).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hashbrown::HashMap;
 
 use super::Verdict;
 use crate::cookie::{Keys, SIGNATURE_LEN};
@@ -126,7 +127,8 @@ impl Window {
 /// The windows of the nonces in use.
 ///
 /// To forget a window would open its nonce to replays, so a nonce as old as one that gave way is
-/// not accepted any more.
+/// not accepted any more. Only who has a password gets into the map, so its hashes need not withstand a
+/// flood of strangers.
 #[derive(Debug)]
 pub(super) struct Replays {
     windows: HashMap<Nonce, Window>,

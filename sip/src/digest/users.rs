@@ -13,7 +13,7 @@ use std::fmt;
 use hashbrown::HashMap;
 use thiserror::Error;
 
-use super::{Algorithm, hex_digit};
+use super::{Algorithm, read_hex};
 
 /// More lines are no file for one concentrator.
 const MAX_USERS: usize = 2_000_000;
@@ -203,12 +203,7 @@ impl Users {
 }
 
 fn from_hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    if digits.len() != 2 * N {
-        return None;
-    }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-    }
+    read_hex(digits, &mut bytes)?;
     Some(bytes)
 }

@@ -89,9 +89,10 @@ impl Message {
     }
 
     /// A message whose index is known.
-    fn indexed(bytes: Bytes, index: Index) -> Self {
+    fn indexed(mut bytes: Bytes, index: Index) -> Self {
+        bytes.truncate(index.body.end as usize);
         Self {
-            bytes: bytes.slice(..index.body.end as usize),
+            bytes,
             index: Arc::new(index),
         }
     }

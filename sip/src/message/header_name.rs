@@ -92,6 +92,9 @@ impl HeaderName {
 
     /// The header that a name as written means.
     pub fn from_bytes(name: &[u8]) -> Self {
+        if let Some(usual) = Self::from_usual_case(name) {
+            return usual;
+        }
         let mut lower = [0; LONGEST];
         let Some(lower) = lower.get_mut(..name.len()) else {
             return Self::Other;
@@ -99,6 +102,30 @@ impl HeaderName {
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
         Self::from_lower_case(lower)
+    }
+
+    /// Those that most messages have, spelled as in the standard: nearly all lines begin so.
+    const fn from_usual_case(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"Via" => Self::Via,
+            b"Max-Forwards" => Self::MaxForwards,
+            b"From" => Self::From,
+            b"To" => Self::To,
+            b"Call-ID" => Self::CallId,
+            b"CSeq" => Self::CSeq,
+            b"Contact" => Self::Contact,
+            b"Route" => Self::Route,
+            b"Record-Route" => Self::RecordRoute,
+            b"Authorization" => Self::Authorization,
+            b"Proxy-Authorization" => Self::ProxyAuthorization,
+            b"Expires" => Self::Expires,
+            b"Allow" => Self::Allow,
+            b"Supported" => Self::Supported,
+            b"User-Agent" => Self::UserAgent,
+            b"Content-Type" => Self::ContentType,
+            b"Content-Length" => Self::ContentLength,
+            _ => return None,
+        })
     }
 
     fn from_lower_case(name: &[u8]) -> Self {

@@ -485,11 +485,8 @@ fn start_line(bytes: &[u8], line: &[u8]) -> Result<(StartLine, Option<HeadFault>
         uri: Span::within(bytes, uri),
         version_ok: version.eq_ignore_ascii_case(b"SIP/2.0"),
     };
-    let spaces = line
-        .iter()
-        .filter(|byte| matches!(byte, b' ' | b'\t'))
-        .count();
-    let well_spaced = spaces == 2 && line.len() == method.len() + uri.len() + version.len() + 2;
+    let well_spaced = line.len() == method.len() + uri.len() + version.len() + 2
+        && memchr::memchr2(b' ', b'\t', uri).is_none();
     Ok((
         start,
         (!well_spaced || uri.is_empty()).then_some(HeadFault::StartLineSpacing),

@@ -155,6 +155,9 @@ impl<'a> Iterator for ListValues<'a> {
 
 /// Where the first value of a list ends: at its comma or at the end.
 pub(super) fn value_end(list: &[u8]) -> usize {
+    if memchr::memchr(b',', list).is_none() {
+        return list.len();
+    }
     let mut at = 0;
     while let Some(found) = memchr::memchr3(b',', b'"', b'<', &list[at..]) {
         let here = at + found;

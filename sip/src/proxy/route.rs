@@ -44,6 +44,9 @@ pub(super) enum Routed {
 impl Proxy {
     /// The request less our own Route values, and what they name.
     pub(super) fn take_own_routes(&mut self, request: &Message) -> (Message, Option<Named>) {
+        if request.header(HeaderName::Route).is_none() {
+            return (request.clone(), None);
+        }
         let request = self.undo_strict_route(request);
         self.pop_own_routes(&request)
     }

@@ -100,7 +100,8 @@ impl Message {
     fn parse_unbounded(mut bytes: Bytes) -> Result<Self, ParseError> {
         let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
         let bytes = bytes.split_off(start.ok_or(ParseError::Empty)?);
-        let index = Index::of(&bytes)?;
+        let mut index = Index::of_nothing(500);
+        index.read(&bytes)?;
         Ok(Self::indexed(bytes, index))
     }
 

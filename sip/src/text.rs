@@ -47,11 +47,21 @@ pub(crate) fn push_ip(out: &mut Vec<u8>, address: IpAddr) {
                 if index > 0 {
                     out.push(b'.');
                 }
-                push_number(out, octet);
+                push_octet(out, octet);
             }
         }
         IpAddr::V6(_) => drop(write!(out, "{address}")),
     }
+}
+
+fn push_octet(out: &mut Vec<u8>, octet: u8) {
+    if octet >= 100 {
+        out.push(b'0' + octet / 100);
+    }
+    if octet >= 10 {
+        out.push(b'0' + octet / 10 % 10);
+    }
+    out.push(b'0' + octet % 10);
 }
 
 /// Eight hexadecimal digits.

@@ -99,40 +99,37 @@ pub(super) struct Index {
 impl Index {
     /// Indexes the message at the start of `bytes`, which is not a line end.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, ParseError> {
+        let mut index = Self::of_nothing(500);
+        index.read(bytes)?;
+        Ok(index)
+    }
+
+    /// The same in the place of one of nothing: a kilobyte that need not be moved.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
         let mut lines = Lines::from(bytes, 0);
         let first = lines.next().ok_or(ParseError::StartLine)?;
-        let (start, start_fault) = start_line(bytes, lines.text(first))?;
-        let mut index = Self {
-            start,
-            fields: SmallVec::new(),
-            there: NameSet::default(),
-            several: NameSet::default(),
-            fields_start: first.end,
-            body: Span::default(),
-            head_fault: start_fault,
-            content_length_fault: None,
-            noted: Noted::default(),
-        };
+        (self.start, self.head_fault) = start_line(bytes, lines.text(first))?;
+        self.fields_start = first.end;
         let mut ended = false;
         while let Some(line) = lines.next() {
             if lines.text(line).is_empty() {
                 ended = true;
                 break;
             }
-            index.add_line(bytes, line)?;
+            self.add_line(bytes, line)?;
         }
-        if index.fields.is_empty() {
+        if self.fields.is_empty() {
             return Err(ParseError::NoFields);
         }
-        index.find_faults(bytes);
+        self.find_faults(bytes);
         let late = if ended {
             None
         } else {
             Some(HeadFault::Unterminated)
         };
-        index.head_fault = index.head_fault.or(lines.head_fault).or(late);
-        index.find_body(bytes, lines.at);
-        Ok(index)
+        self.head_fault = self.head_fault.or(lines.head_fault).or(late);
+        self.find_body(bytes, lines.at);
+        Ok(())
     }
 
     /// The fields of that name.

@@ -30,12 +30,12 @@ impl<'a> Parameters<'a> {
             if *semicolon != b';' {
                 return Err(ValueError::Parameter);
             }
-            let (found, value, behind) = parameter(trim_start(after))?;
-            if found.eq_ignore_ascii_case(name) {
+            let found = Parameter::of(trim_start(after))?;
+            if found.name.eq_ignore_ascii_case(name) {
                 first.again = first.value.is_some();
-                first.value = first.value.or(Some(value));
+                first.value = first.value.or(Some(found.value));
             }
-            rest = trim_start(behind);
+            rest = trim_start(found.behind);
         }
         Ok((parameters, first))
     }
@@ -134,18 +134,29 @@ const fn is_plain(byte: u8) -> bool {
 /// What neither ends a part nor hides its end.
 static PLAIN: ByteClass = byte_class!(is_plain);
 
-/// Name and value of the parameter that `text` begins with, and what follows.
-fn parameter(text: &[u8]) -> Result<(&[u8], &[u8], &[u8]), ValueError> {
-    let (name, rest) = text.split_at(TOKEN.prefix(text));
-    if name.is_empty() {
-        return Err(ValueError::Parameter);
-    }
-    match trim_start(rest).strip_prefix(b"=").map(trim_start) {
-        None => Ok((name, b"", rest)),
-        Some(value) => {
-            let (value, rest) = value.split_at(value_end(value)?);
-            Ok((name, value, rest))
+/// The parameter that a text begins with.
+struct Parameter<'a> {
+    name: &'a [u8],
+    /// Empty for a flag.
+    value: &'a [u8],
+    behind: &'a [u8],
+}
+
+impl<'a> Parameter<'a> {
+    fn of(text: &'a [u8]) -> Result<Self, ValueError> {
+        let (name, behind) = text.split_at(TOKEN.prefix(text));
+        if name.is_empty() {
+            return Err(ValueError::Parameter);
         }
+        let (value, behind) = match trim_start(behind).strip_prefix(b"=").map(trim_start) {
+            None => (b"".as_slice(), behind),
+            Some(value) => value.split_at(value_end(value)?),
+        };
+        Ok(Self {
+            name,
+            value,
+            behind,
+        })
     }
 }
 

@@ -120,7 +120,7 @@ impl Proxy {
             return;
         };
         let tag = self.to_tag(&context.request);
-        let response = context.request.respond(status, reason).to_tag(&tag).build();
+        let response = context.request.respond(status, reason).to_tag(tag).build();
         self.finish_branch(server, index, response, media, now);
     }
 

@@ -26,6 +26,8 @@ mod connection;
 mod members;
 mod task;
 
+pub(crate) use connection::options;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -10,10 +10,12 @@
 //!   other end is in another concentrator's kernel; [`connections::ConnectionMap`] knows where, and the
 //!   decapsulator sends them there through the tunnel.
 //!
-//! A link whose other end is silent for [`link::LOST`] is down, and its peer is gone until it is up
-//! again: then everybody does without it what can be done.
+//! Where the direct way to a peer is gone, its link goes over NATS ([`detour`]). A link whose other end is silent
+//! for [`link::LOST`] is down, and unless another one follows at once its peer is gone until it is up again: then
+//! everybody does without it what can be done.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,8 +29,10 @@ use wire::core_link::CoreMessage;
 use crate::metrics::{Label, event};
 
 pub mod connections;
+pub mod detour;
 pub mod link;
 mod record;
+mod unheard;
 
 /// Messages that may wait for a peer that reads slowly; those past it are dropped and counted.
 const QUEUE: usize = 8_192;
@@ -65,13 +69,49 @@ pub struct Outlet {
     sender: mpsc::Sender<CoreMessage>,
     /// What must not be missed was: the link begins anew.
     overrun: Arc<Notify>,
+    /// The way of the link that there is goes over NATS.
+    detoured: Arc<AtomicBool>,
+}
+
+/// Which way a link goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Over TCP, from one to the other.
+    Direct,
+    /// Over the NATS servers.
+    Nats,
+}
+
+impl By {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Nats => "nats",
+        }
+    }
 }
 
 impl Outlet {
     fn new() -> (Self, mpsc::Receiver<CoreMessage>) {
         let (sender, outgoing) = mpsc::channel(QUEUE);
-        let overrun = Arc::default();
-        (Self { sender, overrun }, outgoing)
+        let outlet = Self {
+            sender,
+            overrun: Arc::default(),
+            detoured: Arc::default(),
+        };
+        (outlet, outgoing)
+    }
+
+    fn set_way(&self, by: By) {
+        self.detoured.store(by == By::Nats, Ordering::Relaxed);
+    }
+
+    fn way(&self) -> By {
+        match self.detoured.load(Ordering::Relaxed) {
+            false => By::Direct,
+            true => By::Nats,
+        }
     }
 
     /// False where there is no room for it.
@@ -179,7 +219,8 @@ impl Peers {
             | CoreMessage::Heartbeat
             | CoreMessage::Opened { .. }
             | CoreMessage::Closed { .. }
-            | CoreMessage::Complete => Some(Asked::Nothing),
+            | CoreMessage::Complete
+            | CoreMessage::Heard { .. } => Some(Asked::Nothing),
         };
         match &asked {
             Some(Asked::Handle(_)) => self.counters.received.inc(),
@@ -238,6 +279,7 @@ impl Peers {
                 "name": name,
                 "up": link.is_some(),
                 "owner": link.as_ref().map(|(owner, _)| owner.0),
+                "by": link.as_ref().map(|(_, outlet)| outlet.way().name()),
             })
         });
         json!({ "owner": self.own.0, "peers": peers.collect::<Vec<_>>() })

@@ -30,8 +30,9 @@ use wire::probe::State;
 
 use crate::cdr;
 use crate::cluster::Cluster;
-use crate::config::Config;
+use crate::config::{Config, CoreLink};
 use crate::core_link::connections::ConnectionMap;
+use crate::core_link::detour::Detour;
 use crate::core_link::{PeerInput, link};
 use crate::decapsulator::{Decapsulator, ServiceAddresses, Tables, TunnelEnd};
 use crate::edge_keys::{self, AllKeys, EdgeKeys};
@@ -249,9 +250,34 @@ async fn reach_peers(
 ) -> anyhow::Result<mpsc::Receiver<PeerInput>> {
     let (inputs, receiver) = mpsc::channel(PEER_QUEUE);
     if let Some(link) = &config.core_link {
-        link::start(link, &config.name, owner, map, inputs, metrics, tasks).await?;
+        let parts = link::Parts {
+            config: link,
+            name: &config.name,
+            owner,
+            map,
+            inputs,
+            detour: detour(config, link, metrics).await?,
+            metrics,
+        };
+        link::start(parts, tasks).await?;
     }
     Ok(receiver)
+}
+
+/// The way round for core links, where there is NATS.
+async fn detour(
+    config: &Config,
+    link: &CoreLink,
+    metrics: &Metrics,
+) -> anyhow::Result<Option<Detour>> {
+    let bucket = config.cluster.as_ref();
+    let bucket = bucket.and_then(|cluster| cluster.bucket.as_ref());
+    match bucket.filter(|_| link.detour) {
+        Some(bucket) => Detour::connect(bucket, &config.name, &metrics.core_link)
+            .await
+            .map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn reach_relays(

@@ -26,6 +26,7 @@ mod cluster_bad_input;
 mod cluster_nats_tls;
 mod cluster_registrations;
 pub(crate) mod core_link;
+mod core_link_cut;
 mod digest;
 mod dispatch;
 mod fragmented_invite;
@@ -213,6 +214,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "core-link",
         about: "two concentrators, the first drains while the callee rings: one hop, over UDP, TCP, TLS",
         run: core_link::run,
+    },
+    Scenario {
+        name: "core-link-cut",
+        about: "the link of two concentrators is cut, one way, the other, both: calls over TCP go by NATS, and back",
+        run: core_link_cut::run,
     },
     Scenario {
         name: "rolling-upgrade",

@@ -54,11 +54,20 @@ impl TwoConcentrators {
 
     /// The same, with more keys in the `[sip]` of both.
     pub(crate) fn start_with(more: &str, sip: &str, folder: &Path) -> Result<Self> {
+        Self::start_linked(more, sip, "", folder)
+    }
+
+    /// The same, with more keys in the `[core_link]` of both.
+    pub(crate) fn start_linked(more: &str, sip: &str, link: &str, folder: &Path) -> Result<Self> {
         let net = TwoEdges::build()?;
         let second = wire_second(&net)?;
         let nats = Nats::start_apart(&net.core, folder)?;
         write_key(folder)?;
         let address: Ipv4Addr = SECOND.parse()?;
+        let section = |name, own, peer, address| {
+            let section = section(name, own, peer, address);
+            section.replacen("[core_link]\n", &format!("[core_link]\n{link}"), 1)
+        };
         let of_first = section("c1", CONCENTRATOR, "c2", address);
         let of_second = section("c2", address, "c1", CONCENTRATOR);
         let transports = ALL_TRANSPORTS.replacen("[sip]\n", &format!("[sip]\n{sip}"), 1);

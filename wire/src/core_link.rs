@@ -1,7 +1,7 @@
 //! What the concentrators of one service say to each other.
 //!
 //! Each dials every other one and speaks on its own connection; on one that it was dialled on it says
-//! [`CoreMessage::Hello`] and then [`CoreMessage::Heartbeat`], nothing else. The story of a connection:
+//! [`CoreMessage::Hello`] and then [`CoreMessage::Heartbeat`] and [`CoreMessage::Heard`], nothing else. The story of a connection:
 //! both ends say Hello, and know each other's [`Hello::owner`], the number that is in the cookies and in
 //! the numbers of connections. The dialling end names its open connections with user agents
 //! ([`CoreMessage::Opened`], then [`CoreMessage::Complete`]) and from then on every one that opens or
@@ -86,10 +86,32 @@ pub enum CoreMessage {
     /// All connections that the sender had when this one was set up have been named.
     #[n(7)]
     Complete,
+    /// What the end that was dialled has heard. Still here, too.
+    #[n(8)]
+    Heard {
+        /// Messages with something of SIP in them ([`CoreMessage::is_numbered`]) since the other one's start.
+        #[n(0)]
+        count: u64,
+        /// Nothing has come for longer than there should be between two messages: who hears this may not be
+        /// heard.
+        #[n(1)]
+        silent: bool,
+    },
+}
+
+impl CoreMessage {
+    /// True for those that [`CoreMessage::Heard`] counts, and that a link which follows another one brings if
+    /// that one has not.
+    pub const fn is_numbered(&self) -> bool {
+        matches!(
+            self,
+            Self::Received { .. } | Self::Send { .. } | Self::Unsent { .. }
+        )
+    }
 }
 
 impl Message for CoreMessage {
-    const LAST: u32 = 7;
+    const LAST: u32 = 8;
 }
 
 /// Who speaks.
@@ -110,6 +132,9 @@ pub struct Hello {
     /// Program and version, for people.
     #[n(4)]
     pub software: String,
+    /// Of the end that was dialled: the count of [`CoreMessage::Heard`] so far, over all connections.
+    #[n(5)]
+    pub heard: Option<u64>,
 }
 
 /// How a user agent is reached.
@@ -185,9 +210,24 @@ mod tests {
     #[test]
     fn a_message_of_a_later_version_is_named() {
         assert_eq!(
-            decode::<CoreMessage>(&[0x82, 8, 0x80]),
-            Err(MessageError::UnknownMessage(8))
+            decode::<CoreMessage>(&[0x82, 9, 0x80]),
+            Err(MessageError::UnknownMessage(9))
         );
+    }
+
+    /// One release of difference: a Hello without what this one has appended.
+    #[test]
+    fn a_hello_of_the_build_before_is_understood() {
+        let frame = [0x82, 0, 0x81, 0x85, 1, 0x61, b'c', 9, 0x18, 100, 0x60];
+        let hello = Hello {
+            version: 1,
+            name: "c".to_owned(),
+            owner: 9,
+            heartbeat_ms: 100,
+            software: String::new(),
+            heard: None,
+        };
+        assert_eq!(decode(&frame), Ok(CoreMessage::Hello { hello }));
     }
 
     /// One release of difference: what the next one appends to a message must not make it unreadable.
@@ -232,9 +272,14 @@ mod tests {
                     owner: u16::MAX,
                     heartbeat_ms: 100,
                     software: "test".to_owned(),
+                    heard: Some(7),
                 },
             },
             CoreMessage::Heartbeat,
+            CoreMessage::Heard {
+                count: u64::MAX,
+                silent: true,
+            },
             CoreMessage::Received {
                 flow: FlowRecord {
                     connection: None,

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::Shared;
 use super::bucket::{Delivered, Names, Refusal, Stream, reply};
-use super::task::{Identity, now};
+use super::task::now;
 use crate::config::{Access, Bucket};
 
 /// A request of JetStream that is not answered.
@@ -114,7 +114,8 @@ impl Delivery {
     }
 }
 
-pub(super) fn options(bucket: &Bucket, identity: &Identity) -> anyhow::Result<ConnectOptions> {
+/// How a connection is made and kept; `name` is for whoever looks at the servers.
+pub(crate) fn options(bucket: &Bucket, name: &str) -> anyhow::Result<ConnectOptions> {
     let mut options = match &bucket.access {
         Access::Open => ConnectOptions::new(),
         Access::Password(user, password) => {
@@ -131,7 +132,6 @@ pub(super) fn options(bucket: &Bucket, identity: &Identity) -> anyhow::Result<Co
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
     }
-    let name = format!("sipcast-concentrator {} ({})", identity.name, identity.id);
     Ok(options
         .name(name)
         .retry_on_initial_connect()

@@ -94,7 +94,8 @@ pub(super) fn start(
 ) -> anyhow::Result<()> {
     let (up, connected) = watch::channel(false);
     let counted = Arc::clone(&shared);
-    let options = options(bucket, &identity)?.event_callback(move |event| {
+    let name = format!("sipcast-concentrator {} ({})", identity.name, identity.id);
+    let options = options(bucket, &name)?.event_callback(move |event| {
         note_connection(&event, &up, &counted);
         std::future::ready(())
     });

@@ -22,8 +22,15 @@ pub struct CoreLinkFile {
     pub private_key: PathBuf,
     /// PEM, the authorities whose concentrators are believed.
     pub ca: PathBuf,
+    /// Over the NATS servers of `[cluster]` where the others cannot be reached directly.
+    #[serde(default = "yes")]
+    pub detour: bool,
     /// The others.
     pub peers: Vec<PeerFile>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// `[[core_link.peers]]`
@@ -49,6 +56,8 @@ pub struct CoreLink {
     pub private_key: PathBuf,
     /// PEM, the authorities whose concentrators are believed.
     pub ca: PathBuf,
+    /// Whether NATS carries a link whose direct way is gone.
+    pub detour: bool,
     /// The others.
     pub peers: Vec<Peer>,
 }
@@ -139,6 +148,7 @@ pub(super) fn check_core_link(
         certificate: folder.join(&file.certificate),
         private_key: folder.join(&file.private_key),
         ca: folder.join(&file.ca),
+        detour: file.detour,
         peers: file
             .peers
             .iter()

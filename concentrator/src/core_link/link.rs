@@ -1,34 +1,44 @@
-//! One connection with another concentrator, and how it is kept up.
+//! The connections with other concentrators: those that come here, and who dials ([`dial`]).
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use admin::credentials::Credentials;
 use anyhow::Context as _;
+use futures_util::StreamExt as _;
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use sip::cookie::Owner;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tracing::{info, warn};
+use tracing::warn;
 use wire::core_link::{CoreMessage, Hello, VERSION};
-use wire::relay_control::{Framer, MAX_FRAME_LEN, MessageError, decode, encode_frame};
 
+use super::PeerInput;
 use super::connections::{ConnectionMap, Telling};
-use super::{Outlet, PeerInput};
+use super::detour::{Detour, NoStream};
+use super::unheard::{Ears, Hearing};
 use crate::config::CoreLink;
 use crate::metrics::{Metrics, event};
 
+mod dial;
+mod stream;
+
+use dial::Dialler;
+use stream::{Health, Reader, acknowledge, set, write_frame};
+
 /// How often both ends of a link show that they live.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
+/// A link whose other end has said nothing for so long may be lost soon: another way is made ready.
+const QUIET: Duration = Duration::from_millis(250);
 /// A link whose other end has said nothing for so long is down.
 pub const LOST: Duration = Duration::from_millis(400);
 
@@ -38,7 +48,6 @@ const HANDSHAKES: usize = 16;
 /// How long a write may wait for the other end.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 const REDIAL: Duration = Duration::from_millis(500);
-const READ_BUFFER: usize = 16 * 1024;
 
 /// What every link needs.
 #[derive(Debug, Clone)]
@@ -46,19 +55,35 @@ struct Shared {
     hello: Hello,
     inputs: mpsc::Sender<PeerInput>,
     map: Arc<ConnectionMap>,
+    ears: Arc<Ears>,
     metrics: Arc<Metrics>,
+}
+
+/// What the links of a concentrator are made of.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// The peers, and who is believed.
+    pub config: &'a CoreLink,
+    /// This concentrator's name.
+    pub name: &'a str,
+    /// What its cookies and connections have.
+    pub owner: Owner,
+    /// Which connections there are.
+    pub map: &'a Arc<ConnectionMap>,
+    /// Where the worker hears of its peers.
+    pub inputs: mpsc::Sender<PeerInput>,
+    /// The way round, where there is one.
+    pub detour: Option<Detour>,
+    /// What is counted.
+    pub metrics: &'a Arc<Metrics>,
 }
 
 /// Listens and dials; the links come up and go down by themselves.
 pub async fn start(
-    config: &CoreLink,
-    name: &str,
-    owner: Owner,
-    map: &Arc<ConnectionMap>,
-    inputs: mpsc::Sender<PeerInput>,
-    metrics: &Arc<Metrics>,
+    parts: Parts<'_>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
+    let Parts { config, name, .. } = parts;
     let (connector, acceptor) = tls(config)?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
         format!(
@@ -70,26 +95,48 @@ pub async fn start(
         hello: Hello {
             version: VERSION,
             name: name.to_owned(),
-            owner: owner.0,
+            owner: parts.owner.0,
             heartbeat_ms: HEARTBEAT.as_millis() as u32,
             software: concat!("sipcast-concentrator ", env!("CARGO_PKG_VERSION")).to_owned(),
+            heard: None,
         },
-        inputs,
-        map: Arc::clone(map),
-        metrics: Arc::clone(metrics),
+        inputs: parts.inputs,
+        map: Arc::clone(parts.map),
+        ears: Arc::new(Ears::new(config.peers.len())),
+        metrics: Arc::clone(parts.metrics),
     };
     let names = config.peers.iter().map(|peer| peer.name.clone()).zip(0..);
-    let names: Arc<HashMap<String, usize>> = Arc::new(names.collect());
-    let accepting = accept_forever(listener, acceptor, names, shared.clone());
+    let acceptor = Acceptor {
+        tls: acceptor,
+        names: Arc::new(names.collect()),
+        shared: shared.clone(),
+        last_refused: Arc::default(),
+    };
+    if let Some(detour) = &parts.detour {
+        let accepting = acceptor
+            .clone()
+            .accept_detours(detour.clone(), name.to_owned());
+        tasks.spawn(async move {
+            accepting.await;
+            anyhow::bail!("the core link's listener on NATS ended")
+        });
+    }
     tasks.spawn(async move {
-        accepting.await;
+        acceptor.accept_direct(listener).await;
         anyhow::bail!("the core link's listener ended")
     });
     for (place, peer) in config.peers.iter().enumerate() {
-        let name = ServerName::try_from(peer.name.clone())?;
-        let dialling = dial_forever(connector.clone(), name, peer.address, place, shared.clone());
+        let dialler = Dialler {
+            connector: connector.clone(),
+            name: ServerName::try_from(peer.name.clone())?,
+            address: peer.address,
+            peer: place,
+            shared: shared.clone(),
+            detour: parts.detour.clone(),
+            failed: AtomicBool::new(false),
+        };
         tasks.spawn(async move {
-            dialling.await;
+            dialler.run().await;
             anyhow::bail!("a core link's dialler ended")
         });
     }
@@ -119,165 +166,133 @@ enum Ended {
     WrongName(String),
     #[error("both have drawn the number {0} for their cookies; start one of the two again")]
     SameOwner(u16),
+    #[error("the peer has come by another link")]
+    Superseded,
+    #[error("its host does not answer")]
+    NoConnection,
+    #[error("{0}")]
+    NoStream(#[from] NoStream),
     #[error("the worker has ended")]
     NobodyListens,
 }
 
-async fn dial_forever(
-    connector: TlsConnector,
-    name: ServerName<'static>,
-    address: SocketAddr,
-    peer: usize,
-    shared: Shared,
-) {
-    // Of attempts in a row only the first one that fails is worth a line, and every link that ends.
-    let mut failed = false;
-    loop {
-        let dial = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            connector.connect(name.clone(), stream).await
-        };
-        let dialled = timeout(HANDSHAKE_TIMEOUT, dial).await;
-        let ended = match dialled {
-            Ok(Ok(stream)) => {
-                let up = || failed = false;
-                speak(stream, peer, &name, &shared, up).await
-            }
-            Ok(Err(error)) => error.into(),
-            Err(_) => Ended::Silent,
-        };
-        if !std::mem::replace(&mut failed, true) {
-            warn!(peer = %name.to_str(), %address, %ended, "core link down");
-        }
-        tokio::time::sleep(REDIAL).await;
-    }
-}
-
-/// Our own connection: everything that there is to say goes over it. Ends with the connection.
-async fn speak<S: AsyncRead + AsyncWrite>(
-    stream: S,
-    peer: usize,
-    name: &ServerName<'_>,
-    shared: &Shared,
-    is_up: impl FnOnce(),
-) -> Ended {
-    let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = Reader::new(reader);
-    let greeted = async {
-        let hello = shared.hello.clone();
-        write_frame(&mut writer, &CoreMessage::Hello { hello }).await?;
-        reader.hello(shared).await
-    };
-    let theirs = match greeted.await {
-        Ok(theirs) => theirs,
-        Err(ended) => return ended,
-    };
-    if theirs.name != name.to_str() {
-        return Ended::WrongName(theirs.name);
-    }
-    is_up();
-    let owner = Owner(theirs.owner);
-    info!(
-        peer = theirs.name,
-        owner = owner.0,
-        software = theirs.software,
-        "core link up"
-    );
-    let (outlet, outgoing) = Outlet::new();
-    let overrun = Arc::clone(&outlet.overrun);
-    let _told = shared.map.tell(outlet.clone());
-    let up = PeerInput::Up {
-        peer,
-        owner,
-        outlet,
-    };
-    if shared.inputs.send(up).await.is_err() {
-        return Ended::NobodyListens;
-    }
-    let ended = tokio::select! {
-        ended = reader.skip_all() => ended,
-        ended = write_all(writer, outgoing) => ended,
-        () = overrun.notified() => Ended::Overrun,
-    };
-    let down = PeerInput::Down { peer };
-    match shared.inputs.send(down).await {
-        Ok(()) => ended,
-        Err(_) => Ended::NobodyListens,
-    }
-}
-
-async fn accept_forever(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
+/// Takes the connections of peers.
+#[derive(Clone)]
+struct Acceptor {
+    tls: TlsAcceptor,
+    /// Where each name is in the configuration.
     names: Arc<HashMap<String, usize>>,
     shared: Shared,
-) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    // One that is refused dials again and again; a line says why when it is another one, or another reason.
-    let last_refused = Arc::new(Mutex::new(None));
-    let mut served = JoinSet::new();
-    loop {
-        while served.try_join_next().is_some() {}
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "core link: accept failed");
-                tokio::time::sleep(REDIAL).await;
-                continue;
-            }
-        };
-        let refused = |why| shared.metrics.core_link.get_or_create(&event(why)).inc();
-        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
-            refused("refused_too_many_handshakes");
-            continue;
-        };
-        let (acceptor, names, shared) = (acceptor.clone(), Arc::clone(&names), shared.clone());
-        let last_refused = Arc::clone(&last_refused);
-        served.spawn(async move {
-            let greeted = timeout(HANDSHAKE_TIMEOUT, greet(stream, &acceptor, &names)).await;
-            drop(permit);
-            let ended = match greeted {
-                Ok(Ok((stream, peer, name))) => listen(stream, peer, &name, &shared).await,
-                Ok(Err(error)) => {
-                    let refused = shared
-                        .metrics
-                        .core_link
-                        .get_or_create_owned(&event("refused"));
-                    refused.inc();
-                    let refusal = Some((from.ip(), format!("{error:#}")));
-                    let lock = last_refused.lock();
-                    let mut last = lock.unwrap_or_else(PoisonError::into_inner);
-                    if *last != refusal {
-                        let error = refusal.as_ref().map(|(_, error)| error.as_str());
-                        warn!(%from, error, "core link: refused");
-                        *last = refusal;
-                    }
-                    return;
-                }
-                Err(_) => Ended::Silent,
-            };
-            warn!(%from, %ended, "core link: a peer's connection is over");
-        });
-    }
+    /// One that is refused dials again and again; a line says why when it is another one, or another reason.
+    last_refused: Arc<Mutex<Option<(String, String)>>>,
 }
 
-/// The handshake; the other end's certificate must have a peer's name.
-async fn greet(
-    stream: TcpStream,
-    acceptor: &TlsAcceptor,
-    names: &HashMap<String, usize>,
-) -> anyhow::Result<(tokio_rustls::server::TlsStream<TcpStream>, usize, String)> {
-    stream.set_nodelay(true)?;
-    let stream = acceptor.accept(stream).await?;
-    let certificates = stream.get_ref().1.peer_certificates();
-    let certificate = certificates.and_then(<[_]>::first);
-    let certificate = webpki::EndEntityCert::try_from(certificate.context("no certificate")?)?;
-    let known = certificate
-        .valid_dns_names()
-        .find_map(|name| Some((*names.get(name)?, name.to_owned())));
-    let (peer, name) = known.context("its certificate names no peer of [core_link]")?;
-    Ok((stream, peer, name))
+impl Acceptor {
+    async fn accept_direct(self, listener: TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let mut served = JoinSet::new();
+        loop {
+            while served.try_join_next().is_some() {}
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "core link: accept failed");
+                    tokio::time::sleep(REDIAL).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+                self.count("refused_too_many_handshakes");
+                continue;
+            };
+            let acceptor = self.clone();
+            served.spawn(async move {
+                let stream = async move {
+                    stream.set_nodelay(true)?;
+                    Ok(stream)
+                };
+                acceptor.serve(stream, &from.ip().to_string(), permit).await;
+            });
+        }
+    }
+
+    /// Whoever may write to NATS can open as many as it likes; those who come directly have their own room.
+    async fn accept_detours(self, detour: Detour, name: String) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let mut served = JoinSet::new();
+        loop {
+            match detour.listen(&name).await {
+                Ok(mut opened) => {
+                    while let Some(opening) = opened.next().await {
+                        while served.try_join_next().is_some() {}
+                        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+                            self.count("detour_refused_too_many_handshakes");
+                            continue;
+                        };
+                        let (acceptor, detour) = (self.clone(), detour.clone());
+                        served.spawn(async move {
+                            let stream = async { Ok(detour.accept(&opening).await?) };
+                            acceptor.serve(stream, "NATS", permit).await;
+                        });
+                    }
+                }
+                Err(error) => warn!(%error, "core link: nobody can come over NATS"),
+            }
+            tokio::time::sleep(REDIAL).await;
+        }
+    }
+
+    /// One connection, until it ends.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        stream: impl Future<Output = anyhow::Result<S>>,
+        from: &str,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let greeted = timeout(HANDSHAKE_TIMEOUT, self.greet(stream)).await;
+        drop(permit);
+        let ended = match greeted {
+            Ok(Ok((stream, peer, name))) => listen(stream, peer, &name, &self.shared).await,
+            Ok(Err(error)) => return self.refuse(from, &format!("{error:#}")),
+            Err(_) => Ended::Silent,
+        };
+        warn!(from, %ended, "core link: a peer's connection is over");
+    }
+
+    /// The handshake; the other end's certificate must have a peer's name.
+    async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: impl Future<Output = anyhow::Result<S>>,
+    ) -> anyhow::Result<(tokio_rustls::server::TlsStream<S>, usize, String)> {
+        let stream = self.tls.accept(stream.await?).await?;
+        let certificates = stream.get_ref().1.peer_certificates();
+        let certificate = certificates.and_then(<[_]>::first);
+        let certificate = webpki::EndEntityCert::try_from(certificate.context("no certificate")?)?;
+        let known = certificate
+            .valid_dns_names()
+            .find_map(|name| Some((*self.names.get(name)?, name.to_owned())));
+        let (peer, name) = known.context("its certificate names no peer of [core_link]")?;
+        Ok((stream, peer, name))
+    }
+
+    fn refuse(&self, from: &str, error: &str) {
+        self.count("refused");
+        let refusal = Some((from.to_owned(), error.to_owned()));
+        let lock = self.last_refused.lock();
+        let mut last = lock.unwrap_or_else(PoisonError::into_inner);
+        if *last != refusal {
+            warn!(from, error, "core link: refused");
+            *last = refusal;
+        }
+    }
+
+    fn count(&self, name: &'static str) {
+        self.shared
+            .metrics
+            .core_link
+            .get_or_create(&event(name))
+            .inc();
+    }
 }
 
 /// A peer's connection: what it says is heard. Ends with the connection.
@@ -289,23 +304,30 @@ async fn listen<S: AsyncRead + AsyncWrite>(
 ) -> Ended {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = Reader::new(reader);
+    let health = reader.health();
     let greeted = async {
         let theirs = reader.hello(shared).await?;
         if theirs.name != name {
             return Err(Ended::WrongName(theirs.name));
         }
-        let hello = shared.hello.clone();
-        write_frame(&mut writer, &CoreMessage::Hello { hello }).await
+        let begun = shared.ears.begin(peer, theirs.owner);
+        let (hearing, count) = begun.ok_or(Ended::Closed)?;
+        let mut hello = shared.hello.clone();
+        hello.heard = Some(count);
+        write_frame(&mut writer, &CoreMessage::Hello { hello }).await?;
+        Ok(hearing)
     };
-    if let Err(ended) = greeted.await {
-        return ended;
-    }
+    let hearing = match greeted.await {
+        Ok(hearing) => hearing,
+        Err(ended) => return ended,
+    };
     let telling = shared.map.listen_to(peer);
     let hear = async {
         loop {
             match reader.next(shared).await {
                 Ok(message) => {
-                    if let Err(ended) = heard(message, peer, &telling, shared).await {
+                    set(&health, Health::Well);
+                    if let Err(ended) = heard(message, peer, hearing, &telling, shared).await {
                         return ended;
                     }
                 }
@@ -313,17 +335,16 @@ async fn listen<S: AsyncRead + AsyncWrite>(
             }
         }
     };
-    // Only for the heartbeats.
-    let (_nobody, nothing) = mpsc::channel(1);
     tokio::select! {
         ended = hear => ended,
-        ended = write_all(writer, nothing) => ended,
+        ended = acknowledge(writer, health.subscribe(), || shared.ears.count(peer)) => ended,
     }
 }
 
 async fn heard(
     message: CoreMessage,
     peer: usize,
+    hearing: Hearing,
     telling: &Telling,
     shared: &Shared,
 ) -> Result<(), Ended> {
@@ -335,132 +356,21 @@ async fn heard(
             }
         }
         CoreMessage::Closed { connections } => telling.closed(&connections),
-        CoreMessage::Hello { .. } | CoreMessage::Heartbeat | CoreMessage::Complete => {}
+        CoreMessage::Hello { .. }
+        | CoreMessage::Heartbeat
+        | CoreMessage::Complete
+        | CoreMessage::Heard { .. } => {}
         CoreMessage::Received { .. } | CoreMessage::Send { .. } | CoreMessage::Unsent { .. } => {
-            let input = PeerInput::Message { peer, message };
-            let sent = shared.inputs.send(input).await;
-            return sent.map_err(|_| Ended::NobodyListens);
+            // What is counted is handed on: the wait for room may be cut short.
+            let room = shared.inputs.reserve().await;
+            let room = room.map_err(|_| Ended::NobodyListens)?;
+            if !shared.ears.hear(hearing) {
+                return Err(Ended::Superseded);
+            }
+            room.send(PeerInput::Message { peer, message });
         }
     }
     Ok(())
-}
-
-/// Messages out of a stream that must not fall silent.
-struct Reader<R> {
-    stream: R,
-    framer: Framer,
-    buffer: Vec<u8>,
-}
-
-impl<R: AsyncRead + Unpin> Reader<R> {
-    fn new(stream: R) -> Self {
-        Self {
-            stream,
-            framer: Framer::default(),
-            buffer: vec![0; READ_BUFFER],
-        }
-    }
-
-    async fn hello(&mut self, shared: &Shared) -> Result<Hello, Ended> {
-        let first = timeout(HANDSHAKE_TIMEOUT, self.next(shared)).await;
-        let CoreMessage::Hello { hello } = first.unwrap_or(Err(Ended::Silent))? else {
-            return Err(Ended::NoHello);
-        };
-        // A later build speaks this version too, for one release.
-        if hello.version == 0 {
-            return Err(Ended::Version(hello.version));
-        }
-        if hello.owner == shared.hello.owner {
-            return Err(Ended::SameOwner(hello.owner));
-        }
-        Ok(hello)
-    }
-
-    /// The next message that this build knows.
-    async fn next(&mut self, shared: &Shared) -> Result<CoreMessage, Ended> {
-        loop {
-            while let Some(frame) = self.framer.next_frame().map_err(|_| Ended::BadFrame)? {
-                match decode::<CoreMessage>(frame) {
-                    Ok(message) => return Ok(message),
-                    // The frames are whole, the next may be good.
-                    Err(MessageError::UnknownMessage(_) | MessageError::Malformed(_)) => {
-                        let skipped = event("skipped_not_understood");
-                        shared.metrics.core_link.get_or_create(&skipped).inc();
-                    }
-                    Err(MessageError::NotAMessage | MessageError::TrailingBytes) => {
-                        return Err(Ended::BadFrame);
-                    }
-                }
-            }
-            let read = timeout(LOST, self.stream.read(&mut self.buffer)).await;
-            let length = read.map_err(|_| Ended::Silent)??;
-            if length == 0 {
-                return Err(Ended::Closed);
-            }
-            let pushed = self.framer.push(&self.buffer[..length]);
-            pushed.map_err(|_| Ended::BadFrame)?;
-        }
-    }
-
-    /// Heartbeats, until there are none.
-    async fn skip_all(&mut self) -> Ended {
-        loop {
-            match timeout(LOST, self.stream.read(&mut self.buffer)).await {
-                Ok(Ok(0)) => return Ended::Closed,
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return error.into(),
-                Err(_) => return Ended::Silent,
-            }
-        }
-    }
-}
-
-async fn write_frame(
-    writer: &mut (impl AsyncWrite + Unpin),
-    message: &CoreMessage,
-) -> Result<(), Ended> {
-    write_bytes(writer, &encode_frame(message).unwrap_or_default()).await
-}
-
-async fn write_bytes(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), Ended> {
-    let written = async {
-        writer.write_all(bytes).await?;
-        writer.flush().await
-    };
-    match timeout(WRITE_TIMEOUT, written).await {
-        Ok(written) => Ok(written?),
-        Err(_) => Err(Ended::DoesNotRead),
-    }
-}
-
-/// What waits, as much as there is in one write, and a heartbeat when nothing has been written for so long.
-async fn write_all(
-    mut writer: impl AsyncWrite + Unpin,
-    mut outgoing: mpsc::Receiver<CoreMessage>,
-) -> Ended {
-    let start = Instant::now() + HEARTBEAT;
-    let mut beat = tokio::time::interval_at(start, HEARTBEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let message = tokio::select! {
-            message = outgoing.recv() => match message {
-                Some(message) => message,
-                None => return Ended::NobodyListens,
-            },
-            _ = beat.tick() => CoreMessage::Heartbeat,
-        };
-        // One that is too long for a frame is lost, and its sender repeats it or gives up.
-        let mut bytes = encode_frame(&message).unwrap_or_default();
-        while bytes.len() < MAX_FRAME_LEN
-            && let Ok(message) = outgoing.try_recv()
-        {
-            bytes.extend(encode_frame(&message).unwrap_or_default());
-        }
-        if let Err(ended) = write_bytes(&mut writer, &bytes).await {
-            return ended;
-        }
-        beat.reset();
-    }
 }
 
 fn tls(config: &CoreLink) -> anyhow::Result<(TlsConnector, TlsAcceptor)> {

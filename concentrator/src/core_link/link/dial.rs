@@ -25,7 +25,7 @@ use tracing::{debug, info, warn};
 use wire::core_link::{CoreMessage, Hello};
 
 use super::stream::{Health, Reader, Speech, Stream, lock, set, write_frame};
-use super::{Ended, HANDSHAKE_TIMEOUT, REDIAL, Shared};
+use super::{Ended, HANDSHAKE_TIMEOUT, LOST, QUIET, REDIAL, Shared};
 use crate::core_link::detour::Detour;
 use crate::core_link::unheard::Unheard;
 use crate::core_link::{By, Outlet, PeerInput};
@@ -37,6 +37,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const HEAD_START: Duration = Duration::from_millis(200);
 /// How long the way that follows a link that is over may take to be ready, before the peer is gone.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long a way that is ready is held beside a link that stays quiet.
+const HOLD: Duration = LOST.saturating_sub(QUIET);
 /// For how long what a link has not brought is worth saying on the next one.
 const WORTH_SAYING: Duration = Duration::from_secs(2);
 
@@ -117,7 +119,7 @@ impl Dialler {
             if matches!(ended, Ended::NobodyListens) {
                 return;
             }
-            self.say_down(&ended);
+            self.say("down", &ended);
             if let Some(queue) = &mut queue
                 && std::mem::take(&mut queue.is_up)
             {
@@ -232,9 +234,12 @@ impl Dialler {
                     way = self.reach(By::Nats, Duration::ZERO) => way,
                     _ = health.wait_for(|is| *is == Health::Well) => continue,
                 };
-                let turned = health.wait_for(|is| *is != Health::Quiet).await;
-                if turned.is_ok_and(|is| *is == Health::Over) {
-                    return ready;
+                let turned = timeout(HOLD, health.wait_for(|is| *is != Health::Quiet)).await;
+                match turned {
+                    // Quiet all along: it is over, though its end may not come through.
+                    Err(_) => return ready,
+                    Ok(Ok(is)) if *is == Health::Over => return ready,
+                    Ok(_) => {}
                 }
             }
         };
@@ -254,7 +259,7 @@ impl Dialler {
             let reached = timeout(HANDSHAKE_TIMEOUT, self.dial(by)).await;
             match reached.unwrap_or(Err(Ended::Silent)) {
                 Ok(stream) => return Way { stream, by },
-                Err(ended) if by == By::Direct => self.say_down(&ended),
+                Err(ended) if by == By::Direct => self.say("not reached directly", &ended),
                 Err(ended) => {
                     let peer = self.name.to_str();
                     debug!(%peer, %ended, "core link: not reached over NATS");
@@ -264,10 +269,10 @@ impl Dialler {
         }
     }
 
-    fn say_down(&self, ended: &Ended) {
+    fn say(&self, what: &str, ended: &Ended) {
         if !self.failed.swap(true, Ordering::Relaxed) {
             let (peer, address) = (self.name.to_str(), self.address);
-            warn!(%peer, %address, %ended, "core link down");
+            warn!(%peer, %address, %ended, "core link {what}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Messages in and out of a stream that must not fall silent.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
@@ -35,6 +36,8 @@ pub(super) struct Reader<R> {
     stream: R,
     framer: Framer,
     buffer: Vec<u8>,
+    /// How long a silence ends it.
+    lost: Duration,
     /// Who takes the messages says when it is well again.
     health: watch::Sender<Health>,
 }
@@ -45,6 +48,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             stream,
             framer: Framer::default(),
             buffer: vec![0; READ_BUFFER],
+            lost: LOST,
             health: watch::Sender::new(Health::Well),
         }
     }
@@ -54,7 +58,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     pub(super) async fn hello(&mut self, shared: &Shared) -> Result<Hello, Ended> {
+        // A way that is only made ready says nothing until it is needed.
+        self.lost = HANDSHAKE_TIMEOUT;
         let first = timeout(HANDSHAKE_TIMEOUT, self.next(shared)).await;
+        self.lost = LOST;
         let CoreMessage::Hello { hello } = first.unwrap_or(Err(Ended::Silent))? else {
             return Err(Ended::NoHello);
         };
@@ -95,7 +102,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             Ok(read) => read,
             Err(_) => {
                 set(&self.health, Health::Quiet);
-                let rest = LOST.saturating_sub(QUIET);
+                let rest = self.lost.saturating_sub(QUIET);
                 let read = timeout(rest, self.stream.read(&mut self.buffer)).await;
                 read.map_err(|_| Ended::Silent)?
             }

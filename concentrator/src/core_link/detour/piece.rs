@@ -27,7 +27,7 @@ pub(super) enum Piece {
 
 /// Why a stream is over before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(in crate::core_link) enum Fault {
     #[error("a message is missing")]
     Missing,
     #[error("a message has come twice")]

@@ -43,7 +43,7 @@ struct {
     __type(value, struct stream);
 } streams SEC(".maps");
 
-// Frames to `destination`, bare or in a tunnel.
+// Datagrams to `destination`, bare or in a tunnel.
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, 1);
@@ -110,14 +110,14 @@ int generate_calls(struct xdp_md *ctx)
     return bpf_redirect(interface, 0);
 }
 
-// The frame is of the load.
+// The frame is of the load: a datagram to `destination`, or what an edge has made of it.
 INLINE int is_ours(struct xdp_md *ctx)
 {
     void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
     if (data + HEADERS > end || ((__u16 *)data)[6] != TYPE_IPV4)
         return 0;
     __u8 *ip = data + ETHERNET;
-    return ip[9] == GRE_PROTOCOL || *(__u32 *)(ip + 16) == destination;
+    return ip[9] == GRE_PROTOCOL || ip[9] == UDP_PROTOCOL && *(__u32 *)(ip + 16) == destination;
 }
 
 SEC("xdp.frags")

@@ -331,7 +331,9 @@ pub(crate) fn lasting_caller(
 ) -> Result<Process> {
     let script = talking_call(talk_ms);
     let statistics = ["-trace_stat", "-stf", "calls.csv", "-fd", "1"];
-    let more = [&statistics[..], &ROTATED].concat();
+    let patience = PATIENCE_MS.to_string();
+    let patience = ["-recv_timeout", &patience];
+    let more = [&statistics[..], &patience, &ROTATED].concat();
     many_calls_with(
         namespace,
         Transport::Udp,
@@ -342,6 +344,9 @@ pub(crate) fn lasting_caller(
         folder,
     )
 }
+
+/// How long a caller waits for an answer: SIPp repeats nothing once there is a provisional one. Longer than Timer C.
+pub(crate) const PATIENCE_MS: u32 = 200_000;
 
 /// Of the messages only the last ones are kept.
 const ROTATED: [&str; 4] = ["-ringbuffer_files", "2", "-ringbuffer_size", "40000000"];

@@ -30,8 +30,8 @@ const USERS_EVERY: Duration = Duration::from_secs(1);
 /// So many at most: with the phones no more than `/status` lists.
 const MOST_USERS: u32 = 900;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// SIPp repeats an INVITE for 32 s and a BYE for as long.
-const LAST_CALL: Duration = Duration::from_secs(120);
+/// SIPp waits so long for an answer after a provisional one, and the rest of a call.
+const LAST_CALL: Duration = Duration::from_secs(phone::PATIENCE_MS as u64 / 1000 + 60);
 
 /// All of it, running.
 pub(super) struct Load {
@@ -169,14 +169,14 @@ fn last_of(statistics: &str, name: &str) -> Option<u64> {
 pub(super) fn failures(errors: &str, begun: SystemTime, rate: u32) -> Vec<SippFailure> {
     let mut failures = Vec::new();
     for line in errors.lines() {
-        // `date time epoch: message`, and the message has the Call-ID in quotation marks.
+        // `date time epoch: message`, and the message has the Call-ID, mostly in quotation marks.
         let Some((time, message)) = line.split_once(": ") else {
             continue;
         };
         let epoch = time.split_whitespace().next_back();
         let epoch = epoch.and_then(|epoch| epoch.parse::<f64>().ok());
-        let number = message.split('\'').find_map(|quoted| {
-            let (number, rest) = quoted.split_once('-')?;
+        let number = message.split(['\'', ' ']).find_map(|word| {
+            let (number, rest) = word.split_once('-')?;
             rest.contains('@').then(|| number.parse::<u32>().ok())?
         });
         let (Some(epoch), Some(number)) = (epoch, number) else {
@@ -200,6 +200,9 @@ fn reason(message: &str) -> String {
         let line: String = received.split(['\r', '\n', '\'']).take(1).collect();
         let line = line.split(" sip:").next().unwrap_or_default();
         return format!("received {}", line.trim());
+    }
+    if message.contains("receive timeout") {
+        return "no final answer".to_owned();
     }
     if message.contains("etransmission") {
         return "no answer to repeated requests".to_owned();
@@ -317,12 +320,16 @@ mod tests {
         let errors = "2026-11-29\t06:44:59.900000\t1764391499.900000: Aborting call on unexpected message \
                       for Call-Id '51-737@192.168.1.10': while expecting '200' (index 3), received \
                       'SIP/2.0 503 Service Unavailable\r\nVia: x'\n\
-                      2026-11-29\t06:45:00.900000\t1764391500.900000: Discarding message\n";
+                      2026-11-29\t06:45:00.900000\t1764391500.900000: Discarding message\n\
+                      2026-11-29\t06:45:09.900000\t1764391509.900000: Call-Id: 76-737@192.168.1.10, receive timeout \
+                      on message quick caller:3 without label to jump to (ontimeout attribute): aborting call\n";
         let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_391_490);
         let found = failures(errors, begun, 25);
-        assert_eq!(found.len(), 1);
+        assert_eq!(found.len(), 2);
         assert_eq!(found[0].begun, begun + Duration::from_secs(2));
         assert_eq!(found[0].why, "received SIP/2.0 503 Service Unavailable");
+        assert_eq!(found[1].begun, begun + Duration::from_secs(3));
+        assert_eq!(found[1].why, "no final answer");
     }
 
     #[test]

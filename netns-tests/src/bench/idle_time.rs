@@ -14,8 +14,6 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// How long the machine is looked at without packets.
-const LOOK: Duration = Duration::from_millis(300);
 /// Cores that may be busy then; a moment with more is waited out a few times.
 const MOST_AT_REST: f64 = 0.1;
 const LOOKS: usize = 10;
@@ -61,12 +59,12 @@ impl IdleTime {
     }
 }
 
-/// The cores that the machine uses without packets, and the end of that time.
-pub(super) fn at_rest() -> Result<(f64, IdleTime)> {
+/// The cores that the machine uses without packets, by a look of this length, and its end.
+pub(super) fn at_rest(look: Duration) -> Result<(f64, IdleTime)> {
     let mut least = f64::INFINITY;
     for _ in 0..LOOKS {
         let before = IdleTime::now()?;
-        thread::sleep(LOOK);
+        thread::sleep(look);
         let end = IdleTime::now()?;
         let busy = end.busy_since(&before) as f64 / end.since(&before) as f64;
         if busy < MOST_AT_REST {

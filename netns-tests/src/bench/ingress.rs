@@ -38,6 +38,8 @@ use crate::{wait, xdp};
 const SIZES: [usize; 4] = [64, 200, 600, 1_400];
 const SOURCES: [u32; 2] = [1, 10_000];
 const PACKETS: u32 = 65_536;
+/// How long the machine is looked at without packets, before each run.
+const LOOK: Duration = Duration::from_millis(300);
 /// Of all ways and cases, one after the other; medians count.
 const ROUNDS: usize = 3;
 const RATE: u32 = 80_000;
@@ -105,7 +107,7 @@ pub(super) fn run_socket(folder: &Path) -> Result<Vec<Outcome>> {
 }
 
 fn run_on(wire: Wire, bench: &'static str, folder: &Path) -> Result<Vec<Outcome>> {
-    at_rest().context("before anything was started")?;
+    at_rest(LOOK).context("before anything was started")?;
     let net = TwoEdges::build()?;
     let mut rounds = Vec::new();
     for round in 1..=ROUNDS {
@@ -312,7 +314,7 @@ fn once(net: &TwoEdges, ends: &Ends<'_>, size: usize, sources: u32) -> Result<Co
     // For the caches, of the kernel's neighbours too.
     flood(PACKETS / 16)?;
     let came_back = ends.settled()?;
-    let (at_rest, start) = at_rest()?;
+    let (at_rest, start) = at_rest(LOOK)?;
     let duration = flood(PACKETS)?;
     let end = IdleTime::now()?;
     let all = end.busy_since(&start) as f64 - at_rest * end.since(&start) as f64;

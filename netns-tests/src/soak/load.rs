@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// SIPp waits so long for an answer after a provisional one, and the rest of a call.
 const LAST_CALL: Duration = Duration::from_secs(phone::PATIENCE_MS as u64 / 1000 + 60);
 
+/// What SIPp says of a call that gets a BYE before it has sent one.
+const HUNG_UP_ON: &str = "Aborting call on an unexpected BYE";
+
 /// All of it, running.
 pub(super) struct Load {
     caller: Process,
@@ -133,15 +136,8 @@ impl Load {
         self.callee.stop()?;
         let statistics = fs::read_to_string(self.folder.join("ua1/calls.csv"))?;
         let of = |name| last_of(&statistics, name).with_context(|| format!("no {name}"));
-        let mut udp_failures = Vec::new();
-        for file in fs::read_dir(self.folder.join("ua1"))? {
-            let file = file?.path();
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            if name.contains("errors") {
-                let errors = String::from_utf8_lossy(&fs::read(&file)?).into_owned();
-                udp_failures.extend(failures(&errors, self.begun, self.plan.calls_per_s));
-            }
-        }
+        let errors = errors_of(&self.folder.join("ua1"))?;
+        let udp_failures = failures(&errors, self.begun, self.plan.calls_per_s);
         Ok(Calls {
             udp_offered: of("TotalCallCreated")?,
             udp_completed: of("SuccessfulCall(C)")?,
@@ -150,6 +146,19 @@ impl Load {
             acknowledged,
         })
     }
+}
+
+/// What a SIPp has said went wrong.
+fn errors_of(folder: &Path) -> Result<String> {
+    let mut errors = String::new();
+    for file in fs::read_dir(folder)? {
+        let file = file?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if name.contains("errors") {
+            errors.push_str(&String::from_utf8_lossy(&fs::read(&file)?));
+        }
+    }
+    Ok(errors)
 }
 
 /// A column of the last line of SIPp's statistics.
@@ -168,14 +177,14 @@ fn last_of(statistics: &str, name: &str) -> Option<u64> {
 /// What SIPp writes of calls that fail: when, and which, in the order in which they were begun.
 pub(super) fn failures(errors: &str, begun: SystemTime, rate: u32) -> Vec<SippFailure> {
     let mut failures = Vec::new();
-    for line in errors.lines() {
+    for event in events(errors) {
         // `date time epoch: message`, and the message has the Call-ID, mostly in quotation marks.
-        let Some((time, message)) = line.split_once(": ") else {
+        let Some((time, message)) = event.split_once(": ") else {
             continue;
         };
         let epoch = time.split_whitespace().next_back();
         let epoch = epoch.and_then(|epoch| epoch.parse::<f64>().ok());
-        let number = message.split(['\'', ' ']).find_map(|word| {
+        let number = message.split(['\'', ' ', ',']).find_map(|word| {
             let (number, rest) = word.split_once('-')?;
             rest.contains('@').then(|| number.parse::<u32>().ok())?
         });
@@ -194,12 +203,37 @@ pub(super) fn failures(errors: &str, begun: SystemTime, rate: u32) -> Vec<SippFa
     failures
 }
 
+/// What SIPp writes of one thing each: it ends lines or not, and messages of phones have some.
+fn events(errors: &str) -> impl Iterator<Item = &str> {
+    const DATE: usize = "2026-11-30".len();
+    let is_date = |text: &[u8]| {
+        text.iter().enumerate().all(|(place, octet)| match place {
+            4 | 7 => *octet == b'-',
+            _ => octet.is_ascii_digit(),
+        })
+    };
+    let tabs = errors.match_indices('\t').map(|(place, _)| place);
+    let starts = tabs.filter_map(|tab| tab.checked_sub(DATE));
+    let mut starts: Vec<usize> = starts
+        .filter(|start| is_date(&errors.as_bytes()[*start..start + DATE]))
+        .collect();
+    starts.push(errors.len());
+    let events: Vec<&str> = starts
+        .windows(2)
+        .map(|pair| &errors[pair[0]..pair[1]])
+        .collect();
+    events.into_iter()
+}
+
 /// A message less what only this call has.
 fn reason(message: &str) -> String {
     if let Some((_, received)) = message.split_once("received '") {
         let line: String = received.split(['\r', '\n', '\'']).take(1).collect();
         let line = line.split(" sip:").next().unwrap_or_default();
         return format!("received {}", line.trim());
+    }
+    if message.contains(HUNG_UP_ON) {
+        return "hung up on".to_owned();
     }
     if message.contains("receive timeout") {
         return "no final answer".to_owned();
@@ -322,14 +356,18 @@ mod tests {
                       'SIP/2.0 503 Service Unavailable\r\nVia: x'\n\
                       2026-11-29\t06:45:00.900000\t1764391500.900000: Discarding message\n\
                       2026-11-29\t06:45:09.900000\t1764391509.900000: Call-Id: 76-737@192.168.1.10, receive timeout \
-                      on message quick caller:3 without label to jump to (ontimeout attribute): aborting call\n";
+                      on message quick caller:3 without label to jump to (ontimeout attribute): aborting call\
+                      2026-11-29\t06:45:19.900000\t1764391519.900000: Aborting call on an unexpected BYE for call: \
+                      101-737@192.168.1.102026-11-29\t06:45:19.900000\t1764391519.900000: Dead call\n";
         let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_391_490);
         let found = failures(errors, begun, 25);
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.len(), 3);
         assert_eq!(found[0].begun, begun + Duration::from_secs(2));
         assert_eq!(found[0].why, "received SIP/2.0 503 Service Unavailable");
         assert_eq!(found[1].begun, begun + Duration::from_secs(3));
         assert_eq!(found[1].why, "no final answer");
+        assert_eq!(found[2].begun, begun + Duration::from_secs(4));
+        assert_eq!(found[2].why, "hung up on");
     }
 
     #[test]

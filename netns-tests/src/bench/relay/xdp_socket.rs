@@ -14,7 +14,7 @@ use serde_json::{Map, json};
 
 use super::servers::{Kind, RelaySession, Server};
 use super::streams::{PACKET, Phones, Seen};
-use super::xdp::CALLS;
+use super::xdp::{CALLS, LOOK};
 use super::{Bench, PEER, TALK, median, sorted};
 use crate::bench::idle_time::{IdleTime, at_rest};
 use crate::bench::{Conditions, Outcome};
@@ -61,7 +61,7 @@ impl Run {
 impl Bench<'_> {
     /// The column of the fast path.
     pub(super) fn fast_path_by_socket(&self) -> Result<Vec<Outcome>> {
-        let (idle, _) = at_rest()?;
+        let (idle, _) = at_rest(LOOK)?;
         let (mut plain, mut programs) = (Vec::new(), Vec::new());
         let (mut ours, mut peer) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {

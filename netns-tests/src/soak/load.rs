@@ -204,7 +204,7 @@ pub(super) fn failures(errors: &str, begun: SystemTime, rate: u32) -> Vec<SippFa
 }
 
 /// What SIPp writes of one thing each: it ends lines or not, and messages of phones have some.
-fn events(errors: &str) -> impl Iterator<Item = &str> {
+fn events(errors: &str) -> Vec<&str> {
     const DATE: usize = "2026-11-30".len();
     let is_date = |text: &[u8]| {
         text.iter().enumerate().all(|(place, octet)| match place {
@@ -218,11 +218,8 @@ fn events(errors: &str) -> impl Iterator<Item = &str> {
         .filter(|start| is_date(&errors.as_bytes()[*start..start + DATE]))
         .collect();
     starts.push(errors.len());
-    let events: Vec<&str> = starts
-        .windows(2)
-        .map(|pair| &errors[pair[0]..pair[1]])
-        .collect();
-    events.into_iter()
+    let pairs = starts.windows(2);
+    pairs.map(|pair| &errors[pair[0]..pair[1]]).collect()
 }
 
 /// A message less what only this call has.

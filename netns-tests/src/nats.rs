@@ -1,5 +1,5 @@
 //! NATS servers with JetStream, three of them as one cluster, in the foreground and with their files in one
-//! folder.
+//! folder. They take everybody in, or have the file of `configs/` ([`guarded`]).
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,6 +15,8 @@ use crate::link::{self, End, Shape};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::{command, http, wait};
+
+pub(crate) mod guarded;
 
 const SERVERS: u16 = 3;
 const CLIENTS: u16 = 4222;
@@ -34,8 +36,16 @@ pub(crate) struct Nats {
     homes: Vec<Namespace>,
     servers: Vec<Option<Process>>,
     folder: PathBuf,
-    /// More lines of each one's config.
-    more: String,
+    access: Access,
+}
+
+/// Who may use the servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Access {
+    #[default]
+    Open,
+    /// Whoever shows what [`guarded`] asks for.
+    Guarded,
 }
 
 /// What a server has used so far.
@@ -48,18 +58,18 @@ pub(crate) struct Usage {
 impl Nats {
     /// Starts all three in one namespace, and waits until one leads.
     pub(crate) fn start(namespace: &Namespace, address: Ipv4Addr, folder: &Path) -> Result<Self> {
-        let mut nats = Self::prepare(address, folder, "")?;
+        let mut nats = Self::prepare(address, Access::Open, folder)?;
         nats.start_missing(namespace)?;
         Ok(nats)
     }
 
-    /// Three servers at one address, with these lines in their configs, none of which runs yet.
-    pub(crate) fn prepare(address: Ipv4Addr, folder: &Path, more: &str) -> Result<Self> {
-        Self::prepare_at([address; SERVERS as usize], Vec::new(), folder, more)
+    /// Three servers at one address, none of which runs yet.
+    pub(crate) fn prepare(address: Ipv4Addr, access: Access, folder: &Path) -> Result<Self> {
+        Self::prepare_at([address; SERVERS as usize], Vec::new(), access, folder)
     }
 
     /// Starts each on a host of its own beside the core, and waits until one leads.
-    pub(crate) fn start_apart(core: &Namespace, folder: &Path) -> Result<Self> {
+    pub(crate) fn start_apart(core: &Namespace, access: Access, folder: &Path) -> Result<Self> {
         let (mut homes, mut addresses) = (Vec::new(), [Ipv4Addr::UNSPECIFIED; SERVERS as usize]);
         for (number, address) in (0_u8..).zip(&mut addresses) {
             let home = Namespace::new(&format!("nats{number}"))?;
@@ -80,7 +90,7 @@ impl Nats {
             home.run(&format!("ip route add default via 10.0.{}.1", net[2]))?;
             homes.push(home);
         }
-        let mut nats = Self::prepare_at(addresses, homes, folder, "")?;
+        let mut nats = Self::prepare_at(addresses, homes, access, folder)?;
         nats.start_missing(core)?;
         Ok(nats)
     }
@@ -88,8 +98,8 @@ impl Nats {
     fn prepare_at(
         addresses: [Ipv4Addr; SERVERS as usize],
         homes: Vec<Namespace>,
+        access: Access,
         folder: &Path,
-        more: &str,
     ) -> Result<Self> {
         ensure!(
             command::found("nats-server"),
@@ -97,25 +107,28 @@ impl Nats {
         );
         let folder = folder.join("nats");
         fs::create_dir_all(&folder)?;
+        if access == Access::Guarded {
+            guarded::write_secrets(&folder, addresses)?;
+        }
         Ok(Self {
             addresses,
             homes,
             servers: (0..SERVERS).map(|_| None).collect(),
             folder,
-            more: more.to_owned(),
+            access,
         })
     }
 
-    /// What concentrators are told.
-    pub(crate) fn urls(&self) -> String {
-        self.urls_of("nats")
-    }
-
-    /// The same with another scheme.
-    pub(crate) fn urls_of(&self, scheme: &str) -> String {
+    /// What concentrators are told in `[cluster]`.
+    pub(crate) fn keys(&self) -> String {
+        let (scheme, access) = match self.access {
+            Access::Open => ("nats", ""),
+            Access::Guarded => ("tls", guarded::KEYS),
+        };
         let url = |n| format!("\"{scheme}://{}:{}\"", self.address(n), CLIENTS + n);
         let urls = (0..SERVERS).map(url);
-        urls.collect::<Vec<_>>().join(", ")
+        let urls = urls.collect::<Vec<_>>().join(", ");
+        format!("nats = [{urls}]\n{access}")
     }
 
     /// What each server has used, by its name, and which of them leads the stream.
@@ -142,7 +155,7 @@ impl Nats {
             let slot = usize::from(number);
             if self.servers[slot].is_none() {
                 let config = self.folder.join(format!("n{number}.conf"));
-                fs::write(&config, self.config(number))?;
+                fs::write(&config, self.config(number)?)?;
                 let config = config.to_string_lossy().into_owned();
                 let process = Process::start(
                     self.homes.get(slot).unwrap_or(namespace),
@@ -319,22 +332,45 @@ impl Nats {
         pages.collect()
     }
 
-    fn config(&self, number: u16) -> String {
-        let (address, folder) = (self.address(number), &self.folder);
-        let routes = (0..SERVERS).map(|n| format!("nats://{}:{}", self.address(n), ROUTES + n));
+    fn config(&self, number: u16) -> Result<String> {
+        let routes = (0..SERVERS).map(|n| format!("{}:{}", self.address(n), ROUTES + n));
+        let host = Host {
+            name: format!("n{number}"),
+            clients: format!("{}:{}", self.address(number), CLIENTS + number),
+            pages: format!("{}:{}", self.address(number), PAGES + number),
+            routes: routes.collect(),
+            number: usize::from(number),
+        };
+        match self.access {
+            Access::Open => Ok(host.open(&self.folder)),
+            Access::Guarded => host.guarded(&self.folder),
+        }
+    }
+}
+
+/// What one server's config has of its own.
+struct Host {
+    name: String,
+    clients: String,
+    pages: String,
+    /// Where the servers find each other, and which of these is this one.
+    routes: Vec<String>,
+    number: usize,
+}
+
+impl Host {
+    fn open(&self, folder: &Path) -> String {
+        let routes = self.routes.iter().map(|route| format!("nats://{route}"));
         let routes: Vec<String> = routes.collect();
         format!(
-            "server_name: n{number}\n\
-             listen: \"{address}:{}\"\n\
-             http: \"{address}:{}\"\n\
-             jetstream {{ store_dir: \"{}/n{number}\" }}\n\
-             cluster {{ name: lab, listen: \"{address}:{}\", routes: [{}] }}\n{}",
-            CLIENTS + number,
-            PAGES + number,
+            "server_name: {0}\nlisten: \"{1}\"\nhttp: \"{2}\"\njetstream {{ store_dir: \"{3}/{0}\" }}\n\
+             cluster {{ name: lab, listen: \"{4}\", routes: [{5}] }}\n",
+            self.name,
+            self.clients,
+            self.pages,
             folder.display(),
-            ROUTES + number,
+            self.routes[self.number],
             routes.join(", "),
-            self.more
         )
     }
 }

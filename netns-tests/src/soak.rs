@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::failures::{Accident, Way};
 use crate::link::SplitMix;
-use crate::two_concentrators::{TwoConcentrators, Which};
+use crate::two_concentrators::{Setup, TwoConcentrators, Which};
 
 mod account;
 mod inventory;
@@ -134,7 +134,12 @@ fn any_seed() -> u64 {
 
 fn soak(plan: &Plan, folder: &Path) -> Result<Account> {
     eprintln!("soak: {} s, seed {}", plan.seconds, plan.seed);
-    let mut rig = TwoConcentrators::start_with(SETTINGS, SIP, folder)?;
+    let setup = Setup {
+        more: SETTINGS,
+        sip: SIP,
+        ..Setup::default()
+    };
+    let mut rig = TwoConcentrators::start_with(&setup, folder)?;
     rig.wait_until_well()?;
     let before = Inventory::of_idle(&mut rig)?;
     let mut load = Load::start(&rig, plan, folder)?;

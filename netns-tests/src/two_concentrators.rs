@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::namespace::Namespace;
-use crate::nats::Nats;
+use crate::nats::{Access, Nats};
 use crate::scenario::core_link::section;
 use crate::scenario::restart::{KEY, write_key};
 use crate::scenario::second_concentrator::{SECOND, start_second, wire_second, with_both};
@@ -27,6 +27,18 @@ pub(crate) struct TwoConcentrators {
     pub(crate) other: Program,
     pub(crate) second: Namespace,
     pub(crate) nats: Nats,
+}
+
+/// What a test changes.
+#[derive(Debug, Default)]
+pub(crate) struct Setup<'a> {
+    /// Sections of both concentrators' files.
+    pub(crate) more: &'a str,
+    /// Keys in the `[sip]` of both.
+    pub(crate) sip: &'a str,
+    /// Keys in the `[core_link]` of both.
+    pub(crate) core_link: &'a str,
+    pub(crate) nats: Access,
 }
 
 /// One of the two.
@@ -49,32 +61,37 @@ impl TwoConcentrators {
     /// Starts everything, and waits until both serve, know each other and share one location service.
     /// `more` are sections of both concentrators' files.
     pub(crate) fn start(more: &str, folder: &Path) -> Result<Self> {
-        Self::start_with(more, "", folder)
+        let setup = Setup {
+            more,
+            ..Setup::default()
+        };
+        Self::start_with(&setup, folder)
     }
 
-    /// The same, with more keys in the `[sip]` of both.
-    pub(crate) fn start_with(more: &str, sip: &str, folder: &Path) -> Result<Self> {
-        Self::start_linked(more, sip, "", folder)
-    }
-
-    /// The same, with more keys in the `[core_link]` of both.
-    pub(crate) fn start_linked(more: &str, sip: &str, link: &str, folder: &Path) -> Result<Self> {
+    /// The same, with more of its own.
+    pub(crate) fn start_with(setup: &Setup<'_>, folder: &Path) -> Result<Self> {
+        let Setup {
+            more,
+            sip,
+            core_link,
+            nats,
+        } = setup;
         let net = TwoEdges::build()?;
         let second = wire_second(&net)?;
-        let nats = Nats::start_apart(&net.core, folder)?;
+        let nats = Nats::start_apart(&net.core, *nats, folder)?;
         write_key(folder)?;
         let address: Ipv4Addr = SECOND.parse()?;
         let section = |name, own, peer, address| {
             let section = section(name, own, peer, address);
-            section.replacen("[core_link]\n", &format!("[core_link]\n{link}"), 1)
+            section.replacen("[core_link]\n", &format!("[core_link]\n{core_link}"), 1)
         };
         let of_first = section("c1", CONCENTRATOR, "c2", address);
         let of_second = section("c2", address, "c1", CONCENTRATOR);
         let transports = ALL_TRANSPORTS.replacen("[sip]\n", &format!("[sip]\n{sip}"), 1);
         let config = format!(
             "{KEY}{transports}[location]\nfile = \"location.db\"\n\
-             [cluster]\nid = 1\nnats = [{}]\n{more}{of_first}",
-            nats.urls()
+             [cluster]\nid = 1\n{}{more}{of_first}",
+            nats.keys()
         );
         let equal = |config: String| with_both(&config).replace("weight = 0", "weight = 100");
         let service = Service::start_edited(&net, folder, &config, equal)?;

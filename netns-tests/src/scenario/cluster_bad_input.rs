@@ -15,7 +15,7 @@ use super::core_link::section;
 use super::restart::{KEY, registers_of, write_key};
 use super::second_concentrator::{SECOND, call, start_second, wire_second, with_both};
 use crate::namespace::Namespace;
-use crate::nats::Nats;
+use crate::nats::{Access, Nats};
 use crate::phone::{self, Script, Transport};
 use crate::process::Process;
 use crate::registrations::{Registered, records};
@@ -102,15 +102,15 @@ impl Rig {
     fn start_without_nats(folder: &Path) -> Result<Self> {
         let net = TwoEdges::build()?;
         let second = wire_second(&net)?;
-        let nats = Nats::prepare(NATS, folder, "")?;
+        let nats = Nats::prepare(NATS, Access::Open, folder)?;
         write_key(folder)?;
         let address: Ipv4Addr = SECOND.parse()?;
         let of_first = section("c1", CONCENTRATOR, "c2", address);
         let of_second = section("c2", address, "c1", CONCENTRATOR);
         let config = format!(
             "{KEY}[location]\nfile = \"location.db\"\n[cluster]\nid = 1\nstart_wait_s = 2\n\
-             nats = [{}]\n{of_first}",
-            nats.urls()
+             {}{of_first}",
+            nats.keys()
         );
         let service = Service::start_edited(&net, folder, &config, |config| with_both(&config))?;
         let other = start_second(&second, folder, |config| {

@@ -1,9 +1,8 @@
-//! Registrations shared over NATS servers that want TLS, a certificate of ours, and name and password. A
-//! concentrator that lacks one of them serves alone, says why, and goes on trying; with all of them it has what the
+//! Registrations shared over NATS servers with the file of `configs/`, which want TLS, a certificate of ours, name and
+//! password, and let us do nothing that we need not. A concentrator that lacks one of them serves alone, says why, and goes on trying; with all of them it has what the
 //! other has.
 
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,25 +12,21 @@ use serde_json::Value;
 use super::restart::{KEY, write_key};
 use super::second_concentrator::{SECOND, call, start_second, wire_second, with_both};
 use crate::namespace::Namespace;
-use crate::nats::Nats;
+use crate::nats::{Access, Nats};
 use crate::phone::{self, Script, Transport};
 use crate::process::Process;
-use crate::service::{FOLDER, Program, Service, binary};
+use crate::service::{Program, Service, binary};
 use crate::topology::two_edges::TwoEdges;
-use crate::{certs, wait};
+use crate::wait;
 
 const NATS: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
 const PATIENCE: Duration = Duration::from_secs(40);
-/// What a concentrator has where it has everything.
-const ACCESS: &str = "user = \"sipcast\"\npassword_file = \"nats.password\"\nnats_ca = \"nats/ca.pem\"\n\
-    nats_certificate = \"nats/client.pem\"\nnats_private_key = \"nats/client.key\"\n";
-
 /// What the second one lacks, by name, and how its config is changed for that.
 type Lack = (&'static str, fn(&str) -> String);
 
 const LACKS: [Lack; 3] = [
     ("wrong-password", |config| {
-        config.replace("nats.password", "wrong.password")
+        config.replace("nats/password", "nats/wrong-password")
     }),
     ("no-certificate", |config| {
         let lines = config.lines().filter(|line| {
@@ -40,7 +35,7 @@ const LACKS: [Lack; 3] = [
         lines.map(|line| format!("{line}\n")).collect()
     }),
     ("other-authority", |config| {
-        config.replace("nats/ca.pem", "ca.pem")
+        config.replace("../nats/ca.pem", "ca.pem")
     }),
 ];
 
@@ -48,11 +43,11 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     let net = TwoEdges::build()?;
     let second = wire_second(&net)?;
     write_key(folder)?;
-    let mut nats = Nats::prepare(NATS, folder, &write_secrets(folder)?)?;
+    let mut nats = Nats::prepare(NATS, Access::Guarded, folder)?;
     nats.start_missing(&net.core)?;
     let config = format!(
-        "{KEY}[location]\nfile = \"location.db\"\n[cluster]\nid = 1\nstart_wait_s = 2\nnats = [{}]\n{ACCESS}",
-        nats.urls_of("tls")
+        "{KEY}[location]\nfile = \"location.db\"\n[cluster]\nid = 1\nstart_wait_s = 2\n{}",
+        nats.keys()
     );
     let mut service = Service::start_edited(&net, folder, &config, |config| with_both(&config))?;
     let mut callee = phone::callee(&net.ua2, Transport::Udp, Script::Plain, 1, folder)?;
@@ -85,27 +80,6 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     Ok(format!(
         "TLS, certificate and password: shared, and ua2 called through the other; {}",
         said.join(", ")
-    ))
-}
-
-/// Certificates and passwords; gives the lines of the servers' configs.
-fn write_secrets(folder: &Path) -> Result<String> {
-    let folder = folder.join(FOLDER);
-    let of_nats = folder.join("nats");
-    let certificates = [
-        ("server", vec![NATS.to_string()]),
-        ("client", vec!["sipcast".to_owned()]),
-    ];
-    certs::write_all(&of_nats, &certificates)?;
-    for (file, password) in [("nats.password", "right"), ("wrong.password", "wrong")] {
-        let file = folder.join(file);
-        std::fs::write(&file, password)?;
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
-    }
-    Ok(format!(
-        "tls {{ cert_file: \"{0}/server.pem\", key_file: \"{0}/server.key\", ca_file: \"{0}/ca.pem\", verify: true }}\n\
-         authorization {{ user: sipcast, password: right }}\n",
-        of_nats.canonicalize()?.display()
     ))
 }
 

@@ -88,8 +88,8 @@ impl Rig {
         let nats = Nats::start(&net.core, NATS, folder)?;
         write_key(folder)?;
         let cluster = format!(
-            "{KEY}\n[location]\nfile = \"location.db\"\n[cluster]\nid = 1\nnats = [{}]\n",
-            nats.urls()
+            "{KEY}\n[location]\nfile = \"location.db\"\n[cluster]\nid = 1\n{}",
+            nats.keys()
         );
         let service = Service::start_edited(&net, folder, &cluster, |config| with_both(&config))?;
         let other = start_second(&second, folder, |config| config)?;

@@ -1,7 +1,8 @@
 //! Two concentrators whose link is cut while phones call over TCP, some of whose connections are at the other one
 //! than their peers'. Neither hears the other, or one is deaf to the other, or mute; both have NATS. The link goes
 //! over NATS then, and no call fails; when the cut is repaired it goes directly again. Without the detour calls
-//! do fail, so it is the detour that saves them.
+//! do fail, so it is the detour that saves them. The servers have the file of `configs/`, so what a concentrator may do
+//! there suffices.
 
 use std::path::Path;
 use std::thread;
@@ -11,8 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::failures::{Accident, Way};
+use crate::nats::Access;
 use crate::tcp_phone::{Habits, Heard, Phones, callee_name};
-use crate::two_concentrators::{TwoConcentrators, Which};
+use crate::two_concentrators::{Setup, TwoConcentrators, Which};
 use crate::wait;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -85,9 +87,14 @@ fn without(folder: &Path) -> Result<String> {
     ))
 }
 
-fn started(link: &str, folder: &Path) -> Result<TwoConcentrators> {
+fn started(core_link: &str, folder: &Path) -> Result<TwoConcentrators> {
     std::fs::create_dir_all(folder)?;
-    TwoConcentrators::start_linked("", "", link, &folder.canonicalize()?)
+    let setup = Setup {
+        core_link,
+        nats: Access::Guarded,
+        ..Setup::default()
+    };
+    TwoConcentrators::start_with(&setup, &folder.canonicalize()?)
 }
 
 fn calling(rig: &TwoConcentrators) -> Result<Phones> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::phone;
 use crate::tcp_phone::{Habits, Phones, callee_name};
-use crate::two_concentrators::{TwoConcentrators, Which};
+use crate::two_concentrators::{Setup, TwoConcentrators, Which};
 use crate::wait;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,7 +30,11 @@ const HABITS: Habits = Habits {
 const GRACE: &str = "drain_grace_s = 3\n";
 
 pub(super) fn run(folder: &Path) -> Result<String> {
-    let mut rig = TwoConcentrators::start_with("", GRACE, folder)?;
+    let setup = Setup {
+        sip: GRACE,
+        ..Setup::default()
+    };
+    let mut rig = TwoConcentrators::start_with(&setup, folder)?;
     let (ua1, ua2) = (&rig.net.ua1, &rig.net.ua2);
     let mut callee = phone::lasting_callee(ua2, RING_MS, 5_000, folder)?;
     let mut phones = Phones::called(ua1, ua2, HABITS)?;

@@ -224,9 +224,9 @@ fn config(number: usize, concentrators: usize, nats: &Nats) -> String {
     };
     format!(
         "{base}{KEY}{LIMITS}[location]\nfile = \"{name}.db\"\n\
-         [cluster]\nid = {}\nnats = [{}]\n{link}",
+         [cluster]\nid = {}\n{}{link}",
         number + 1,
-        nats.urls()
+        nats.keys()
     )
 }
 

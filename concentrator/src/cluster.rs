@@ -394,7 +394,7 @@ impl Cluster {
             }
             Heard::Complete => {
                 self.joined = true;
-                let dropped = proxy.drop_former_connections(self.first_connection);
+                let dropped = proxy.drop_former_connections(self.first_connection, now);
                 let bindings = proxy.registrar().counts().bindings;
                 tracing::info!(
                     bindings,

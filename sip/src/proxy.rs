@@ -332,7 +332,7 @@ impl Proxy {
         now: Instant,
     ) {
         self.connection_lost(connection, now);
-        self.registrar.connection_closed(connection);
+        self.registrar.connection_closed(connection, now);
         if let Some(state) = &mut self.authentication {
             state.connection_closed(connection);
         }
@@ -510,6 +510,13 @@ impl Proxy {
             route::Routed::Refused { status, reason } => {
                 self.respond(id, &request, status, reason, now);
             }
+            route::Routed::Awaited {
+                request: inner,
+                until,
+            } => {
+                let outbound = Outbound::new(request, inner, hop, Vec::new());
+                self.await_return(id, outbound, until, now);
+            }
             route::Routed::Onward {
                 request: inner,
                 way,
@@ -531,14 +538,8 @@ impl Proxy {
                 dialog,
             } => {
                 let outbound = Outbound {
-                    original: request,
-                    inner,
-                    hop,
-                    targets,
                     dialog,
-                    fail_on: None,
-                    said_trying: false,
-                    waited: false,
+                    ..Outbound::new(request, inner, hop, targets)
                 };
                 self.start(id, outbound, media, now);
             }

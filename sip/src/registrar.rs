@@ -11,7 +11,8 @@
 //! or nothing: whatever fails, no binding has changed.
 //!
 //! A binding on a connection goes when the connection does: nothing else leads to a user agent
-//! behind a NAT, and it will register again over its next connection.
+//! behind a NAT, and it will register again over its next connection. Until then its user is
+//! [`Registrar::awaited`].
 //!
 //! What happens to bindings is told by [`Registrar::poll_event`], for a store that lets them
 //! survive a restart: [`record`] is a binding as bytes, [`Registrar::restore`] takes one back.
@@ -43,6 +44,7 @@ mod answer;
 mod bindings;
 mod contact;
 mod ids;
+pub(crate) mod partings;
 mod path;
 pub(crate) mod ping;
 pub mod record;
@@ -55,6 +57,7 @@ pub use path::Path;
 
 use answer::Refusal;
 use bindings::{Bindings, Entry};
+use partings::Partings;
 use ping::Wheel;
 use shared::Sharing;
 use sighting::{OfEdge, Sighting};
@@ -241,6 +244,7 @@ pub struct Registrar {
     limits: Limits,
     keys: Keys,
     bindings: Bindings,
+    partings: Partings,
     /// None: nobody wants to know.
     events: Option<VecDeque<(Event, bool)>>,
     /// Events so far.
@@ -258,6 +262,7 @@ impl Registrar {
             limits,
             keys,
             bindings: Bindings::new(Wheel::new(limits.ping_interval_s, limits.ping_misses)),
+            partings: Partings::default(),
             events: Some(VecDeque::new()),
             told: 0,
             transmits: VecDeque::new(),
@@ -371,10 +376,22 @@ impl Registrar {
     }
 
     /// Removes the bindings that only this connection could reach.
-    pub fn connection_closed(&mut self, connection: ConnectionId) {
+    pub fn connection_closed(&mut self, connection: ConnectionId, now: Instant) {
         for (aor, binding) in self.bindings.close_connection(connection) {
             self.remember(&aor, &binding, true);
+            self.note_parting(&aor, now);
             self.event(Event::BindingRemoved(aor, binding));
+        }
+    }
+
+    /// Until when a user without a contact may come back, whose last one went with its connection.
+    pub fn awaited(&self, aor: &AddressOfRecord, now: Instant) -> Option<Instant> {
+        self.partings.until(aor, now)
+    }
+
+    fn note_parting(&mut self, aor: &AddressOfRecord, now: Instant) {
+        if self.bindings.of(aor).is_empty() {
+            self.partings.parted(aor, now);
         }
     }
 
@@ -658,6 +675,9 @@ impl Registrar {
 
     /// What others did is told and not counted as ours.
     fn happened(&mut self, event: Event, foreign: bool) {
+        if let Event::BindingAdded(aor, _) = &event {
+            self.partings.returned(aor);
+        }
         match event {
             _ if foreign => {}
             Event::BindingAdded(..) => self.totals.added += 1,

@@ -390,9 +390,9 @@ fn bindings_go_with_their_connection_and_no_others() {
     };
     rig.hop = Hop { flow, relay: None };
     rig.register("b", 1, &["<sip:b@h;transport=tcp>"]);
-    rig.registrar.connection_closed(ConnectionId(8));
+    rig.registrar.connection_closed(ConnectionId(8), rig.now);
     assert_eq!(rig.registrar.counts().bindings, 2);
-    rig.registrar.connection_closed(connection);
+    rig.registrar.connection_closed(connection, rig.now);
     assert_eq!(rig.only_binding().contact_uri, "sip:a@h");
     assert_eq!(
         (rig.registrar.counts().removed, rig.registrar.counts().flows),
@@ -604,7 +604,7 @@ proptest! {
                     rig.registrar.seen(&udp(peer), Some(relay), rig.now);
                 }
                 Step::Close { peer } => {
-                    rig.registrar.connection_closed(ConnectionId(peer.into()));
+                    rig.registrar.connection_closed(ConnectionId(peer.into()), rig.now);
                     model.retain(|_, (_, flow)| *flow != tcp_flow(peer));
                 }
                 Step::Wait { millis } => {

@@ -102,11 +102,45 @@ fn a_connection_that_ends_does_not_take_away_what_was_registered_elsewhere_meanw
     // The phone restarts and comes to the second; the first has not heard of it when it loses the connection.
     net.register(1, "y", 1, 3600);
     net.wait(5);
-    net.replicas[0].registrar.connection_closed(connection);
+    net.replicas[0]
+        .registrar
+        .connection_closed(connection, net.now);
     net.collect(0);
     net.exchange();
     for replica in &net.replicas {
         assert_eq!(replica.lookup(net.now)[0].call_id, "y");
+    }
+}
+
+#[test]
+fn whoever_has_lost_a_connection_is_awaited_everywhere_and_whoever_has_gone_is_not() {
+    let connection = ConnectionId::first(1, Owner(9));
+    for ends in ["connection", "restart", "request"] {
+        let mut net = Net::new([0; 3]);
+        net.register_on(0, "x", 1, 3600, tcp(connection));
+        net.exchange();
+        net.wait(5);
+        let (registrar, now) = (&mut net.replicas[0].registrar, net.now);
+        match ends {
+            "connection" => registrar.connection_closed(connection, now),
+            "restart" => {
+                let current = ConnectionId::first(1, Owner(10));
+                assert_eq!(registrar.drop_former_connections(current, now), 1);
+            }
+            _ => assert_eq!(net.register_on(0, "x", 2, 0, tcp(connection)), 200),
+        }
+        net.collect(0);
+        net.exchange();
+        for replica in &net.replicas {
+            assert!(replica.lookup(net.now).is_empty());
+            assert_eq!(replica.is_awaited(net.now), ends != "request", "{ends}");
+        }
+        net.wait(1);
+        net.register_on(1, "x", 3, 3600, tcp(ConnectionId::first(2, Owner(3))));
+        net.exchange();
+        for replica in &net.replicas {
+            assert!(!replica.is_awaited(net.now));
+        }
     }
 }
 
@@ -118,13 +152,15 @@ fn after_a_restart_the_connections_of_the_life_before_are_no_bindings() {
     net.exchange();
     let current = ConnectionId::first(1, Owner(10));
     assert_eq!(
-        net.replicas[0].registrar.drop_former_connections(current),
+        net.replicas[0]
+            .registrar
+            .drop_former_connections(current, net.now),
         1
     );
     assert_eq!(
         net.replicas[1]
             .registrar
-            .drop_former_connections(ConnectionId::first(2, Owner(1))),
+            .drop_former_connections(ConnectionId::first(2, Owner(1)), net.now),
         0
     );
     net.collect(0);
@@ -399,7 +435,7 @@ proptest! {
                 }
                 Step::Close { at } => {
                     let on = ConnectionId::first(u16::try_from(at).unwrap() + 1, Owner(1));
-                    net.replicas[at].registrar.connection_closed(on);
+                    net.replicas[at].registrar.connection_closed(on, net.now);
                     net.collect(at);
                 }
                 Step::Deliver { which, to } => {
@@ -492,6 +528,11 @@ impl Replica {
     fn lookup(&self, now: Instant) -> Vec<Binding> {
         let bob = AddressOfRecord::from_uri(b"sip:bob@example.com").unwrap();
         self.registrar.lookup(&bob, now)
+    }
+
+    fn is_awaited(&self, now: Instant) -> bool {
+        let bob = AddressOfRecord::from_uri(b"sip:bob@example.com").unwrap();
+        self.registrar.awaited(&bob, now).is_some()
     }
 
     fn merge(&mut self, bytes: &[u8], clock: &Clock, now: Instant) -> Merged {

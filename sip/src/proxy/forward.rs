@@ -39,6 +39,27 @@ pub(super) struct Outbound<'a> {
     pub(super) waited: bool,
 }
 
+impl<'a> Outbound<'a> {
+    /// One that begins something.
+    pub(super) const fn new(
+        original: Message,
+        inner: Message,
+        hop: &'a Hop,
+        targets: Vec<Target>,
+    ) -> Self {
+        Self {
+            original,
+            inner,
+            hop,
+            targets,
+            dialog: None,
+            fail_on: None,
+            said_trying: false,
+            waited: false,
+        }
+    }
+}
+
 /// Why there is no branch to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotStarted {

@@ -3,7 +3,8 @@
 //! A user agent on TCP, TLS or WebSocket whose connection breaks opens another one, to whichever concentrator it
 //! then reaches, and registers again: a matter of a second or a few. Until then nothing can be sent to it. So a
 //! request that is for such a connection alone waits, at most [`PATIENCE`]; it has its 100. When the user
-//! agent has registered the request goes there, else it is answered 480.
+//! agent has registered the request goes there, else it is answered 480. So does a request for a user whose last
+//! connection has just ended ([`crate::registrar::Registrar::awaited`]), here or at another concentrator.
 //!
 //! What is on its way to a connection goes to the next one as well, in the same transaction, where its user agent
 //! has registered by another: when the concentrator of the first is lost, when nothing can be sent on it, and
@@ -28,10 +29,11 @@ use super::{Progress, Proxy, Target};
 use crate::cookie::{DialogCookie, Owner};
 use crate::hop::{ConnectionId, Flow, Hop, Transmit};
 use crate::message::{Message, Method};
+use crate::registrar::partings::RETURN;
 use crate::transaction::{ClientId, ServerId};
 
 /// How long a request waits. A phone that has lost its connection has come back by then.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = RETURN;
 /// A request on a connection that has no answer for so long may have gone nowhere.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody has come back.
@@ -121,6 +123,28 @@ impl Proxy {
             outbound.targets = if nobody { gone } else { there };
             return Some(outbound);
         }
+        outbound.targets = gone;
+        self.hold(id, outbound, now + PATIENCE, now);
+        None
+    }
+
+    /// Lets a request wait for a user that has lost its connection.
+    pub(super) fn await_return(
+        &mut self,
+        id: ServerId,
+        outbound: Outbound<'_>,
+        until: Instant,
+        now: Instant,
+    ) {
+        if self.returning.requests.len() < MAX_WAITING {
+            return self.hold(id, outbound, until, now);
+        }
+        self.counters.not_returned += 1;
+        let reason = "Temporarily Unavailable";
+        self.respond(id, &outbound.original, 480, reason, now);
+    }
+
+    fn hold(&mut self, id: ServerId, outbound: Outbound<'_>, deadline: Instant, now: Instant) {
         if !outbound.said_trying && outbound.original.method() == Method::Invite {
             self.respond(id, &outbound.original, 100, "Trying", now);
         }
@@ -129,13 +153,12 @@ impl Proxy {
             original: outbound.original,
             inner: outbound.inner,
             hop: *outbound.hop,
-            targets: gone,
+            targets: outbound.targets,
             dialog: outbound.dialog,
-            deadline: now + PATIENCE,
+            deadline,
         };
         self.returning.requests.insert(id, request);
         self.returning.look_again(now);
-        None
     }
 
     /// A request that waited, which it does no longer.

@@ -24,6 +24,8 @@ pub(super) enum Routed {
     Options,
     /// It would have to go by another scheme.
     WrongScheme,
+    /// It is for a user agent that has lost its connection and may be back until then.
+    Awaited { request: Message, until: Instant },
     /// It goes nowhere.
     Refused { status: u16, reason: &'static str },
     /// It goes to next hops whose addresses may have to be found, less our own Route values.
@@ -336,6 +338,11 @@ impl Proxy {
             .collect();
         if targets.is_empty() && !bindings.is_empty() {
             return Routed::WrongScheme;
+        }
+        if targets.is_empty()
+            && let Some(until) = self.registrar.awaited(&aor, now)
+        {
+            return Routed::Awaited { request, until };
         }
         if targets.is_empty() {
             self.counters.not_found += 1;

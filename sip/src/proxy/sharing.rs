@@ -88,8 +88,8 @@ impl Proxy {
     }
 
     /// Ends the bindings of connections of an earlier life; gives their number.
-    pub fn drop_former_connections(&mut self, current: ConnectionId) -> usize {
-        self.registrar.drop_former_connections(current)
+    pub fn drop_former_connections(&mut self, current: ConnectionId, now: Instant) -> usize {
+        self.registrar.drop_former_connections(current, now)
     }
 
     /// The others have the change with this number, or need not have it.

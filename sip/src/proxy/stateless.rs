@@ -176,7 +176,9 @@ impl Proxy {
                 targets,
                 dialog,
             } => (request, targets, dialog),
-            Routed::Refused { status: 404, .. } => (request.clone(), Vec::new(), None),
+            Routed::Awaited { .. } | Routed::Refused { status: 404, .. } => {
+                (request.clone(), Vec::new(), None)
+            }
             // Which next hop the INVITE went to is not known either.
             Routed::Register(_)
             | Routed::Options

@@ -314,7 +314,7 @@ impl Registrar {
 
     /// Ends the bindings of connections that this concentrator had in an earlier life; `current` is one of
     /// this life.
-    pub fn drop_former_connections(&mut self, current: ConnectionId) -> usize {
+    pub fn drop_former_connections(&mut self, current: ConnectionId, now: Instant) -> usize {
         let former = |binding: &Binding| {
             binding.flow.connection.is_some_and(|connection| {
                 connection.concentrator() == current.concentrator()
@@ -327,7 +327,7 @@ impl Registrar {
             .filter_map(|(_, entry)| entry.binding.flow.connection)
             .collect();
         for connection in &gone {
-            self.connection_closed(*connection);
+            self.connection_closed(*connection, now);
         }
         gone.len()
     }
@@ -462,6 +462,13 @@ impl Registrar {
             return false;
         }
         let replaced = new.binding.call_id.clone();
+        // What a user agent removes itself has a request of its own.
+        let went_with_its_connection = current.as_ref().is_some_and(|(_, before)| {
+            before.flow.connection.is_some()
+                && new.removed
+                && before.call_id == new.binding.call_id
+                && before.cseq == new.binding.cseq
+        });
         if let Some(sharing) = &mut self.sharing {
             sharing.past.take(&key, &replaced);
             if live {
@@ -496,6 +503,9 @@ impl Registrar {
                     );
                 }
                 if let Some((user, binding)) = self.bindings.take(id) {
+                    if went_with_its_connection {
+                        self.note_parting(&user, now);
+                    }
                     self.happened(Event::BindingRemoved(user, binding), true);
                 }
             }

@@ -36,11 +36,15 @@ fn by_connection(core: &World, of: &str, number: u16) -> Hop {
 }
 
 fn register(core: &mut World, user: &str, hop: &Hop, cseq: u32) {
+    register_for(core, user, hop, cseq, 600);
+}
+
+fn register_for(core: &mut World, user: &str, hop: &Hop, cseq: u32, expires_s: u32) {
     let text = format!(
         "REGISTER sip:example.com SIP/2.0\r\nVia: SIP/2.0/TCP 192.168.1.2;branch=z9hG4bKr{user}{cseq}\r\n\
          From: <sip:{user}@example.com>;tag=r\r\nTo: <sip:{user}@example.com>\r\nCall-ID: reg-{user}\r\n\
          CSeq: {cseq} REGISTER\r\nMax-Forwards: 70\r\nContact: <sip:{user}@192.168.1.2:5060;transport=tcp>\r\n\
-         Expires: 600\r\nContent-Length: 0\r\n\r\n"
+         Expires: {expires_s}\r\nContent-Length: 0\r\n\r\n"
     );
     let sent = core.receive_from(hop, text.as_bytes());
     assert_eq!(parse(&sent[0]).status(), Some(200));
@@ -98,6 +102,71 @@ fn what_is_under_way_to_a_connection_that_breaks_follows_the_phone() {
         assert_eq!(to(&sent, &new).len(), 1);
         core.assert_all_forgotten();
     }
+}
+
+/// Between the end of a phone's connection and its next REGISTER there is no binding, and still it is not gone.
+#[test]
+fn a_new_call_waits_for_a_phone_that_has_just_lost_its_connection() {
+    for alone in [false, true] {
+        for returns in [true, false] {
+            let mut core = if alone { World::new() } else { core() };
+            let [old, new] = [1, 2].map(|number| by_connection(&core, BOB, number));
+            register(&mut core, "bob", &old, 1);
+            core.connection_closed(connection(&old));
+            core.advance(Duration::from_secs(2));
+            let sent = core.receive(ALICE, &invite("sip:bob@example.com"));
+            assert_eq!(summary(&sent), ["100 -> alice"]);
+            assert_eq!(core.proxy.waiting_for_return(), 1);
+            if !returns {
+                let sent = core.advance(Duration::from_millis(10_200));
+                assert_eq!(summary(&sent), ["480 -> alice"], "12 s after it was lost");
+                assert_eq!(core.proxy.counters().not_returned, 1);
+                continue;
+            }
+            register(&mut core, "bob", &new, 2);
+            let sent = core.advance(Duration::from_millis(200));
+            let there = to(&sent, &new);
+            assert_eq!(there.len(), 1, "alone: {alone}");
+            let sent = core.receive_from(&new, &bob_answers(&there[0], 200));
+            assert_eq!(summary(&sent), ["200 -> alice"]);
+            let ok = parse(&sent[0]);
+            let sent = core.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
+            assert_eq!(to(&sent, &new).len(), 1);
+            core.assert_all_forgotten();
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_phone_that_has_said_good_bye_or_was_away_for_too_long() {
+    for good_bye in [true, false] {
+        let mut core = core();
+        let old = by_connection(&core, BOB, 1);
+        register(&mut core, "bob", &old, 1);
+        if good_bye {
+            register_for(&mut core, "bob", &old, 2, 0);
+        }
+        core.connection_closed(connection(&old));
+        core.advance(Duration::from_secs(if good_bye { 0 } else { 13 }));
+        let sent = core.receive(ALICE, &invite("sip:bob@example.com"));
+        assert_eq!(summary(&sent), ["404 -> alice"], "good bye: {good_bye}");
+    }
+}
+
+#[test]
+fn a_call_that_waits_for_a_phone_can_be_given_up() {
+    let mut core = core();
+    let old = by_connection(&core, BOB, 1);
+    register(&mut core, "bob", &old, 1);
+    core.connection_closed(connection(&old));
+    let call = invite("sip:bob@example.com");
+    core.receive(ALICE, &call);
+    let cancel = String::from_utf8(call)
+        .expect("text")
+        .replace("INVITE", "CANCEL");
+    let sent = core.receive(ALICE, cancel.as_bytes());
+    assert_eq!(summary(&sent), ["200 -> alice", "487 -> alice"]);
+    assert_eq!(core.proxy.waiting_for_return(), 0);
 }
 
 /// A NAT that forgets: the phone's next REGISTER comes from another port.

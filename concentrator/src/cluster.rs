@@ -19,7 +19,8 @@
 //!
 //! **Without NATS** all goes on from memory and from the file. What could not be written waits, bounded; when
 //! the connection is back it is written, and if too much waited, all bindings are compared with the bucket.
-//!
+//! Meanwhile the others hear of it directly, where there is a link ([`crate::core_link`]): of what has changed at
+//! once, since nobody knows whether they hear NATS, and of a refresh when JetStream has not acknowledged it in time.
 mod backlog;
 mod bucket;
 mod connection;
@@ -38,7 +39,7 @@ use serde_json::{Value, json};
 use sip::cookie::Owner;
 use sip::hop::ConnectionId;
 use sip::proxy::Proxy;
-use sip::registrar::record::{Clock, Record};
+use sip::registrar::record::{self, Clock, Record, RecordError};
 use sip::registrar::shared::{Merged, PastPlace};
 use sip::registrar::{AddressOfRecord, Binding, Event, News, Place, Registrar};
 use tokio::sync::mpsc;
@@ -84,6 +85,8 @@ pub enum Heard {
     Complete,
     /// All bindings are to be compared with the bucket.
     Compare,
+    /// Records that JetStream has not acknowledged in time: the others should hear of them otherwise.
+    Overdue(Vec<Vec<u8>>),
 }
 
 /// What happened so far, each count under its own name.
@@ -183,7 +186,7 @@ pub struct Cluster {
     comparing: Comparing,
     events_lost: u64,
     alive: Vec<u16>,
-    clock_known: bool,
+    clock: Option<Clock>,
     /// The worker has merged all that the bucket had.
     joined: bool,
 }
@@ -203,7 +206,7 @@ impl Cluster {
             comparing: Comparing::Nothing,
             events_lost: 0,
             alive: vec![cluster.id],
-            clock_known: false,
+            clock: None,
             joined: false,
         })
     }
@@ -374,18 +377,12 @@ impl Cluster {
     /// Takes what the task has heard.
     pub fn handle(&mut self, heard: Heard, proxy: &mut Proxy, now: Instant) {
         match heard {
-            Heard::Record(record) => {
-                if let Merged::Older(right) = proxy.merge(*record, now)
-                    && self.is_ours_to_write(right.binding.origin.handler)
-                {
-                    self.push(Change::Again(right));
-                }
-            }
+            Heard::Record(record) => self.merge(*record, proxy, now),
             Heard::Acknowledged(number) => proxy.acknowledge(number, now),
             Heard::Clock(clock, first) => {
                 // Nobody has heard of what we took by our own clock.
-                let unheard = first && !self.clock_known;
-                self.clock_known = true;
+                let unheard = first && self.clock.is_none();
+                self.clock = Some(clock);
                 proxy.set_shared_clock(clock, unheard.then_some(self.started));
             }
             Heard::Alive(ids) => {
@@ -404,7 +401,45 @@ impl Cluster {
                 self.compare();
             }
             Heard::Compare => self.compare(),
+            // For whoever has the links.
+            Heard::Overdue(_) => {}
         }
+    }
+
+    fn merge(&mut self, record: Record, proxy: &mut Proxy, now: Instant) {
+        if let Merged::Older(right) = proxy.merge(record, now)
+            && self.is_ours_to_write(right.binding.origin.handler)
+        {
+            self.push(Change::Again(right));
+        }
+    }
+
+    /// What the others should hear of at once: what has changed here, but for its time. Nothing as long as the
+    /// common clock is not known, without which a record means nothing.
+    pub fn to_tell(&self, news: &News) -> Option<Vec<u8>> {
+        let clock = self.clock.filter(|_| !news.foreign)?;
+        let (user, binding, removed) = match &news.event {
+            Event::BindingAdded(user, binding) | Event::BindingRefreshed(user, binding) => {
+                (user, binding, false)
+            }
+            Event::BindingRenamed(user, binding)
+            | Event::BindingRemoved(user, binding)
+            | Event::BindingUnreachable(user, binding) => (user, binding, true),
+            Event::BindingProlonged(..) | Event::BindingExpired(..) => return None,
+        };
+        Some(record::encode_version(user, binding, removed, &clock))
+    }
+
+    /// Takes what another one has told.
+    pub fn handle_told(&mut self, record: &[u8], proxy: &mut Proxy, now: Instant) {
+        let Some(clock) = self.clock else { return };
+        let counters = &self.shared.counters;
+        let failed = match Record::decode(record, &clock) {
+            Ok(record) => return self.merge(record, proxy, now),
+            Err(RecordError::Version(_)) => &counters.newer_version,
+            Err(RecordError::Malformed) => &counters.unreadable,
+        };
+        failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// True once the worker has all that the bucket had.

@@ -1,14 +1,15 @@
 //! The links with the other concentrators: what is theirs goes there in one hop over the core.
 //!
 //! Each concentrator dials every other one over TLS 1.3, both ends with a certificate, and speaks on its
-//! own connection ([`wire::core_link`]). Three things go over it:
+//! own connection ([`wire::core_link`]). Four things go over it:
 //!
 //! * SIP messages whose cookie names the other one ([`sip::proxy::Handover`]);
 //! * SIP messages for a user agent whose connection the other one has, as the number of the connection
 //!   says;
 //! * which TCP connections there are. An edge may send the segments of a connection here although its
 //!   other end is in another concentrator's kernel; [`connections::ConnectionMap`] knows where, and the
-//!   decapsulator sends them there through the tunnel.
+//!   decapsulator sends them there through the tunnel;
+//! * registrations, beside the cluster that keeps them and may be away ([`crate::cluster`]).
 //!
 //! Where the direct way to a peer is gone, its link goes over NATS ([`detour`]). A link whose other end is silent
 //! for [`link::LOST`] is down, and unless another one follows at once its peer is gone until it is up again: then
@@ -119,6 +120,11 @@ impl Outlet {
         self.sender.try_send(message).is_ok()
     }
 
+    /// The same for what must not be in the way of others: false where much waits.
+    fn say_beside(&self, message: CoreMessage) -> bool {
+        self.sender.capacity() > QUEUE / 2 && self.say(message)
+    }
+
     /// Where there is no room for it, the link ends.
     fn say_surely(&self, message: CoreMessage) {
         if !self.say(message) {
@@ -143,7 +149,10 @@ struct Counters {
     received: Counter,
     sent_for_us: Counter,
     sent_for_them: Counter,
+    records_sent: Counter,
+    records_received: Counter,
     full: Counter,
+    full_for_records: Counter,
     malformed: Counter,
 }
 
@@ -158,6 +167,8 @@ pub enum Asked {
     Send(Transmit),
     /// To know that a message was not sent.
     Failed(Flow),
+    /// To take a registration.
+    Merge(Vec<u8>),
 }
 
 impl Peers {
@@ -173,7 +184,10 @@ impl Peers {
                 received: of("handed_over_to_us"),
                 sent_for_us: of("sent_by_peer"),
                 sent_for_them: of("sent_for_peer"),
+                records_sent: of("registration_told"),
+                records_received: of("registration_heard"),
                 full: of("dropped_queue_full"),
+                full_for_records: of("dropped_registration_queue_full"),
                 malformed: of("dropped_malformed"),
             },
         }
@@ -214,6 +228,7 @@ impl Peers {
                 })
             }
             CoreMessage::Unsent { flow } => record::flow_of(flow).map(Asked::Failed),
+            CoreMessage::Record { record } => Some(Asked::Merge(record)),
             // The link's own.
             CoreMessage::Hello { .. }
             | CoreMessage::Heartbeat
@@ -225,6 +240,7 @@ impl Peers {
         match &asked {
             Some(Asked::Handle(_)) => self.counters.received.inc(),
             Some(Asked::Send(_)) => self.counters.sent_for_them.inc(),
+            Some(Asked::Merge(_)) => self.counters.records_received.inc(),
             Some(Asked::Nothing | Asked::Failed(_)) => 0,
             None => self.counters.malformed.inc(),
         };
@@ -268,6 +284,23 @@ impl Peers {
                 let _ = outlet.say(CoreMessage::Unsent {
                     flow: record::of_flow(flow),
                 });
+            }
+        }
+    }
+
+    /// True where somebody can be told.
+    pub fn is_any_up(&self) -> bool {
+        self.links.iter().any(Option::is_some)
+    }
+
+    /// Tells everybody of a registration. Whoever misses that hears it from the cluster.
+    pub fn tell_record(&self, record: &[u8]) {
+        for (_, outlet) in self.links.iter().flatten() {
+            let record = record.to_vec();
+            if outlet.say_beside(CoreMessage::Record { record }) {
+                self.counters.records_sent.inc();
+            } else {
+                self.counters.full_for_records.inc();
             }
         }
     }

@@ -25,6 +25,7 @@ mod cdr;
 mod cluster_bad_input;
 mod cluster_nats_tls;
 mod cluster_registrations;
+mod cluster_without_nats;
 pub(crate) mod core_link;
 mod core_link_cut;
 mod digest;
@@ -199,6 +200,11 @@ const SCENARIOS: &[Scenario] = &[
         name: "cluster-nats-tls",
         about: "NATS servers with TLS, certificates, passwords; a concentrator that lacks one of them",
         run: cluster_nats_tls::run,
+    },
+    Scenario {
+        name: "cluster-without-nats",
+        about: "NATS is away, for one concentrator or both: who registers at one is called through the other",
+        run: cluster_without_nats::run,
     },
     Scenario {
         name: "second-concentrator",

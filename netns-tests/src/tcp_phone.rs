@@ -19,6 +19,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -78,6 +79,8 @@ struct Shared {
 /// How the phones call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Habits {
+    /// The number of the first pair: phones that come after others have other numbers.
+    pub(crate) first: u32,
     /// Pairs of phones.
     pub(crate) pairs: u32,
     /// Of all pairs together.
@@ -109,6 +112,13 @@ pub(crate) fn callee_name(pair: u32) -> String {
     format!("tcp-callee{pair}")
 }
 
+impl Habits {
+    /// The numbers of the pairs.
+    pub(crate) fn numbers(&self) -> Range<u32> {
+        self.first..self.first + self.pairs
+    }
+}
+
 impl Phones {
     /// Starts those that are called, which register.
     pub(crate) fn called(callers: &Namespace, callees: &Namespace, habits: Habits) -> Result<Self> {
@@ -123,7 +133,7 @@ impl Phones {
             callers: open(callers)?,
         };
         let callees = open(callees)?;
-        for pair in 0..habits.pairs {
+        for pair in habits.numbers() {
             phones.start(pair, callee_name(pair), None, callees.try_clone()?);
         }
         Ok(phones)
@@ -132,11 +142,11 @@ impl Phones {
     /// Lets the others begin to call.
     pub(crate) fn call(&mut self) -> Result<()> {
         let every = Duration::from_secs(1) * self.habits.pairs / self.habits.calls_per_s.max(1);
-        for pair in 0..self.habits.pairs {
+        for (number, pair) in (0..).zip(self.habits.numbers()) {
             let plan = uac::Plan {
                 peer: callee_name(pair),
                 every,
-                next: Instant::now() + every * pair / self.habits.pairs,
+                next: Instant::now() + every * number / self.habits.pairs,
                 talk: self.habits.talk,
             };
             let home = self.callers.try_clone()?;

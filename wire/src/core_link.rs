@@ -7,11 +7,11 @@
 //! ([`CoreMessage::Opened`], then [`CoreMessage::Complete`]) and from then on every one that opens or
 //! closes. Beside that go SIP messages: [`CoreMessage::Received`] has come in at the sender and is the
 //! receiver's, whose cookie is in it; [`CoreMessage::Send`] is to go out on a connection that the receiver
-//! has.
+//! has. And [`CoreMessage::Record`] is a registration, for whoever does not hear it from the cluster.
 //!
 //! Frames and encoding are those of [`crate::relay_control`], and so are the rules of what may change: a
 //! message that a build does not know is counted and skipped, fields are added at the end.
-//! `docs/cluster.md` writes the protocol down.
+//! `docs/core-link.md` writes the protocol down.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -97,6 +97,13 @@ pub enum CoreMessage {
         #[n(1)]
         silent: bool,
     },
+    /// A registration that the sender took, or its end.
+    #[n(9)]
+    Record {
+        /// As it is in the cluster's bucket.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        record: Vec<u8>,
+    },
 }
 
 impl CoreMessage {
@@ -111,7 +118,7 @@ impl CoreMessage {
 }
 
 impl Message for CoreMessage {
-    const LAST: u32 = 8;
+    const LAST: u32 = 9;
 }
 
 /// Who speaks.
@@ -210,8 +217,8 @@ mod tests {
     #[test]
     fn a_message_of_a_later_version_is_named() {
         assert_eq!(
-            decode::<CoreMessage>(&[0x82, 9, 0x80]),
-            Err(MessageError::UnknownMessage(9))
+            decode::<CoreMessage>(&[0x82, 10, 0x80]),
+            Err(MessageError::UnknownMessage(10))
         );
     }
 
@@ -306,6 +313,9 @@ mod tests {
             },
             CoreMessage::Closed { connections },
             CoreMessage::Complete,
+            CoreMessage::Record {
+                record: vec![0x81, 1],
+            },
         ]
     }
 

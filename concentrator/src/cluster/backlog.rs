@@ -5,6 +5,8 @@
 //! the time that the refresh grants; it is written when the record is. So of a phone that registers often few
 //! records are written, and whoever has only the bucket lets a binding end by that part too early at most.
 //!
+//! What nobody has acknowledged in time is given out once more, for the others to hear of it another way.
+//!
 //! Of one binding one record is under way at a time. One that is refused or not acknowledged in time goes
 //! again, encoded anew, and the last version that there is by then.
 
@@ -27,6 +29,10 @@ const ROOM: usize = MAX_WAITING / 8;
 const WINDOW: usize = 1024;
 /// One that is not acknowledged for so long goes again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// One that is not acknowledged for so long should be heard of otherwise.
+const OVERDUE: Duration = Duration::from_millis(200);
+/// So many of those at a time.
+const OVERDUE_AT_A_TIME: usize = 512;
 /// One that was refused goes again after this.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -46,6 +52,8 @@ struct Item {
     /// Who waits for it.
     numbers: Vec<u64>,
     since: Instant,
+    /// It was given out as overdue.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -79,6 +87,8 @@ pub(super) struct Backlog {
     coalesce_percent: u32,
     waiting: HashMap<Key, Item>,
     ready: VecDeque<Key>,
+    /// What was to be written at once, and when.
+    begun: VecDeque<(Instant, Key)>,
     later: BTreeSet<(Instant, Key)>,
     /// The same by key.
     due: HashMap<Key, Instant>,
@@ -97,6 +107,7 @@ impl Backlog {
             coalesce_percent: coalesce_percent.into(),
             waiting: HashMap::new(),
             ready: VecDeque::new(),
+            begun: VecDeque::new(),
             later: BTreeSet::new(),
             due: HashMap::new(),
             flights: HashMap::new(),
@@ -138,6 +149,7 @@ impl Backlog {
             Entry::Occupied(mut entry) => {
                 let item = entry.get_mut();
                 item.record = record;
+                item.told &= number.is_none();
                 self.counters.coalesced += 1;
                 if deferred.is_none() {
                     item.numbers.extend(number);
@@ -149,12 +161,14 @@ impl Backlog {
                     record,
                     numbers: number.filter(|_| deferred.is_none()).into_iter().collect(),
                     since: now,
+                    // The others have what is written again because the bucket lacks it.
+                    told: number.is_none(),
                 });
             }
         }
         match deferred {
             Some(until) => self.defer(key, until),
-            None => self.make_ready(key),
+            None => self.begin(key, now),
         }
         deferred.is_some()
     }
@@ -181,11 +195,7 @@ impl Backlog {
 
     /// The next record to send.
     pub(super) fn take(&mut self, clock: &Clock, now: Instant) -> Option<Outgoing> {
-        while let Some((at, key)) = self.later.first().copied()
-            && at <= now
-        {
-            self.make_ready(key);
-        }
+        self.ripen(now);
         while self.flights.len() < WINDOW {
             let key = self.ready.pop_front()?;
             // Another record of it is under way; its end brings this one back.
@@ -213,6 +223,38 @@ impl Backlog {
             return Some(Outgoing { token, key, bytes });
         }
         None
+    }
+
+    /// Records that should have been acknowledged by now, each version once. Without a clock they are nobody's.
+    pub(super) fn overdue(&mut self, clock: Option<&Clock>, now: Instant) -> Vec<Vec<u8>> {
+        self.ripen(now);
+        let mut records = Vec::new();
+        while records.len() < OVERDUE_AT_A_TIME
+            && let Some((at, key)) = self.begun.front().copied()
+            && at + OVERDUE <= now
+        {
+            self.begun.pop_front();
+            // It begins again when its time has come.
+            if self.due.contains_key(&key) {
+                continue;
+            }
+            let under_way = self.busy.get(&key);
+            let under_way = under_way.and_then(|token| self.flights.get_mut(token));
+            let item = match self.waiting.get_mut(&key) {
+                Some(item) => Some(item),
+                None => under_way.map(|flight| &mut flight.item),
+            };
+            if let (Some(item), Some(clock)) = (item.filter(|item| !item.told), clock) {
+                item.told = true;
+                let Record {
+                    user,
+                    binding,
+                    removed,
+                } = &item.record;
+                records.push(encode_version(user, binding, *removed, clock));
+            }
+        }
+        records
     }
 
     /// It is in the bucket; gives who waited for it.
@@ -319,6 +361,23 @@ impl Backlog {
             entry.insert(until);
             self.later.insert((until, key));
         }
+    }
+
+    /// What has waited for its time is to be written.
+    fn ripen(&mut self, now: Instant) {
+        while let Some((at, key)) = self.later.first().copied()
+            && at <= now
+        {
+            self.begin(key, now);
+        }
+    }
+
+    fn begin(&mut self, key: Key, now: Instant) {
+        self.make_ready(key);
+        if self.begun.len() >= MAX_WAITING {
+            self.begun.pop_front();
+        }
+        self.begun.push_back((now, key));
     }
 
     fn make_ready(&mut self, key: Key) {

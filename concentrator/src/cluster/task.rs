@@ -440,6 +440,10 @@ impl Task {
             self.tell(Heard::Alive(alive)).await;
         }
         self.compare_what_is_missing().await;
+        let overdue = self.backlog.overdue(self.members.clock().as_ref(), now);
+        if !overdue.is_empty() {
+            self.tell(Heard::Overdue(overdue)).await;
+        }
         self.publish_state();
         let members = self.members.status(now);
         let lock = self.shared.members.lock();

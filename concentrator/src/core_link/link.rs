@@ -360,6 +360,11 @@ async fn heard(
         | CoreMessage::Heartbeat
         | CoreMessage::Complete
         | CoreMessage::Heard { .. } => {}
+        // One that comes twice, or by a link that another has followed, does no harm.
+        CoreMessage::Record { .. } => {
+            let sent = shared.inputs.send(PeerInput::Message { peer, message });
+            sent.await.map_err(|_| Ended::NobodyListens)?;
+        }
         CoreMessage::Received { .. } | CoreMessage::Send { .. } | CoreMessage::Unsent { .. } => {
             // What is counted is handed on: the wait for room may be cut short.
             let room = shared.inputs.reserve().await;

@@ -158,6 +158,26 @@ fn a_queue_that_is_full_loses_messages_and_says_so() {
 }
 
 #[test]
+fn registrations_are_told_to_all_and_leave_room_for_what_is_more_urgent() {
+    let mut rig = Rig::new();
+    assert!(!rig.peers.is_any_up());
+    rig.peers.tell_record(b"record");
+    let mut said = rig.up();
+    assert!(rig.peers.is_any_up());
+    for _ in 0..QUEUE {
+        rig.peers.tell_record(b"record");
+    }
+    let told = (QUEUE / 2) as u64;
+    assert_eq!(rig.counted("registration_told"), told);
+    assert_eq!(rig.counted("dropped_registration_queue_full"), told);
+    rig.peers.carry(transmit(flow(OTHER)));
+    assert_eq!(rig.counted("dropped_queue_full"), 0);
+    let asked = rig.peers.handle_message(said.try_recv().unwrap());
+    assert_eq!(asked, Asked::Merge(b"record".to_vec()));
+    assert_eq!(rig.counted("registration_heard"), 1);
+}
+
+#[test]
 fn peers_hear_of_what_could_not_be_sent_for_them() {
     let mut rig = Rig::new();
     let mut said = rig.up();

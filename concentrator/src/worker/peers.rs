@@ -66,6 +66,11 @@ impl Worker {
                     self.proxy.handle_handed_over(bytes, &hop, calls, now());
                 }
                 Asked::Send(transmit) => self.transports.send(transmit),
+                Asked::Merge(record) => {
+                    if let Some(cluster) = &mut self.cluster {
+                        cluster.handle_told(&record, &mut self.proxy, now());
+                    }
+                }
                 Asked::Failed(flow) => {
                     let calls = &mut self.calls;
                     self.proxy.handle_transport_error(&flow, calls, now());

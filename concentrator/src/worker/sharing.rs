@@ -171,6 +171,11 @@ impl Worker {
         };
         let now = now();
         for heard in batch.drain(..) {
+            if let Heard::Overdue(records) = &heard {
+                for record in records {
+                    self.peers.tell_record(record);
+                }
+            }
             cluster.handle(heard, &mut self.proxy, now);
         }
     }
@@ -187,6 +192,11 @@ impl Worker {
             if let Some(cluster) = &mut self.cluster {
                 if let Some(location) = &mut self.location {
                     location.note(news.event.clone(), number);
+                }
+                if self.peers.is_any_up()
+                    && let Some(record) = cluster.to_tell(&news)
+                {
+                    self.peers.tell_record(&record);
                 }
                 if cluster.note(news) {
                     self.proxy.acknowledge(number, now);

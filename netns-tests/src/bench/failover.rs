@@ -223,6 +223,7 @@ fn accident(event: Event, rate: u32, transport: Transport, folder: &Path) -> Res
 fn accident_over_tcp(event: Event, rate: u32, folder: &Path) -> Result<Seen> {
     let mut rig = TwoConcentrators::start("", folder)?;
     let habits = Habits {
+        first: 0,
         pairs: PAIRS,
         calls_per_s: rate,
         ring: Duration::from_millis(u64::from(RING_MS)),

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// So many that some of them are parted.
 const PAIRS: u32 = 20;
 const HABITS: Habits = Habits {
+    first: 0,
     pairs: PAIRS,
     calls_per_s: 20,
     ring: Duration::from_millis(300),

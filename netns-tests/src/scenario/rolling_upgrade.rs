@@ -21,6 +21,7 @@ const SECONDS: u32 = 60;
 const RING_MS: u32 = 500;
 const TALK_MS: u32 = 1_500;
 const HABITS: Habits = Habits {
+    first: 0,
     pairs: 8,
     calls_per_s: 8,
     ring: Duration::from_millis(500),

@@ -71,6 +71,7 @@ impl Load {
         let (ua1, ua2) = (&rig.net.ua1, &rig.net.ua2);
         let callee = phone::lasting_callee(ua2, RING_MS, REGISTER_MS, folder)?;
         let habits = Habits {
+            first: 0,
             pairs: PAIRS,
             calls_per_s: plan.tcp_calls_per_s,
             ring: Duration::from_millis(u64::from(RING_MS)),

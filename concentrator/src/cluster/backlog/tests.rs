@@ -140,6 +140,73 @@ fn the_backlog_is_bounded_and_says_when_something_was_dropped() {
     assert_eq!((rig.backlog.len(), rig.take()), (0, None));
 }
 
+#[test]
+fn what_is_not_acknowledged_in_time_is_given_out_once_under_way_or_not() {
+    let mut rig = Rig::new();
+    rig.add("a", 1, false, 1);
+    let under_way = rig.take().unwrap();
+    rig.add("b", 1, false, 2);
+    assert_eq!(rig.overdue(), []);
+    rig.now += OVERDUE;
+    assert_eq!(rig.overdue(), [("a", 1), ("b", 1)]);
+    assert_eq!(rig.overdue(), [], "once");
+    rig.backlog.disconnected();
+    rig.now += OVERDUE;
+    assert_eq!(rig.overdue(), [], "still the same version");
+    // What follows is another one, of which the last is enough.
+    rig.add("b", 2, false, 3);
+    rig.add("b", 3, false, 4);
+    rig.now += OVERDUE;
+    assert_eq!(rig.overdue(), [("b", 3)]);
+    rig.backlog.acknowledged(under_way.token, rig.now);
+    assert_eq!(
+        rig.acknowledge_all(),
+        2,
+        "they are to be written all the same"
+    );
+}
+
+#[test]
+fn what_is_acknowledged_in_time_or_only_written_again_is_not_overdue() {
+    let mut rig = Rig::new();
+    rig.add("a", 1, false, 1);
+    rig.acknowledge_all();
+    let other = rig.record("b", 1);
+    assert!(rig.backlog.compare(other, rig.now));
+    rig.now += OVERDUE;
+    assert_eq!(rig.overdue(), []);
+}
+
+#[test]
+fn a_refresh_that_may_wait_is_overdue_when_its_time_has_come_and_nobody_takes_it() {
+    let mut rig = Rig::new();
+    rig.add("a", 1, false, 1);
+    rig.acknowledge_all();
+    rig.wait(100);
+    assert!(rig.add("a", 2, true, 2));
+    rig.wait(259);
+    assert_eq!(rig.overdue(), []);
+    rig.wait(1);
+    assert_eq!(rig.overdue(), []);
+    rig.now += OVERDUE;
+    assert_eq!(rig.overdue(), [("a", 2)]);
+}
+
+#[test]
+fn of_what_is_overdue_so_many_at_a_time_and_none_without_a_clock() {
+    let mut rig = Rig::new();
+    for user in 0..OVERDUE_AT_A_TIME + 3 {
+        rig.add(&format!("u{user}"), 1, false, 1);
+    }
+    rig.now += OVERDUE;
+    let mut give = || rig.backlog.overdue(Some(&rig.clock), rig.now).len();
+    assert_eq!([give(), give(), give()], [OVERDUE_AT_A_TIME, 3, 0]);
+    rig.add("late", 1, false, 1);
+    rig.now += OVERDUE;
+    assert_eq!(rig.backlog.overdue(None, rig.now).len(), 0);
+    assert_eq!(rig.backlog.begun.len(), 0);
+}
+
 struct Rig {
     backlog: Backlog,
     clock: Clock,
@@ -168,6 +235,20 @@ impl Rig {
 
     fn take(&mut self) -> Option<Outgoing> {
         self.backlog.take(&self.clock, self.now)
+    }
+
+    /// Users and numbers of what is overdue.
+    fn overdue(&mut self) -> Vec<(&'static str, u32)> {
+        let records = self.backlog.overdue(Some(&self.clock), self.now);
+        let records = records.iter().map(|bytes| {
+            let Record { user, binding, .. } = Record::decode(bytes, &self.clock).unwrap();
+            let names = ["a", "b"];
+            let name = names
+                .into_iter()
+                .find(|name| user.to_string().contains(&format!("{name}@")));
+            (name.unwrap(), binding.cseq)
+        });
+        records.collect()
     }
 
     fn acknowledge_all(&mut self) -> usize {

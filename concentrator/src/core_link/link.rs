@@ -152,6 +152,8 @@ enum Ended {
     Io(#[from] io::Error),
     #[error("nothing was heard for {} ms", LOST.as_millis())]
     Silent,
+    #[error("this program has stood still for longer than {} ms", LOST.as_millis())]
+    StoodStill,
     #[error("the other end does not read")]
     DoesNotRead,
     #[error("it could not follow our connections, and begins anew")]

@@ -4,6 +4,9 @@
 //! end that speaks keeps what it has said until the other one says how much it has heard
 //! ([`wire::core_link::CoreMessage::Heard`]), and the next link begins where that one ended. The end that hears
 //! counts over all links of one life of its peer, and no link counts once a later one has begun.
+//!
+//! While its peer counts as gone, everybody does without it: a final response that comes then goes on to the caller
+//! without state. So a provisional one from before is not said when the peer is back: it would come after it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,15 +24,22 @@ const MAX_NUMBER: u64 = u64::MAX / 2;
 pub(super) struct Unheard {
     /// The number of the first one that is kept: so many are before it.
     first: u64,
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<Frame>,
     octets: usize,
 }
 
+#[derive(Debug)]
+struct Frame {
+    bytes: Vec<u8>,
+    /// A response that others follow.
+    provisional: bool,
+}
+
 impl Unheard {
-    /// The next one.
-    pub(super) fn push(&mut self, frame: Vec<u8>) {
-        self.octets += frame.len();
-        self.frames.push_back(frame);
+    /// The next one, and whether it is a provisional response.
+    pub(super) fn push(&mut self, bytes: Vec<u8>, provisional: bool) {
+        self.octets += bytes.len();
+        self.frames.push_back(Frame { bytes, provisional });
         while self.frames.len() > MAX_KEPT || self.octets > MAX_OCTETS {
             self.forget_first();
         }
@@ -66,6 +76,12 @@ impl Unheard {
         self.first = count.min(MAX_NUMBER);
     }
 
+    /// Forgets provisional responses; only where a link [`begins`](Self::begin) may numbers change.
+    pub(super) fn forget_provisional(&mut self) {
+        self.frames.retain(|frame| !frame.provisional);
+        self.octets = self.frames.iter().map(|frame| frame.bytes.len()).sum();
+    }
+
     /// Frames from this number on, as many as there are in so many octets and one more, and the number of the
     /// next one.
     pub(super) fn from(&self, number: u64, octets: usize) -> (Vec<u8>, u64) {
@@ -77,7 +93,7 @@ impl Unheard {
             if bytes.len() >= octets {
                 break;
             }
-            bytes.extend_from_slice(frame);
+            bytes.extend_from_slice(&frame.bytes);
             next += 1;
         }
         (bytes, next)
@@ -85,7 +101,7 @@ impl Unheard {
 
     fn forget_first(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
-            self.octets -= frame.len();
+            self.octets -= frame.bytes.len();
             self.first += 1;
         }
     }
@@ -155,7 +171,7 @@ mod tests {
 
     fn kept(frames: std::ops::Range<u8>) -> Unheard {
         let mut unheard = Unheard::default();
-        frames.for_each(|frame| unheard.push(vec![frame]));
+        frames.for_each(|frame| unheard.push(vec![frame], false));
         unheard
     }
 
@@ -174,6 +190,21 @@ mod tests {
     }
 
     #[test]
+    fn provisional_responses_are_forgotten_and_the_rest_has_the_numbers_from_where_the_other_end_is()
+     {
+        let mut unheard = Unheard::default();
+        for (frame, provisional) in [(0, true), (1, false), (2, true), (3, false)] {
+            unheard.push(vec![frame], provisional);
+        }
+        unheard.begin(1);
+        unheard.forget_provisional();
+        assert_eq!(unheard.from(1, 100), (vec![1, 3], 3));
+        assert_eq!((unheard.len(), unheard.octets), (2, 2));
+        unheard.heard(2);
+        assert_eq!(unheard.from(2, 100), (vec![3], 3));
+    }
+
+    #[test]
     fn a_peer_that_has_heard_nothing_gets_all_of_it_under_its_own_numbers() {
         let mut unheard = kept(0..4);
         unheard.heard(2);
@@ -182,7 +213,7 @@ mod tests {
         // And one that claims more than there was gets what is said from now on.
         unheard.begin(u64::MAX);
         let first = unheard.first();
-        unheard.push(vec![9]);
+        unheard.push(vec![9], false);
         assert_eq!(unheard.from(first, 100), (vec![9], first + 1));
         unheard.clear();
         assert_eq!((unheard.len(), unheard.octets), (0, 0));
@@ -192,11 +223,11 @@ mod tests {
     fn what_is_kept_is_bounded_by_number_and_by_octets() {
         let mut unheard = Unheard::default();
         for _ in 0..=MAX_KEPT {
-            unheard.push(vec![1]);
+            unheard.push(vec![1], false);
         }
         assert_eq!((unheard.first(), unheard.len()), (1, MAX_KEPT));
         for _ in 0..3 {
-            unheard.push(vec![0; MAX_OCTETS / 2]);
+            unheard.push(vec![0; MAX_OCTETS / 2], false);
         }
         assert_eq!((unheard.frames.len(), unheard.octets), (2, MAX_OCTETS));
         // Who asks for what is gone gets the first that there is.

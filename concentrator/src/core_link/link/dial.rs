@@ -104,6 +104,9 @@ impl Queue {
             Some(heard) => unheard.begin(heard),
             None => unheard.clear(),
         }
+        if !self.is_up {
+            unheard.forget_provisional();
+        }
         (unheard.first(), unheard.len() as u64)
     }
 }

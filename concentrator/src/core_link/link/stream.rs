@@ -13,6 +13,8 @@ use super::{Ended, HANDSHAKE_TIMEOUT, HEARTBEAT, LOST, QUIET, Shared, WRITE_TIME
 use crate::core_link::unheard::Unheard;
 use crate::metrics::event;
 
+/// How much later than it should a timer fires on a busy machine.
+const STOOD_STILL: Duration = Duration::from_millis(100);
 const READ_BUFFER: usize = 16 * 1024;
 
 /// What a link goes over.
@@ -98,6 +100,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn read(&mut self) -> Result<usize, Ended> {
+        let begun = Instant::now();
         let read = match timeout(QUIET, self.stream.read(&mut self.buffer)).await {
             Ok(read) => read,
             Err(_) => {
@@ -109,6 +112,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         };
         match read? {
             0 => Err(Ended::Closed),
+            // It was there in time, and we were not: the other end has given us up, and says it again if it still matters.
+            _ if begun.elapsed() > self.lost + STOOD_STILL => Err(Ended::StoodStill),
             length => Ok(length),
         }
     }
@@ -199,7 +204,7 @@ impl Speech<'_> {
         let mut keep = |message: &CoreMessage| {
             if let Ok(frame) = encode_frame(message) {
                 octets += frame.len();
-                unheard.push(frame);
+                unheard.push(frame, is_provisional(message));
             }
             octets < MAX_FRAME_LEN
         };
@@ -246,6 +251,11 @@ pub(super) async fn acknowledge(
         }
         beat.reset();
     }
+}
+
+/// A response that came in here and that others will follow.
+fn is_provisional(message: &CoreMessage) -> bool {
+    matches!(message, CoreMessage::Received { message, .. } if message.starts_with(b"SIP/2.0 1"))
 }
 
 pub(super) fn lock(unheard: &Mutex<Unheard>) -> MutexGuard<'_, Unheard> {

@@ -177,6 +177,28 @@ async fn a_silent_end_is_noticed() {
     assert!(quiet.is_ok());
 }
 
+/// What has waited while a hypervisor had stopped us is not news.
+#[tokio::test]
+async fn what_has_waited_while_this_end_stood_still_is_not_heard() {
+    for (still_ms, heard) in [(100, true), (600, false)] {
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        let reading = tokio::spawn(async move {
+            let mut reader = Reader::new(theirs);
+            reader.next(&here_as(11)).await
+        });
+        tokio::task::yield_now().await;
+        write_frame(&mut ours, &unsent(1)).await.unwrap();
+        std::thread::sleep(Duration::from_millis(still_ms));
+        let read = reading.await.unwrap();
+        let stood_still = matches!(read, Err(Ended::StoodStill));
+        assert_eq!(
+            (read.is_ok(), stood_still),
+            (heard, !heard),
+            "{still_ms} ms"
+        );
+    }
+}
+
 /// Who is dialled says what it has heard, and at once when it hears nothing.
 #[tokio::test]
 async fn the_dialler_is_told_that_it_is_not_heard() {

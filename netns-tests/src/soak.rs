@@ -254,14 +254,13 @@ fn every_accident() -> Vec<Accident> {
 }
 
 /// True where an accident of this kind may make a call fail: media that were lost with their relay, a phone that
-/// nobody can reach because its NAT has forgotten it, connections that a cut between the concentrators keeps apart.
-const fn explained(what: Accident, over_tcp: bool) -> bool {
+/// nobody can reach because its NAT has forgotten it.
+const fn explained(what: Accident) -> bool {
     match what {
         Accident::KillRelay(_)
         | Accident::StopRelay(_)
         | Accident::CutEdge(_)
         | Accident::RebindNat(_) => true,
-        Accident::CutCore(..) => over_tcp,
         Accident::KillConcentrator(_)
         | Accident::StopConcentrator(_)
         | Accident::CutConcentrator(_)
@@ -273,6 +272,7 @@ const fn explained(what: Accident, over_tcp: bool) -> bool {
         | Accident::StopNats(_)
         | Accident::CutNats(_)
         | Accident::CutFromNats(..)
+        | Accident::CutCore(..)
         | Accident::FlipRoute(_) => false,
     }
 }
@@ -300,9 +300,8 @@ mod tests {
     #[test]
     fn what_calls_may_notice() {
         let first = Which::First;
-        assert!(explained(Accident::KillRelay(first), false));
-        assert!(!explained(Accident::KillConcentrator(first), true));
-        assert!(explained(Accident::CutCore(first, Way::Deaf), true));
-        assert!(!explained(Accident::CutCore(first, Way::Deaf), false));
+        assert!(explained(Accident::KillRelay(first)));
+        assert!(!explained(Accident::KillConcentrator(first)));
+        assert!(!explained(Accident::CutCore(first, Way::Deaf)));
     }
 }

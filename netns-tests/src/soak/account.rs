@@ -67,12 +67,7 @@ impl Account {
             ..CallsOf::default()
         };
         for failure in &calls.udp_failures {
-            udp.blame(
-                happened,
-                false,
-                (failure.begun, failure.ended),
-                &failure.why,
-            );
+            udp.blame(happened, (failure.begun, failure.ended), &failure.why);
         }
         // What SIPp has not said a word about.
         let told: u64 = udp.why.values().sum();
@@ -86,7 +81,7 @@ impl Account {
                 None => tcp.completed += 1,
                 Some(why) => {
                     tcp.failed += 1;
-                    tcp.blame(happened, true, (call.begun, call.ended), why);
+                    tcp.blame(happened, (call.begun, call.ended), why);
                 }
             }
         }
@@ -172,7 +167,6 @@ impl CallsOf {
     fn blame(
         &mut self,
         happened: &[Happened],
-        over_tcp: bool,
         (begun, ended): (SystemTime, SystemTime),
         why: &str,
     ) {
@@ -181,7 +175,7 @@ impl CallsOf {
             .filter(|one| one.at <= ended && begun <= one.well);
         let (mut cause, mut good) = (None, false);
         for one in touched {
-            if explained(one.what, over_tcp) {
+            if explained(one.what) {
                 (cause, good) = (Some(one.what), true);
                 break;
             }
@@ -253,12 +247,12 @@ mod tests {
             },
         ];
         let mut calls = CallsOf::default();
-        calls.blame(&happened, false, (at(12), at(13)), "x");
+        calls.blame(&happened, (at(12), at(13)), "x");
         assert_eq!(calls.unexplained, 1);
-        calls.blame(&happened, false, (at(15), at(35)), "x");
-        calls.blame(&happened, false, (at(35), at(45)), "x");
+        calls.blame(&happened, (at(15), at(35)), "x");
+        calls.blame(&happened, (at(35), at(45)), "x");
         assert_eq!(calls.unexplained, 1);
-        calls.blame(&happened, false, (at(22), at(23)), "x");
+        calls.blame(&happened, (at(22), at(23)), "x");
         assert_eq!(calls.unexplained, 2);
         assert_eq!(calls.why["nothing: x"], 1);
         assert_eq!(calls.why["kill-relay1: x"], 2);

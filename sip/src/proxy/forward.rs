@@ -121,6 +121,9 @@ impl Proxy {
         }
         self.count_drift(hop, dialog.as_ref());
         if let Some((cookie, party)) = &dialog {
+            if original.method() == Method::Bye {
+                self.answered_elsewhere(&original, cookie, media, now);
+            }
             self.note_request(&original, cookie, *party);
             self.journal_in_dialog(&original, cookie, *party);
         }

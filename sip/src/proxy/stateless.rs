@@ -272,16 +272,17 @@ impl Proxy {
         self.transactions.abandon_server(invite);
     }
 
-    /// A 2xx of an INVITE that is still in progress here is acknowledged: another core has passed it on, which
-    /// had no way to us. So the call is up, and its INVITE need be neither repeated nor given up.
+    /// A 2xx of an INVITE that is still in progress here is acknowledged, or its caller hangs up: another core has
+    /// passed it on, which had no way to us. So the call is or was up, and its INVITE need be neither repeated nor
+    /// given up.
     pub(super) fn answered_elsewhere(
         &mut self,
-        ack: &Message,
+        request: &Message,
         cookie: &DialogCookie,
         media: &mut dyn Media,
         now: Instant,
     ) {
-        let Some(invite) = self.invite_of(ack) else {
+        let Some(invite) = self.invite_of(request) else {
             return;
         };
         let context = self.contexts.get_mut(&invite);

@@ -47,9 +47,14 @@ impl Requests {
 
 /// A keyed hash of "From tag, Call-ID, and CSeq", the method included.
 fn identity(keys: &Keys, request: &Message, method: &[u8]) -> u128 {
+    let number = request.cseq().map_or(0, |(number, _)| number);
+    identity_of(keys, request, number, method)
+}
+
+/// The same with another number.
+fn identity_of(keys: &Keys, request: &Message, number: u32, method: &[u8]) -> u128 {
     let from = request.from();
     let tag = from.as_ref().ok().and_then(|from| from.tag());
-    let number = request.cseq().map_or(0, |(number, _)| number);
     let call_id = request.call_id().unwrap_or_default();
     let tag = tag.unwrap_or_default();
     // None of these holds a space.
@@ -66,9 +71,12 @@ impl Proxy {
         }
     }
 
-    /// The INVITE in progress that this is the ACK of.
-    pub(super) fn invite_of(&self, ack: &Message) -> Option<ServerId> {
-        let identity = identity(&self.config.keys, ack, INVITE);
+    /// The INVITE in progress that this is the ACK of, or whose caller hangs up with this BYE, if it follows the
+    /// INVITE.
+    pub(super) fn invite_of(&self, request: &Message) -> Option<ServerId> {
+        let (number, method) = request.cseq().ok()?;
+        let number = number.checked_sub(u32::from(method == Method::Bye))?;
+        let identity = identity_of(&self.config.keys, request, number, INVITE);
         self.uas.by_identity.get(&identity).copied()
     }
 

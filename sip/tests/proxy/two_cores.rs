@@ -254,6 +254,26 @@ fn an_answer_that_went_by_another_core_is_learnt_from_its_ack() {
     }
 }
 
+/// It stood still until the call was up, and has not even seen its ACK.
+#[test]
+fn an_answer_that_went_by_another_core_is_learnt_from_the_callers_bye() {
+    let mut pair = Pair::new(0);
+    let to_bob = pair.delivered(ALICE, &invite("sip:bob@example.com"), "INVITE -> bob");
+    pair.delivered(BOB, &ringing(&to_bob), "180 -> alice");
+    pair.mask = 0b11 << pair.received;
+    let ok = pair.delivered(BOB, &bob_answers(&to_bob, 200), "200 -> alice");
+    pair.delivered(ALICE, &in_dialog("ACK", 1, &ok, true), "ACK -> bob");
+    let media = pair.take_media();
+    pair.cores[0].media = media;
+    let bye = pair.delivered(ALICE, &in_dialog("BYE", 2, &ok, true), "BYE -> bob");
+    assert_eq!(pair.counted(|counters| counters.answered_elsewhere), 1);
+    pair.delivered(BOB, &bob_answers(&bye, 200), "200 -> alice");
+    let sent = pair.cores[0].advance(Duration::from_secs(300));
+    assert_eq!(summary(&sent), Vec::<String>::new());
+    assert!(pair.open_sessions().is_empty());
+    pair.assert_all_forgotten();
+}
+
 /// The BYE went by another core, and its answer comes by the one that has the call.
 #[test]
 fn a_call_whose_bye_was_answered_here_is_not_ended_from_here_any_more() {

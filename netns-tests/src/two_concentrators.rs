@@ -159,6 +159,18 @@ impl TwoConcentrators {
         }
     }
 
+    /// How often something has happened on the links of both.
+    pub(crate) fn core_link_events(&self, event: &str) -> Result<u64> {
+        let name = format!("sipcast_concentrator_core_link_total{{event=\"{event}\"}}");
+        let mut events = 0;
+        for which in [Which::First, Which::Second] {
+            let metrics = self.metrics(which)?;
+            let sample = metrics.iter().find(|(sample, _)| *sample == name);
+            events += sample.with_context(|| format!("there is no {name}"))?.1 as u64;
+        }
+        Ok(events)
+    }
+
     /// Waits until it has its link with the other and all registrations.
     pub(crate) fn wait_until_whole(&self, which: Which) -> Result<()> {
         let mut last = Value::Null;

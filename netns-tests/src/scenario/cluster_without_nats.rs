@@ -48,7 +48,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     figures.push(format!("without any NATS: {calls}"));
     rig.nats.start_missing(&rig.net.core)?;
     wait_for_state(&rig, "connected")?;
-    let told = told(&rig)?;
+    let told = rig.core_link_events("registration_heard")?;
     wait::until("all registrations in the bucket", PATIENCE, || {
         let subjects = rig.nats.subjects(&rig.net.core, STREAM)?;
         let bindings = subjects.iter().filter(|subject| subject.contains(".b."));
@@ -98,16 +98,4 @@ fn wait_for_state(rig: &TwoConcentrators, state: &str) -> Result<()> {
         .with_context(|| format!("{which:?} is not {state}"))?;
     }
     Ok(())
-}
-
-/// Registrations that either has heard of over the link.
-fn told(rig: &TwoConcentrators) -> Result<u64> {
-    let mut told = 0;
-    for which in [Which::First, Which::Second] {
-        let metrics = rig.metrics(which)?;
-        let name = "sipcast_concentrator_core_link_total{event=\"registration_heard\"}";
-        let sample = metrics.iter().find(|(sample, _)| sample == name);
-        told += sample.with_context(|| format!("there is no {name}"))?.1 as u64;
-    }
-    Ok(told)
 }

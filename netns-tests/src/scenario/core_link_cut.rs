@@ -27,6 +27,8 @@ const HABITS: Habits = Habits {
     ring: Duration::from_millis(300),
     talk: Duration::from_millis(700),
 };
+/// Messages that each has sent on its phones' connections for the other one.
+const CARRIED: &str = "sent_for_peer";
 /// Of calls, before the cut and with it.
 const CALLS: Duration = Duration::from_secs(3);
 
@@ -51,15 +53,18 @@ fn detoured(folder: &Path, way: Way) -> Result<String> {
     let cut = Accident::CutCore(Which::First, way);
     cut.happen(&mut rig)?;
     wait_for_way(&rig, "nats")?;
-    let before = carried(&rig)?;
+    let before = rig.core_link_events(CARRIED)?;
     thread::sleep(CALLS);
-    let over_nats = carried(&rig)? - before;
+    let over_nats = rig.core_link_events(CARRIED)? - before;
     ensure!(over_nats > 0, "no message was for the other's phones");
     cut.repair(&mut rig)?;
     wait_for_way(&rig, "direct")?;
-    let before = carried(&rig)?;
+    let before = rig.core_link_events(CARRIED)?;
     thread::sleep(CALLS);
-    ensure!(carried(&rig)? > before, "none was after the repair");
+    ensure!(
+        rig.core_link_events(CARRIED)? > before,
+        "none was after the repair"
+    );
     let heard = phones.finish()?;
     let failed = failures(&heard);
     ensure!(failed.is_empty(), "of {} calls {failed:?}", heard.offered);
@@ -106,7 +111,10 @@ fn calling(rig: &TwoConcentrators) -> Result<Phones> {
     }
     phones.call()?;
     thread::sleep(CALLS);
-    ensure!(carried(rig)? > 0, "no pair of phones is parted");
+    ensure!(
+        rig.core_link_events(CARRIED)? > 0,
+        "no pair of phones is parted"
+    );
     Ok(phones)
 }
 
@@ -126,16 +134,4 @@ fn wait_for_way(rig: &TwoConcentrators, by: &str) -> Result<()> {
         .with_context(|| format!("{which:?} does not go by {by}: {last}"))?;
     }
     Ok(())
-}
-
-/// Messages that each has sent on its phones' connections for the other one.
-fn carried(rig: &TwoConcentrators) -> Result<u64> {
-    let mut carried = 0;
-    for which in [Which::First, Which::Second] {
-        let metrics = rig.metrics(which)?;
-        let name = "sipcast_concentrator_core_link_total{event=\"sent_for_peer\"}";
-        let sample = metrics.iter().find(|(sample, _)| sample == name);
-        carried += sample.with_context(|| format!("there is no {name}"))?.1 as u64;
-    }
-    Ok(carried)
 }

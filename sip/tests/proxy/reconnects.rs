@@ -68,6 +68,16 @@ fn bob_answers(request: &Message, status: u16) -> Vec<u8> {
     answer(request, status, "Any", "b1")
 }
 
+/// He answers it by this hop, and Alice acknowledges.
+fn bob_takes_the_call(core: &mut World, hop: &Hop, invite: &Message) {
+    let sent = core.receive_from(hop, &bob_answers(invite, 200));
+    assert_eq!(summary(&sent), ["200 -> alice"]);
+    let ok = parse(&sent[0]);
+    let sent = core.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
+    assert_eq!(to(&sent, hop).len(), 1);
+    core.assert_all_forgotten();
+}
+
 #[test]
 fn what_is_under_way_to_a_connection_that_breaks_follows_the_phone() {
     for (returns, closed) in [(true, true), (true, false), (false, true)] {
@@ -95,12 +105,7 @@ fn what_is_under_way_to_a_connection_that_breaks_follows_the_phone() {
         assert_eq!(branch(&again[0]), branch(&first));
         // What ends the old one ends nothing else.
         assert_eq!(summary(&core.connection_closed(connection(&old))), NOTHING);
-        let sent = core.receive_from(&new, &bob_answers(&again[0], 200));
-        assert_eq!(summary(&sent), ["200 -> alice"]);
-        let ok = parse(&sent[0]);
-        let sent = core.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
-        assert_eq!(to(&sent, &new).len(), 1);
-        core.assert_all_forgotten();
+        bob_takes_the_call(&mut core, &new, &again[0]);
     }
 }
 
@@ -127,12 +132,7 @@ fn a_new_call_waits_for_a_phone_that_has_just_lost_its_connection() {
             let sent = core.advance(Duration::from_millis(200));
             let there = to(&sent, &new);
             assert_eq!(there.len(), 1, "alone: {alone}");
-            let sent = core.receive_from(&new, &bob_answers(&there[0], 200));
-            assert_eq!(summary(&sent), ["200 -> alice"]);
-            let ok = parse(&sent[0]);
-            let sent = core.receive(ALICE, &in_dialog("ACK", 1, &ok, true));
-            assert_eq!(to(&sent, &new).len(), 1);
-            core.assert_all_forgotten();
+            bob_takes_the_call(&mut core, &new, &there[0]);
         }
     }
 }

@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -33,7 +34,10 @@ pub mod connections;
 pub mod detour;
 pub mod link;
 mod record;
+mod told;
 mod unheard;
+
+use told::Told;
 
 /// Messages that may wait for a peer that reads slowly; those past it are dropped and counted.
 const QUEUE: usize = 8_192;
@@ -139,6 +143,7 @@ pub struct Peers {
     own: Owner,
     names: Vec<String>,
     links: Vec<Option<(Owner, Outlet)>>,
+    told: Told,
     counters: Counters,
 }
 
@@ -154,6 +159,17 @@ struct Counters {
     full: Counter,
     full_for_records: Counter,
     malformed: Counter,
+}
+
+impl Counters {
+    fn tell(&self, outlet: &Outlet, record: &[u8]) {
+        let record = record.to_vec();
+        if outlet.say_beside(CoreMessage::Record { record }) {
+            self.records_sent.inc();
+        } else {
+            self.full_for_records.inc();
+        }
+    }
 }
 
 /// What a message of a peer asks the worker to do.
@@ -179,6 +195,7 @@ impl Peers {
             own,
             links: vec![None; names.len()],
             names,
+            told: Told::default(),
             counters: Counters {
                 handed_over: of("handed_over"),
                 received: of("handed_over_to_us"),
@@ -199,8 +216,11 @@ impl Peers {
     }
 
     /// A link is up, with this peer.
-    pub fn handle_up(&mut self, peer: usize, owner: Owner, outlet: Outlet) {
+    pub fn handle_up(&mut self, peer: usize, owner: Owner, outlet: Outlet, now: Instant) {
         if let Some(link) = self.links.get_mut(peer) {
+            for record in self.told.lately(now) {
+                self.counters.tell(&outlet, record);
+            }
             *link = Some((owner, outlet));
         }
     }
@@ -288,20 +308,17 @@ impl Peers {
         }
     }
 
-    /// True where somebody can be told.
-    pub fn is_any_up(&self) -> bool {
-        self.links.iter().any(Option::is_some)
+    /// True where there is anybody to be told of registrations.
+    pub fn are_there(&self) -> bool {
+        !self.links.is_empty()
     }
 
-    /// Tells everybody of a registration. Whoever misses that hears it from the cluster.
-    pub fn tell_record(&self, record: &[u8]) {
+    /// Tells everybody of a registration, and whoever is back within a minute. Who misses that hears it from the
+    /// cluster.
+    pub fn tell_record(&mut self, record: &[u8], now: Instant) {
+        self.told.note(record, now);
         for (_, outlet) in self.links.iter().flatten() {
-            let record = record.to_vec();
-            if outlet.say_beside(CoreMessage::Record { record }) {
-                self.counters.records_sent.inc();
-            } else {
-                self.counters.full_for_records.inc();
-            }
+            self.counters.tell(outlet, record);
         }
     }
 

@@ -25,13 +25,21 @@ impl Rig {
 
     fn up(&mut self) -> Receiver<CoreMessage> {
         let (outlet, said) = Outlet::new();
-        self.peers.handle_up(0, OTHER, outlet);
+        self.peers.handle_up(0, OTHER, outlet, now());
         said
     }
 
     fn counted(&self, name: &'static str) -> u64 {
         self.events.get_or_create(&event(name)).get()
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests need some instant to count from"
+)]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn flow(owner: Owner) -> Flow {
@@ -158,14 +166,29 @@ fn a_queue_that_is_full_loses_messages_and_says_so() {
 }
 
 #[test]
+fn a_peer_that_is_back_is_told_what_it_has_missed() {
+    let mut rig = Rig::new();
+    assert!(rig.peers.are_there());
+    rig.peers.tell_record(b"first", now());
+    let mut said = rig.up();
+    let asked = rig.peers.handle_message(said.try_recv().unwrap());
+    assert_eq!(asked, Asked::Merge(b"first".to_vec()));
+    rig.peers.handle_down(0);
+    rig.peers.tell_record(b"second", now());
+    let mut said = rig.up();
+    for record in [b"first".as_slice(), b"second"] {
+        let asked = rig.peers.handle_message(said.try_recv().unwrap());
+        assert_eq!(asked, Asked::Merge(record.to_vec()));
+    }
+    assert!(said.try_recv().is_err());
+}
+
+#[test]
 fn registrations_are_told_to_all_and_leave_room_for_what_is_more_urgent() {
     let mut rig = Rig::new();
-    assert!(!rig.peers.is_any_up());
-    rig.peers.tell_record(b"record");
     let mut said = rig.up();
-    assert!(rig.peers.is_any_up());
     for _ in 0..QUEUE {
-        rig.peers.tell_record(b"record");
+        rig.peers.tell_record(b"record", now());
     }
     let told = (QUEUE / 2) as u64;
     assert_eq!(rig.counted("registration_told"), told);

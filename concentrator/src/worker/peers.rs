@@ -50,7 +50,7 @@ impl Worker {
                 outlet,
             } => {
                 info!(peer, owner = owner.0, "another concentrator can be reached");
-                self.peers.handle_up(peer, owner, outlet);
+                self.peers.handle_up(peer, owner, outlet, now());
                 self.proxy.set_peers(self.peers.alive(), now());
             }
             PeerInput::Down { peer } => {

@@ -173,7 +173,7 @@ impl Worker {
         for heard in batch.drain(..) {
             if let Heard::Overdue(records) = &heard {
                 for record in records {
-                    self.peers.tell_record(record);
+                    self.peers.tell_record(record, now);
                 }
             }
             cluster.handle(heard, &mut self.proxy, now);
@@ -193,10 +193,10 @@ impl Worker {
                 if let Some(location) = &mut self.location {
                     location.note(news.event.clone(), number);
                 }
-                if self.peers.is_any_up()
+                if self.peers.are_there()
                     && let Some(record) = cluster.to_tell(&news)
                 {
-                    self.peers.tell_record(&record);
+                    self.peers.tell_record(&record, now);
                 }
                 if cluster.note(news) {
                     self.proxy.acknowledge(number, now);

@@ -310,6 +310,7 @@ impl Proxy {
         self.fire_media_deadlines(media, now);
         self.fire_returning(media, now);
         self.follow_rebound(now);
+        self.end_without_ack(now);
         self.fire_probes(now);
         self.drain(media, now);
     }
@@ -374,6 +375,7 @@ impl Proxy {
             self.next_held(),
             self.returning.poll_timeout(),
             self.next_rebound(),
+            self.next_ending(),
         ]
         .into_iter()
         .flatten()

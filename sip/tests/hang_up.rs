@@ -296,6 +296,23 @@ fn a_2xx_that_crosses_the_cancel_makes_a_call_that_ends_with_its_ack() {
     assert_eq!(world.proxy.remembered(), 0);
 }
 
+/// The ACK may pass another core: after 64 * T1 the callee does not wait for it any more either.
+#[test]
+fn where_no_ack_comes_such_a_call_ends_after_32_s() {
+    let mut world = remembering();
+    let sent = world.receive(ALICE, &invite("sip:bob@example.com"));
+    world.receive(BOB, &answer(&find(&sent, BOB), 200, "OK", "b1"));
+    assert_eq!(summary(&lose_relay(&mut world)), [""; 0]);
+    world.advance(Duration::from_millis(31_900));
+    assert_eq!(world.proxy.remembered(), 1);
+    let sent = world.advance(Duration::from_millis(200));
+    let byes = summary(&sent)
+        .into_iter()
+        .filter(|sent| sent.starts_with("BYE"));
+    assert_eq!(byes.collect::<Vec<_>>(), ["BYE -> alice", "BYE -> bob"]);
+    assert_eq!(world.proxy.remembered(), 0);
+}
+
 #[test]
 fn a_call_that_was_answered_meanwhile_is_ended_at_once() {
     let mut world = remembering();

@@ -14,8 +14,8 @@
 //!
 //! Standards: RFC 3261 sections 12.2.1.1, 12.2.2 (target refresh), 15; RFC 3326 (Reason).
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::Proxy;
 use super::media::{Media, Party, SessionRef};
@@ -31,12 +31,18 @@ const MAX_DIALOGS: usize = 4;
 /// The longest header value that is kept; a call with a longer one is not ended from here.
 const MAX_VALUE: usize = 2048;
 
+/// How long a callee waits for the ACK of its 2xx, after which it hangs up by itself (64 * T1, RFC 3261 sections
+/// 13.3.1.4 and 15).
+const NO_ACK: Duration = Duration::from_secs(32);
+
 /// What is remembered of calls.
 #[derive(Debug, Default)]
 pub(super) struct Dialogs {
     /// Calls; none where nothing is to be remembered.
     limit: usize,
     by_session: HashMap<SessionRef, Vec<Dialog>>,
+    /// Calls that end with their ACK, and until when it may come.
+    ending: VecDeque<(Instant, SessionRef)>,
 }
 
 #[derive(Debug)]
@@ -183,7 +189,7 @@ impl Proxy {
     }
 
     /// A call that has lost its relay ends: now, or when its 2xx is acknowledged, before which the
-    /// callee must not hang up (section 15).
+    /// callee must not hang up (section 15). An ACK that does not come by here ends nothing, so a time does.
     pub(super) fn end_after_ack(&mut self, session: SessionRef, now: Instant) {
         let Some(dialogs) = self.dialogs.by_session.get_mut(&session) else {
             return;
@@ -193,6 +199,27 @@ impl Proxy {
         }
         if dialogs.iter().any(|dialog| dialog.acknowledged) {
             self.hang_up(session, Ending::RelayLost, now);
+        } else {
+            self.dialogs.ending.push_back((now + NO_ACK, session));
+        }
+    }
+
+    /// When a call that has lost its relay ends without an ACK.
+    pub(super) fn next_ending(&self) -> Option<(Instant, &'static str)> {
+        let (at, _) = self.dialogs.ending.front()?;
+        Some((*at, "call ends without an ACK"))
+    }
+
+    /// Ends calls whose ACK has not come.
+    pub(super) fn end_without_ack(&mut self, now: Instant) {
+        while let Some(&(at, session)) = self.dialogs.ending.front()
+            && at <= now
+        {
+            self.dialogs.ending.pop_front();
+            let dialogs = self.dialogs.by_session.get(&session);
+            if dialogs.is_some_and(|dialogs| dialogs.iter().any(|dialog| dialog.ends)) {
+                self.hang_up(session, Ending::RelayLost, now);
+            }
         }
     }
 

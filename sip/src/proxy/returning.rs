@@ -10,7 +10,8 @@
 //! has registered by another: when the concentrator of the first is lost, when nothing can be sent on it, and
 //! when nothing has been heard for [`SILENCE`], since a concentrator that was cut off itself does not know which of
 //! its connections are dead. A branch is made of what names the user agent and not of its address
-//! ([`super::forward::branch_of`]), so one that got both takes the second for a retransmission.
+//! ([`super::forward::branch_of`]), so one that got both takes the second for a retransmission. When the concentrator
+//! is back first, and the connection has outlived that, it goes there again: what was said in between is lost.
 //!
 //! Over UDP a NAT that has forgotten a phone is noticed when the phone registers by another flow: what is under way to
 //! the one before is sent there as well, within [`LOOK`].
@@ -58,6 +59,8 @@ struct UnderWay {
     deadline: Instant,
     /// Nothing can be sent there, so nothing but a return can bring an answer.
     adrift: bool,
+    /// Its concentrator could not be reached.
+    cut_off: bool,
 }
 
 /// Who has sent a request, and by what.
@@ -172,6 +175,7 @@ impl Proxy {
         let lost = UnderWay {
             deadline: now + PATIENCE,
             adrift: false,
+            cut_off: true,
         };
         for context in self.contexts.values() {
             for branch in &context.branches {
@@ -208,6 +212,7 @@ impl Proxy {
                 let adrift = UnderWay {
                     deadline,
                     adrift: true,
+                    cut_off: false,
                 };
                 self.returning.under_way.insert(client, adrift);
             }
@@ -259,6 +264,7 @@ impl Proxy {
             let silent = UnderWay {
                 deadline: now + PATIENCE,
                 adrift: false,
+                cut_off: false,
             };
             self.returning.under_way.entry(client).or_insert(silent);
         }
@@ -334,7 +340,9 @@ impl Proxy {
             let owner = flow.connection.map(ConnectionId::owner);
             owner.is_none_or(|owner| owner == self.config.owner || self.peers.is_alive(owner))
         });
-        if let Some(flow) = there {
+        let owner = branch.flow.connection.map(ConnectionId::owner);
+        let is_back = under_way.cut_off && owner.is_some_and(|owner| self.peers.is_alive(owner));
+        if let Some(flow) = there.or_else(|| is_back.then_some(branch.flow)) {
             let bytes = branch.request.bytes().clone();
             branch.flow = flow;
             self.send_again(client, Transmit { flow, bytes });

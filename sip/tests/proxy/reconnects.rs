@@ -169,6 +169,30 @@ fn a_call_that_waits_for_a_phone_can_be_given_up() {
     assert_eq!(core.proxy.waiting_for_return(), 0);
 }
 
+/// What was under way over the link is lost with it, and the connection is not.
+#[test]
+fn what_is_under_way_to_a_core_that_is_back_goes_there_again() {
+    for times in [1, 2] {
+        let mut core = core();
+        let mut there = by_connection(&core, BOB, 1);
+        there.flow.connection = Some(ConnectionId::first(2, Owner(2)));
+        register(&mut core, "bob", &there, 1);
+        let sent = core.receive(ALICE, &invite("sip:bob@example.com"));
+        let first = to(&sent, &there).remove(0);
+        for _ in 0..times {
+            core.proxy.set_peers([], core.now);
+            assert_eq!(summary(&core.advance(Duration::from_secs(3))), NOTHING);
+            core.proxy.set_peers([Owner(2)], core.now);
+            let again = to(&core.advance(Duration::from_millis(200)), &there);
+            assert_eq!(again.len(), 1, "each time that it is back, once");
+            assert_eq!(branch(&again[0]), branch(&first));
+            assert_eq!(to(&core.advance(Duration::from_secs(1)), &there).len(), 0);
+        }
+        let sent = core.receive_from(&there, &bob_answers(&first, 200));
+        assert_eq!(summary(&sent), ["200 -> alice"]);
+    }
+}
+
 /// A NAT that forgets: the phone's next REGISTER comes from another port.
 #[test]
 fn what_is_under_way_over_udp_follows_a_phone_whose_nat_has_forgotten_it() {

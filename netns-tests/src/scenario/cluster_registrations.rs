@@ -23,6 +23,8 @@ use crate::service::{Program, Service};
 use crate::topology::two_edges::{CONCENTRATOR, PHONE, SERVICE, TwoEdges};
 use crate::{registrations, wait};
 
+/// For how long a NAT keeps a flow on which nothing comes back. By default it is 30 s, and a leader may take as long.
+const NAT_TIMEOUT_S: &str = "180";
 /// On the core, where both concentrators reach it.
 const NATS: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -84,6 +86,8 @@ pub(super) fn run(folder: &Path) -> Result<String> {
 impl Rig {
     fn start(folder: &Path) -> Result<Self> {
         let net = TwoEdges::build()?;
+        let timeout = "net.netfilter.nf_conntrack_udp_timeout";
+        net.nat_b.sysctl(timeout, NAT_TIMEOUT_S)?;
         let second = wire_second(&net)?;
         let nats = Nats::start(&net.core, NATS, folder)?;
         write_key(folder)?;

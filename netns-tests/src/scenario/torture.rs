@@ -8,6 +8,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,6 +20,9 @@ const TO_SIP: SocketAddr = SocketAddr::new(IpAddr::V4(SERVICE), 5060);
 
 /// Longer than any answer takes; only what is not answered at all waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// So long is a user awaited whose connection has ended.
+const AWAITED: Duration = Duration::from_secs(12);
 
 /// Over a stream these are not complete, or end it: their length lies or is missing. A connection
 /// that is closed for what came behind a message may be gone before that is answered.
@@ -52,6 +56,9 @@ struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Met {
     Nothing,
+    /// A 100, and no more for the time being: one of the messages before it has registered that user, whose connection
+    /// has just ended, and who may be back.
+    Waits,
     Answer(u16),
     /// It came back to us: a REGISTER before it has made us its callee.
     Forwarded,
@@ -76,6 +83,7 @@ pub(super) fn run(folder: &Path) -> Result<String> {
     // Streams first: what is registered over one goes with it, and is nobody's callee later.
     let on_streams = net.ua1.inside(|| over_tcp(&rows).context("over TCP"))?;
     service.check_alive()?;
+    thread::sleep(AWAITED);
     let answered = net.ua1.inside(|| over_udp(&rows).context("over UDP"))?;
     service.check_alive()?;
     Ok(format!(
@@ -165,6 +173,7 @@ impl Row {
         let ends_stream = stream && ENDS_A_STREAM.contains(&self.name.as_str());
         let allowed = match met {
             Met::Nothing => self.response || self.may_be_dropped || ends_stream,
+            Met::Waits => stream && self.allowed.contains(&480),
             Met::Answer(status) => !self.response && self.allowed.contains(&status),
             Met::Forwarded => self.may_be_forwarded,
         };
@@ -243,9 +252,11 @@ fn over_tcp(rows: &[Row]) -> Result<usize> {
             all.pop();
         }
         answered += usize::from(!all.is_empty());
-        let met = all
-            .first()
-            .map_or(Met::Nothing, |status| Met::Answer(*status));
+        let met = match all.first() {
+            Some(status) => Met::Answer(*status),
+            None if received.starts_with(b"SIP/2.0 100 ") => Met::Waits,
+            None => Met::Nothing,
+        };
         row.check(met, true)?;
     }
     // Whatever the last of them did, it answers on.

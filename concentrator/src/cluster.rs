@@ -21,6 +21,7 @@
 //! the connection is back it is written, and if too much waited, all bindings are compared with the bucket.
 //! Meanwhile the others hear of it directly, where there is a link ([`crate::core_link`]): of what has changed at
 //! once, since nobody knows whether they hear NATS, and of a refresh when JetStream has not acknowledged it in time.
+
 mod backlog;
 mod bucket;
 mod connection;
@@ -267,8 +268,9 @@ impl Cluster {
         Ok(heard)
     }
 
-    /// Notes what happened to a binding. True where nobody need wait for the others to have it.
-    pub fn note(&mut self, news: News) -> bool {
+    /// Notes what happened to a binding. True where nobody need wait for the others to have it. What has changed but for
+    /// its time is told at once, as long as the common clock is known, without which a record means nothing.
+    pub fn note(&mut self, news: News, tell: impl FnOnce(Vec<u8>)) -> bool {
         let News {
             event,
             number,
@@ -288,6 +290,9 @@ impl Cluster {
             // Everybody sees that for himself.
             Event::BindingExpired(..) => return true,
         };
+        if let Some(clock) = self.clock.filter(|_| !prolonged) {
+            tell(record::encode_version(&user, &binding, removed, &clock));
+        }
         let record = Box::new(Record {
             user,
             binding,
@@ -412,22 +417,6 @@ impl Cluster {
         {
             self.push(Change::Again(right));
         }
-    }
-
-    /// What the others should hear of at once: what has changed here, but for its time. Nothing as long as the
-    /// common clock is not known, without which a record means nothing.
-    pub fn to_tell(&self, news: &News) -> Option<Vec<u8>> {
-        let clock = self.clock.filter(|_| !news.foreign)?;
-        let (user, binding, removed) = match &news.event {
-            Event::BindingAdded(user, binding) | Event::BindingRefreshed(user, binding) => {
-                (user, binding, false)
-            }
-            Event::BindingRenamed(user, binding)
-            | Event::BindingRemoved(user, binding)
-            | Event::BindingUnreachable(user, binding) => (user, binding, true),
-            Event::BindingProlonged(..) | Event::BindingExpired(..) => return None,
-        };
-        Some(record::encode_version(user, binding, removed, &clock))
     }
 
     /// Takes what another one has told.

@@ -308,14 +308,12 @@ impl Peers {
         }
     }
 
-    /// True where there is anybody to be told of registrations.
-    pub fn are_there(&self) -> bool {
-        !self.links.is_empty()
-    }
-
     /// Tells everybody of a registration, and whoever is back within a minute. Who misses that hears it from the
     /// cluster.
     pub fn tell_record(&mut self, record: &[u8], now: Instant) {
+        if self.links.is_empty() {
+            return;
+        }
         self.told.note(record, now);
         for (_, outlet) in self.links.iter().flatten() {
             self.counters.tell(outlet, record);

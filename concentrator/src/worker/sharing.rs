@@ -193,12 +193,8 @@ impl Worker {
                 if let Some(location) = &mut self.location {
                     location.note(news.event.clone(), number);
                 }
-                if self.peers.are_there()
-                    && let Some(record) = cluster.to_tell(&news)
-                {
-                    self.peers.tell_record(&record, now);
-                }
-                if cluster.note(news) {
+                let peers = &mut self.peers;
+                if cluster.note(news, |record| peers.tell_record(&record, now)) {
                     self.proxy.acknowledge(number, now);
                 }
             } else if let Some(location) = &mut self.location {

@@ -56,9 +56,6 @@ struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Met {
     Nothing,
-    /// A 100, and no more for the time being: one of the messages before it has registered that user, whose connection
-    /// has just ended, and who may be back.
-    Waits,
     Answer(u16),
     /// It came back to us: a REGISTER before it has made us its callee.
     Forwarded,
@@ -173,7 +170,6 @@ impl Row {
         let ends_stream = stream && ENDS_A_STREAM.contains(&self.name.as_str());
         let allowed = match met {
             Met::Nothing => self.response || self.may_be_dropped || ends_stream,
-            Met::Waits => stream && self.allowed.contains(&480),
             Met::Answer(status) => !self.response && self.allowed.contains(&status),
             Met::Forwarded => self.may_be_forwarded,
         };
@@ -251,12 +247,16 @@ fn over_tcp(rows: &[Row]) -> Result<usize> {
         if is_answer_to_probe(&received, number) {
             all.pop();
         }
-        answered += usize::from(!all.is_empty());
-        let met = match all.first() {
-            Some(status) => Met::Answer(*status),
-            None if received.starts_with(b"SIP/2.0 100 ") => Met::Waits,
-            None => Met::Nothing,
-        };
+        if all.is_empty() && received.starts_with(b"SIP/2.0 100 ") {
+            // One of the messages before it has registered that user, whose connection has just ended.
+            stream.set_read_timeout(Some(AWAITED + PATIENCE))?;
+            let length = stream.read(&mut buffer);
+            all = statuses(&buffer[..length.with_context(|| row.name.clone())?]);
+        }
+        let met = all
+            .first()
+            .map_or(Met::Nothing, |status| Met::Answer(*status));
+        answered += usize::from(met != Met::Nothing);
         row.check(met, true)?;
     }
     // Whatever the last of them did, it answers on.
